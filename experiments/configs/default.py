@@ -1,0 +1,71 @@
+"""Every key that an experiment can set, with its default: the published recipe on one's own folder.
+
+A config of another experiment begins with `config = default.get_config()` and changes what it
+needs; a key that is not here is refused.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config():
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.name = "folder"  # see isa_tf.data.list_names()
+    config.data.data_dir = placeholder(str)
+    config.data.num_classes = placeholder(
+        int
+    )  # of a folder without classes.json or classes.txt
+    config.data.options = ConfigDict()  # further arguments of the dataset
+    config.data.train_split = "train"
+    config.data.val_split = "val"
+    config.data.crop_size = (512, 512)  # height, width
+    config.data.scale_range = placeholder(tuple)
+    config.data.scale_range = (0.5, 2.0)  # None: no random scale
+    config.data.cat_max_ratio = 1.0  # a crop where one class exceeds it is drawn again
+    config.data.flip = True
+    config.data.photometric = True
+    config.data.cache = False  # keep decoded images in memory
+    config.data.batch_size = 8  # over all replicas
+    config.data.val_batch_size = 1
+
+    config.model = ConfigDict()
+    config.model.backbone = "resnet50_v1c"  # see isa_tf.backbones.list_names()
+    config.model.backbone_weights = placeholder(str)  # such as "imagenet"
+    config.model.output_stride = 8
+    config.model.context = "isa"  # see isa_tf.layers.list_contexts()
+    config.model.partition = placeholder(object)  # int, (P_h, P_w), "auto" or a list of these
+    config.model.partition = 8
+    config.model.key_filters = placeholder(int)  # None: half of head_filters
+    config.model.order = "long_short"
+    config.model.depth = 1
+    config.model.head_filters = 512
+    config.model.head_kernel_size = 3
+    config.model.decoder_levels = ()  # such as ("c3", "c2")
+    config.model.decoder_filters = placeholder(object)  # int, or one for each level
+    config.model.decoder_filters = 128
+    config.model.auxiliary_level = placeholder(str)  # such as "c4"
+    config.model.dropout = 0.1
+    config.model.dtype = "float32"  # or "mixed_bfloat16", "mixed_float16"
+
+    config.train = ConfigDict()
+    config.train.steps = 40_000
+    config.train.validate_every = 2_000  # steps
+    config.train.optimizer = "sgd"  # or "adamw"
+    config.train.learning_rate = 0.01
+    config.train.momentum = 0.9  # of SGD
+    config.train.weight_decay = 5e-4
+    config.train.power = 0.9  # of the poly schedule
+    config.train.end_learning_rate = 1e-4
+    config.train.warmup_steps = 0
+    config.train.clip_norm = placeholder(float)  # of the whole gradient
+    config.train.ema = 0.0  # share of the averaged weights kept a step; 0: no averaging
+    config.train.class_weights = placeholder(tuple)
+    config.train.loss_average = "valid"  # or "all", see isa_tf.losses.PixelCrossEntropy
+    config.train.jit_compile = False  # XLA for the whole step
+    config.train.pictures = 4  # predictions of validation images shown in TensorBoard
+    config.lock()
+    config.data.options.unlock()
+    return config

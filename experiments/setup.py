@@ -1,0 +1,158 @@
+"""From a config to the objects of an experiment; shared by training and evaluation."""
+
+import json
+from pathlib import Path
+
+import tensorflow as tf
+
+from isa_tf import backbones, data, layers, training
+from isa_tf.losses import PixelCrossEntropy
+from isa_tf.metrics import MeanIoU
+from isa_tf.models import Segmenter
+
+CONFIG_FILE = "config.json"
+
+
+def claim(workdir, config):
+    """Makes the work directory of an experiment, or checks that it is this one's.
+
+    Only where data lie and how long to train may differ from what the folder began with.
+
+    Returns:
+        `Path` of the folder.
+
+    Raises:
+        ValueError: where the folder belongs to another experiment, naming what differs.
+    """
+    workdir = Path(workdir)
+    path = workdir / CONFIG_FILE
+    ours = json.loads(config.to_json())
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        differing = sorted(set(_differences(theirs, ours)) - {"data.data_dir", "train.steps"})
+        if differing:
+            raise ValueError(
+                f"{workdir} belongs to another experiment, which differs in "
+                f"{', '.join(differing)} (see {path}); choose another workdir"
+            )
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(
+            f"{workdir} is not empty and holds no {CONFIG_FILE}; choose another workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(ours, indent=2) + "\n")
+    return workdir
+
+
+def _differences(a, b, prefix=""):
+    """The dotted names of the values in which two nested dicts differ."""
+    for name in sorted({*a, *b}):
+        x, y = a.get(name), b.get(name)
+        if isinstance(x, dict) and isinstance(y, dict):
+            yield from _differences(x, y, f"{prefix}{name}.")
+        elif x != y:
+            yield prefix + name
+
+
+def make_strategy(name):
+    """A `tf.distribute` strategy by name, over the GPUs or, without any, the (logical) CPUs."""
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        return tf.distribute.MirroredStrategy(
+            [d.name for d in tf.config.list_logical_devices(kind)]
+        )
+    raise ValueError(f'strategy must be "one_device" or "mirrored", got {name!r}')
+
+
+def make_dataset(config):
+    """The dataset of an experiment."""
+    options = config.data.options.to_dict()
+    if config.data.num_classes is not None:
+        options["num_classes"] = config.data.num_classes
+    return data.create(config.data.name, config.data.data_dir, **options)
+
+
+def make_train_data(config, dataset, start_step=0):
+    """Augmented training batches from `start_step` on, without end."""
+    c = config.data
+    return data.train_pipeline(
+        dataset,
+        c.train_split,
+        c.batch_size,
+        c.crop_size,
+        scale_range=c.scale_range,
+        cat_max_ratio=c.cat_max_ratio,
+        flip=c.flip,
+        photometric=c.photometric,
+        seed=config.seed,
+        start_step=start_step,
+        cache=c.cache,
+    )
+
+
+def make_val_data(config, dataset, split=None):
+    """Whole images of a split, by default the validation split."""
+    c = config.data
+    return data.eval_pipeline(dataset, split or c.val_split, c.val_batch_size, cache=c.cache)
+
+
+def make_model(config, dataset):
+    """The model of an experiment, not compiled."""
+    c = config.model
+    shared = {"dtype": c.dtype, "synchronized": tf.distribute.has_strategy()}
+    arguments = {
+        "partition": c.partition,
+        "key_filters": c.key_filters,
+        "order": c.order,
+        "depth": c.depth,
+    }
+    context = layers.create_context(c.context, name="context", **arguments, **shared)
+    backbone = backbones.create(c.backbone, c.output_stride, c.backbone_weights, **shared)
+    return Segmenter(
+        backbone,
+        context,
+        dataset.num_classes,
+        head_filters=c.head_filters,
+        head_kernel_size=c.head_kernel_size,
+        decoder_levels=c.decoder_levels,
+        decoder_filters=c.decoder_filters,
+        auxiliary_level=c.auxiliary_level,
+        dropout=c.dropout,
+        class_names=dataset.class_names,
+        palette=dataset.palette,
+        **shared,
+    )
+
+
+def compile_model(model, config, dataset):
+    """Compiles with the experiment's optimizer, loss and metrics."""
+    c = config.train
+    optimizer = training.make_optimizer(
+        c.optimizer,
+        c.learning_rate,
+        c.steps,
+        momentum=c.momentum,
+        weight_decay=c.weight_decay,
+        power=c.power,
+        end_learning_rate=c.end_learning_rate,
+        warmup_steps=c.warmup_steps,
+        clip_norm=c.clip_norm,
+        ema=c.ema,
+    )
+    metrics = [MeanIoU(dataset.num_classes, dataset.ignore_label)]
+    if context_ids := getattr(dataset, "context_class_ids", None):
+        metrics.append(
+            MeanIoU(dataset.num_classes, dataset.ignore_label, context_ids, name="context_miou")
+        )
+    model.compile(
+        optimizer,
+        PixelCrossEntropy(dataset.ignore_label, c.class_weights, c.loss_average),
+        metrics=metrics,
+        jit_compile=c.jit_compile,
+    )
+
+
+def make_draw(config, dataset):
+    return None

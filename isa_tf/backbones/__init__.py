@@ -1,0 +1,64 @@
+"""Backbones: an image in, a dict of feature maps out; `create` makes one by name."""
+
+import difflib
+import functools
+
+from isa_tf.backbones.backbone import Backbone
+from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
+from isa_tf.backbones.resnet import DEPTHS, ResNet
+from isa_tf.backbones.tiny import TinyNet
+
+__all__ = ["Backbone", "EfficientNetLite", "ResNet", "TinyNet", "create", "list_names"]
+
+_RESNETS = {
+    "": {},
+    "_v1c": {"stem": "v1c"},
+    "_deep": {"stem": "deep"},
+    "_vd": {"stem": "v1c", "shortcut": "vd"},
+}
+_BACKBONES = {
+    **{
+        f"resnet{depth}{suffix}": functools.partial(ResNet, depth, **arguments)
+        for depth in DEPTHS
+        for suffix, arguments in _RESNETS.items()
+    },
+    **{
+        f"efficientnet_lite{variant}": functools.partial(EfficientNetLite, variant)
+        for variant in range(len(VARIANTS))
+    },
+    "tiny": TinyNet,
+}
+
+
+def list_names() -> list[str]:
+    """The names that `create` knows."""
+    return list(_BACKBONES)
+
+
+def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
+    """Makes a backbone by name.
+
+    Args:
+        name: str, "resnet18" .. "resnet152", as it is or with "_v1c", "_deep" or "_vd" behind
+            it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny".
+        output_stride: int. Defaults to `None`, the network's own: 32, or 4 of "tiny".
+        weights: `None`, "imagenet" or a path, as the backbone takes it. Defaults to `None`.
+        **kwargs: the backbone's other arguments: dtype, synchronized, ...
+
+    Raises:
+        ValueError: for an unknown name, with the nearest ones.
+
+    Example:
+
+    >>> backbone = create("efficientnet_lite0", output_stride=8, weights="imagenet")
+    >>> backbone.feature_strides
+    {'c1': 2, 'c2': 4, 'c3': 8, 'c4': 8, 'c5': 8}
+    """
+    if name not in _BACKBONES:
+        nearest = difflib.get_close_matches(str(name), _BACKBONES, n=3)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {list_names()}"
+        raise ValueError(f"unknown backbone {name!r}; {hint}")
+    if output_stride is not None:
+        kwargs["output_stride"] = output_stride
+    kwargs.setdefault("name", name)
+    return _BACKBONES[name](weights=weights, **kwargs)

@@ -1,0 +1,78 @@
+"""What every backbone is: an image in, a dict of feature maps and their strides out."""
+
+import keras
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+class Backbone(keras.Model):
+    """A functional model from an image to its feature maps; the base of every backbone.
+
+    A subclass builds its layers, hands their tensors to this constructor and adds its own
+    arguments to `get_config`. Its first layer normalises, in float32 whatever the policy, so
+    that nothing outside the model needs to know how it was trained.
+
+    Args:
+        inputs: keras tensor, see `image_input`.
+        feature_maps: dict from "c1" .. "c5" (the field's C1..C5) to keras tensors.
+        feature_strides: dict with the same keys, int: how many input pixels one step on that
+            map is. "c4" and "c5" have stride 8 at output stride 8.
+        dtype: name or policy of the layers. Defaults to `None`, the global policy.
+        **kwargs: name, trainable.
+
+    Shapes:
+        (B, H, W, 3), RGB 0..255 -> {"c1": (B, ceil(H / 2), ceil(W / 2), C1), ...}.
+
+    Raises:
+        ValueError: where feature_maps and feature_strides differ in their keys.
+    """
+
+    def __init__(self, inputs, feature_maps, feature_strides, dtype=None, **kwargs):
+        if set(feature_maps) != set(feature_strides):
+            raise ValueError(
+                f"feature_maps has {sorted(feature_maps)}, "
+                f"feature_strides {sorted(feature_strides)}"
+            )
+        super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
+        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.feature_strides = dict(feature_strides)
+
+    def get_config(self):
+        # Not Functional's, which would write out the whole graph.
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def image_input() -> keras.KerasTensor:
+    """The input of every backbone: raw RGB 0..255 of any size."""
+    return keras.Input((None, None, 3), name="image")
+
+
+def normalize(mean, std) -> keras.layers.Layer:
+    """The first layer of every backbone: (image - mean) / std, in float32.
+
+    Args:
+        mean: float or three of them (RGB), in 0..255.
+        std: likewise.
+    """
+    if isinstance(mean, (int, float)):
+        scale, offset = 1.0 / std, -mean / std
+    else:
+        scale = [1.0 / s for s in std]
+        offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    return keras.layers.Rescaling(scale, offset, dtype="float32", name="normalize")
+
+
+def check_output_stride(output_stride, valid=OUTPUT_STRIDES):
+    """Raises ValueError unless `output_stride` is one of `valid`."""
+    if output_stride not in valid:
+        *most, last = valid
+        choice = f"{', '.join(map(str, most))} or {last}"
+        raise ValueError(f"output_stride must be {choice}, got {output_stride!r}")

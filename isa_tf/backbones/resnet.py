@@ -1,0 +1,177 @@
+"""ResNet as the published ISA networks have it: dilated, with their stems and shortcuts."""
+
+from pathlib import Path
+
+import keras
+
+from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
+from isa_tf.layers.conv import ConvNormAct
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+# Blocks in each stage.
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+BASIC = (18, 34)
+# Kernel size and filters of each stem's convolutions; the first has stride 2.
+STEMS = {
+    "v1": ((7, 64),),
+    "v1c": ((3, 32), (3, 32), (3, 64)),
+    "deep": ((3, 64), (3, 64), (3, 128)),
+}
+SHORTCUTS = ("conv", "vd")
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class ResNet(Backbone):
+    """ResNet with stride in the 3x3 convolution and PyTorch's symmetric padding.
+
+    Below an output stride of 32 strides become dilation: 2 in the last stage at 16; 2 in stage
+    3 and 4 in stage 4 at 8. With `contract_dilation` and shortcut "conv" the network at output
+    stride 8, subsampled, is the network at 16, and that one the network at 32.
+
+    Args:
+        depth: int, 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks). Defaults to 50.
+        output_stride: int, 8, 16 or 32. Defaults to 32.
+        stem: "v1", one 7x7 convolution of 64; "v1c", three 3x3 of 32, 32, 64; "deep", three 3x3
+            of 64, 64, 128. Defaults to "v1".
+        shortcut: how a block whose filters change shortens: "conv", a 1x1 convolution with the
+            block's strides; "vd", where there are strides, 2x2 average pooling and a 1x1
+            convolution. Defaults to "conv".
+        contract_dilation: bool, whether the convolution that loses its stride keeps the rate of
+            the stage before (mmsegmentation, the official code); `False` gives it its stage's
+            (PaddleSeg). Defaults to `True`.
+        weights: `None` for random ones, or a path to such a backbone's `.weights.h5`. Defaults
+            to `None`.
+        synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
+        dtype: name or policy of the layers. Defaults to `None`, the global policy.
+        **kwargs: name, trainable.
+
+    Shapes:
+        (B, H, W, 3), RGB 0..255 -> {"c1", ..., "c5"}; "c1" is the stem's output, "c2" .. "c5"
+        are the stages', of 256, 512, 1024, 2048 channels, or 64 .. 512 with basic blocks.
+
+    Raises:
+        ValueError: for an unknown depth, output stride, stem, shortcut or kind of weights.
+
+    Example:
+
+    >>> backbone = ResNet(18, output_stride=8, stem="v1c")
+    >>> backbone(np.zeros((1, 64, 64, 3), "float32"))["c5"].shape
+    TensorShape([1, 8, 8, 512])
+
+    Papers: He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385; stems
+    and "vd": He et al., "Bag of Tricks for Image Classification", arXiv 1812.01187.
+    """
+
+    def __init__(
+        self,
+        depth=50,
+        output_stride=32,
+        stem="v1",
+        shortcut="conv",
+        contract_dilation=True,
+        weights=None,
+        synchronized=False,
+        dtype=None,
+        **kwargs,
+    ):
+        for name, value, valid in (
+            ("depth", depth, DEPTHS),
+            ("stem", stem, STEMS),
+            ("shortcut", shortcut, SHORTCUTS),
+        ):
+            if value not in valid:
+                raise ValueError(f"{name} must be one of {list(valid)}, got {value!r}")
+        check_output_stride(output_stride)
+        if weights is not None and not str(weights).endswith(".weights.h5"):
+            raise ValueError(f"weights must be the path of a .weights.h5 file, got {weights!r}")
+        kwargs.setdefault("name", f"resnet{depth}")
+
+        def conv(name, filters, kernel_size=1, *, activation="relu", **arguments):
+            return ConvNormAct(
+                filters,
+                kernel_size,
+                activation=activation,
+                padding="symmetric",
+                synchronized=synchronized,
+                dtype=dtype,
+                name=name,
+                **arguments,
+            )
+
+        def block(x, name, width, strides, rates):
+            """`rates`: of the convolution that has the strides and of what comes after it."""
+            y, filters = x, width if depth in BASIC else 4 * width
+            strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
+            if depth in BASIC:
+                y = conv(f"{name}_conv1", width, **strided)(y)
+                last = {"kernel_size": 3, "dilation_rate": rates[1]}
+                y = conv(f"{name}_conv2", filters, activation=None, **last)(y)
+            else:
+                y = conv(f"{name}_conv1", width)(y)
+                y = conv(f"{name}_conv2", width, **strided)(y)
+                y = conv(f"{name}_conv3", filters, activation=None)(y)
+            if x.shape[-1] != filters or strides > 1:
+                if shortcut == "vd" and strides > 1:
+                    x = keras.layers.AveragePooling2D(
+                        2, padding="same", dtype=dtype, name=f"{name}_pool"
+                    )(x)
+                    strides = 1
+                x = conv(f"{name}_shortcut", filters, activation=None, strides=strides)(x)
+            y = keras.layers.Add(dtype=dtype, name=f"{name}_add")([y, x])
+            return keras.layers.ReLU(dtype=dtype, name=f"{name}_relu")(y)
+
+        # === Layers and functional model ===
+        inputs = image_input()
+        x = normalize(IMAGENET_MEAN, IMAGENET_STD)(inputs)
+        for i, (kernel_size, filters) in enumerate(STEMS[stem], 1):
+            x = conv(f"stem_conv{i}", filters, kernel_size, strides=2 if i == 1 else 1)(x)
+        maps, map_strides = {"c1": x}, {"c1": 2}
+        # Behind a ReLU a zero is as good as minus infinity.
+        x = keras.layers.ZeroPadding2D(1, dtype=dtype, name="stem_pad")(x)
+        x = keras.layers.MaxPooling2D(3, 2, dtype=dtype, name="stem_pool")(x)
+        stride, rate = 4, 1
+        for s, blocks in enumerate(DEPTHS[depth], 1):
+            strides = 1 if s == 1 else 2
+            kept = strides if stride * strides <= output_stride else 1
+            before, rate, stride = rate, rate * strides // kept, stride * kept
+            first = before if contract_dilation else rate
+            for b in range(1, blocks + 1):
+                x = block(
+                    x,
+                    f"stage{s}_block{b}",
+                    64 * 2 ** (s - 1),
+                    kept if b == 1 else 1,
+                    (first if b == 1 else rate, rate),
+                )
+            maps[f"c{s + 1}"], map_strides[f"c{s + 1}"] = x, stride
+        super().__init__(inputs, maps, map_strides, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.depth = depth
+        self.output_stride = output_stride
+        self.stem = stem
+        self.shortcut = shortcut
+        self.contract_dilation = contract_dilation
+        self.synchronized = synchronized
+
+        if weights is not None:
+            self.load_weights(Path(weights))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "output_stride": self.output_stride,
+            "stem": self.stem,
+            "shortcut": self.shortcut,
+            "contract_dilation": self.contract_dilation,
+            "weights": None,
+            "synchronized": self.synchronized,
+        }

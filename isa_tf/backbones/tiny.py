@@ -1,0 +1,103 @@
+"""A tiny backbone that sees little at a time: for demonstrations of what context adds."""
+
+from pathlib import Path
+
+import keras
+
+from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
+from isa_tf.layers.conv import ConvNormAct
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class TinyNet(Backbone):
+    """Two or three 3x3 convolutions of stride 2, then one of stride 1.
+
+    Its receptive field is small on purpose (`receptive_field` tells): whatever its features
+    know of the rest of the image, a context module has brought there.
+
+    Args:
+        widths: three ints, filters of the convolutions; at output stride 8, which has four, the
+            last counts twice. Defaults to (16, 24, 32).
+        output_stride: int, 4 or 8. Defaults to 4.
+        weights: `None` for random ones, or a path to such a backbone's `.weights.h5`. Defaults
+            to `None`.
+        synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
+        dtype: name or policy of the layers. Defaults to `None`, the global policy.
+        **kwargs: name, trainable.
+
+    Shapes:
+        (B, H, W, 3), RGB 0..255 -> {"c1", "c2"} of strides 2 and 4, "c3" at output stride 8.
+        The last of them has `widths[2]` channels.
+
+    Raises:
+        ValueError: for other than three widths, an unknown output stride or kind of weights.
+
+    Example:
+
+    >>> backbone = TinyNet(output_stride=8)
+    >>> backbone(np.zeros((1, 64, 64, 3), "float32"))["c3"].shape
+    TensorShape([1, 8, 8, 32])
+    >>> backbone.receptive_field()
+    31
+    """
+
+    def __init__(
+        self,
+        widths=(16, 24, 32),
+        output_stride=4,
+        weights=None,
+        synchronized=False,
+        dtype=None,
+        **kwargs,
+    ):
+        widths = tuple(widths)
+        if len(widths) != 3:
+            raise ValueError(f"widths must be three, got {widths}")
+        check_output_stride(output_stride, valid=(4, 8))
+        if weights is not None and not str(weights).endswith(".weights.h5"):
+            raise ValueError(f"weights must be the path of a .weights.h5 file, got {weights!r}")
+        kwargs.setdefault("name", "tiny")
+
+        def conv(name, filters, strides):
+            return ConvNormAct(
+                filters, 3, strides, synchronized=synchronized, dtype=dtype, name=name
+            )
+
+        # === Layers and functional model ===
+        inputs = image_input()
+        x = normalize(127.5, 127.5)(inputs)
+        maps, map_strides, stride = {}, {}, 1
+        while stride < output_stride:
+            level = len(maps) + 1
+            x = conv(f"conv{level}", widths[level - 1], strides=2)(x)
+            stride *= 2
+            if stride == output_stride:
+                x = conv(f"conv{level + 1}", widths[-1], strides=1)(x)
+            maps[f"c{level}"], map_strides[f"c{level}"] = x, stride
+        super().__init__(inputs, maps, map_strides, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.widths = widths
+        self.output_stride = output_stride
+        self.synchronized = synchronized
+
+        if weights is not None:
+            self.load_weights(Path(weights))
+
+    def receptive_field(self) -> int:
+        """The extent in input pixels (one side) that one position of the last map sees."""
+        extent, step = 1, 1
+        for layer in self.layers:
+            if isinstance(layer, ConvNormAct):
+                extent += (layer.kernel_size - 1) * layer.dilation_rate * step
+                step *= layer.strides
+        return extent
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "widths": self.widths,
+            "output_stride": self.output_stride,
+            "weights": None,
+            "synchronized": self.synchronized,
+        }

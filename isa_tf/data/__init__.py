@@ -1,0 +1,18 @@
+"""Datasets, augmentations and the `tf.data` pipelines."""
+
+from isa_tf.data.base import DataError, SegmentationDataset
+from isa_tf.data.catalogue import create, list_names
+from isa_tf.data.folder import FolderDataset
+from isa_tf.data.pipeline import eval_pipeline, train_pipeline
+from isa_tf.data.synthetic import SyntheticDataset
+
+__all__ = [
+    "DataError",
+    "FolderDataset",
+    "SegmentationDataset",
+    "SyntheticDataset",
+    "create",
+    "eval_pipeline",
+    "list_names",
+    "train_pipeline",
+]

@@ -1,0 +1,111 @@
+"""Datasets by name."""
+
+import difflib
+
+from isa_tf.data.folder import FolderDataset
+from isa_tf.data.synthetic import SyntheticDataset
+
+# name: colour, in the order of the ids.
+_CAMVID = {
+    "Sky": (128, 128, 128),
+    "Building": (128, 0, 0),
+    "Pole": (192, 192, 128),
+    "Road": (128, 64, 128),
+    "Pavement": (60, 40, 222),
+    "Tree": (128, 128, 0),
+    "SignSymbol": (192, 128, 128),
+    "Fence": (64, 64, 128),
+    "Car": (64, 0, 128),
+    "Pedestrian": (64, 64, 0),
+    "Bicyclist": (0, 128, 192),
+}
+
+_CCP = (
+    "null accessories bag belt blazer blouse bodysuit boots bra bracelet cape cardigan "
+    "clogs coat dress earrings flats glasses gloves hair hat heels hoodie intimate jacket "
+    "jeans jumper leggings loafers necklace panties pants pumps purse ring romper sandals "
+    "scarf shirt shoes shorts skin skirt sneakers socks stockings suit sunglasses sweater "
+    "sweatshirt swimwear t-shirt tie tights top vest wallet watch wedges"
+).split()
+
+
+def camvid(data_dir, **kwargs):
+    """CamVid in SegNet's form: road scenes, 480x360, 11 classes, 255 ignored.
+
+    Args:
+        data_dir: path of a folder in a layout of `FolderDataset`.
+        **kwargs: of `FolderDataset`.
+
+    Example:
+
+    >>> data = isa_tf.data.create("camvid", "camvid")
+
+    Paper: Segmentation and Recognition Using Structure from Motion Point Clouds (Brostow et
+    al., ECCV 2008).
+    """
+    return FolderDataset(
+        data_dir, list(_CAMVID), palette=_CAMVID.values(), name="camvid", **kwargs
+    )
+
+
+def ccp(data_dir, **kwargs):
+    """Clothing Co-Parsing: street fashion photographs, 59 classes of clothing and body.
+
+    Args:
+        data_dir: path of a folder in a layout of `FolderDataset`.
+        **kwargs: of `FolderDataset`.
+
+    Example:
+
+    >>> data = isa_tf.data.create("ccp", "ccp")
+
+    Paper: Clothing Co-Parsing by Joint Image Segmentation and Labeling
+    (https://arxiv.org/abs/1502.00739).
+    """
+    return FolderDataset(data_dir, _CCP, name="ccp", **kwargs)
+
+
+_BUILDERS = {
+    "camvid": camvid,
+    "ccp": ccp,
+    "folder": FolderDataset,
+    "synthetic": SyntheticDataset,
+}
+_WITHOUT_FILES = ("synthetic",)
+
+
+def list_names():
+    """Tuple of the names that `create` takes."""
+    return tuple(sorted(_BUILDERS))
+
+
+def create(name, data_dir=None, **kwargs):
+    """Makes a dataset by its name.
+
+    Args:
+        name: str, one of `list_names()`.
+        data_dir: path of its files; not for "synthetic". Defaults to `None`.
+        **kwargs: of the dataset.
+
+    Raises:
+        ValueError: for an unknown name, or a `data_dir` missing or not wanted.
+        DataError: for files that cannot be used.
+
+    Example:
+
+    >>> data = isa_tf.data.create("folder", "my_images", num_classes=3)
+    >>> data = isa_tf.data.create("synthetic", image_size=(128, 128))
+    """
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(str(name), _BUILDERS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Unknown dataset {name!r}.{hint} The datasets are: {', '.join(list_names())}"
+        )
+    if name in _WITHOUT_FILES:
+        if data_dir is not None:
+            raise ValueError(f"Dataset {name!r} takes no `data_dir`. Received: {data_dir}")
+        return _BUILDERS[name](**kwargs)
+    if data_dir is None:
+        raise ValueError(f"Dataset {name!r} needs `data_dir`, the folder of its files.")
+    return _BUILDERS[name](data_dir, **kwargs)

@@ -1,0 +1,364 @@
+"""Pairs of image and label files in folders or in a CSV table."""
+
+import csv
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps
+
+from isa_tf.data.base import IGNORE_LABEL, DataError, SegmentationDataset
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+LABEL_SUFFIX = ".png"
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+# Pillow stretches 2- and 4-bit grey over 0..255; these factors give the stored ids back.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
+
+class FolderDataset(SegmentationDataset):
+    """Image files and label PNGs of the same stem, in folders, or listed in a CSV table.
+
+    Layouts, found by looking:
+
+    * `{data_dir}/{split}/images/*` with `{data_dir}/{split}/labels/*`
+    * `{data_dir}/images/{split}/*` with `{data_dir}/labels/{split}/*`
+    * `{data_dir}/images/*` with `{data_dir}/labels/*`: `val_fraction` of the pairs, chosen by
+      a hash of their names, is split "val", the rest "train"
+    * `data_dir` a CSV file with a header `image,label` or `image,label,split` and paths
+      relative to it; without the third column, `val_fraction` as above
+
+    Folders below these are searched as well. Images are JPEG, PNG, BMP or WebP with 8 bits a
+    channel, turned upright as their EXIF orientation says; the label must match the upright
+    image. Labels are PNGs of one channel that holds class ids, 255 for ignored pixels; of a
+    palette PNG the indices are read, not the colours; of a 16-bit PNG, the ids it holds.
+    Construction checks the pairing and every header; pixels are checked as they are read.
+
+    Args:
+        data_dir: path of the folder or of the CSV file.
+        class_names: sequence of str. Defaults to the list in `classes.json` or the lines of
+            `classes.txt` beside the data.
+        num_classes: int, where there are no names. Defaults to the number of names.
+        palette: sequence of RGB triples. Defaults to the PASCAL VOC colour map.
+        val_fraction: float in [0, 1), where the data come without splits. Defaults to 0.2.
+        on_error: "raise", or "skip" to leave bad examples out: those found at construction are
+            logged and kept in `faults`, those found later are logged. Defaults to "raise".
+        name: str. Defaults to the folder's name.
+
+    Shapes:
+        `read` gives an image (H, W, 3) and a label (H, W), both uint8.
+
+    Raises:
+        DataError: naming the file, for no pairs, a missing partner, unequal sizes, a label with
+            colours or ids out of range, an unreadable file.
+        ValueError: for neither names nor number of classes, or the two in disagreement.
+
+    Example:
+
+    >>> data = isa_tf.data.FolderDataset("camvid", num_classes=11)
+    >>> data.splits, data.size("train")
+    (('train', 'val'), 367)
+    >>> image, label = data.read("train", 0)
+    """
+
+    def __init__(
+        self,
+        data_dir,
+        class_names=None,
+        num_classes=None,
+        palette=None,
+        val_fraction=0.2,
+        on_error="raise",
+        name=None,
+    ):
+        self.data_dir = Path(data_dir)
+        if not self.data_dir.exists():
+            raise DataError(data_dir, "no such file or folder")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"`val_fraction` lies in [0, 1). Received: {val_fraction}")
+        is_table = self.data_dir.suffix.lower() == ".csv"
+        if not is_table and not self.data_dir.is_dir():
+            raise DataError(data_dir, "neither a folder nor a .csv file")
+        faults = []
+        pairs = (_pairs_of_table if is_table else _pairs_of_folder)(self.data_dir, faults)
+        if None in pairs:
+            pairs = _split_by_name(pairs[None], val_fraction)
+        super().__init__(
+            name or self.data_dir.stem,
+            _class_names(self.data_dir, class_names, num_classes),
+            _order_splits(pairs),
+            palette=palette,
+            on_error=on_error,
+        )
+        self._pairs = {}
+        for split in self.splits:
+            with ThreadPoolExecutor(8) as pool:
+                found = list(pool.map(_header_fault, pairs[split]))
+            faults.extend(fault for fault in found if fault)
+            self._pairs[split] = tuple(
+                pair for pair, fault in zip(pairs[split], found, strict=True) if not fault
+            )
+        self.faults = tuple(faults)
+        if faults and on_error == "raise":
+            more = f" (and {len(faults) - 1} more such files)" if len(faults) > 1 else ""
+            raise DataError(faults[0].path, faults[0].reason + more)
+        for fault in faults:
+            logging.warning("Left out of %s: %s", self.name, fault)
+
+    def examples(self, split):
+        self._check_split(split)
+        return tuple(str(image) for image, _ in self._pairs[split])
+
+    def read(self, split, index):
+        self._check_split(split)
+        image_path, label_path = self._pairs[split][index]
+        image = read_image(image_path)
+        label = read_label(label_path, self.num_classes)
+        if image.shape[:2] != label.shape:
+            raise DataError(label_path, _size_reason(label.shape, image.shape, image_path))
+        return image, label
+
+
+# === Reading one file ===
+
+
+def read_image(path):
+    """Reads an image file upright, as `uint8` RGB (H, W, 3). Raises `DataError`."""
+    with _opened(path) as image:
+        _check_image_mode(path, image)
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_label(path, num_classes):
+    """Reads a label PNG as `uint8` class ids (H, W). Raises `DataError` for other values."""
+    with _opened(path) as picture:
+        _check_label_mode(path, picture)
+        stretch = _STRETCHED.get(_raw_mode(picture), 1)
+        picture.load()
+        ids = np.asarray(picture)
+    if stretch > 1:
+        ids = ids // stretch
+    bad = (ids >= num_classes) & (ids != IGNORE_LABEL)
+    if bad.any():
+        values = np.unique(ids[bad])
+        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+        raise DataError(
+            path,
+            f"label value {shown} in {int(bad.sum())} pixels; the ids are 0 to "
+            f"{num_classes - 1}, and {IGNORE_LABEL} for ignored pixels",
+        )
+    return ids.astype(np.uint8)
+
+
+class _opened:
+    """`Image.open` whose every failure, then or while decoding, is a `DataError`."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __enter__(self):
+        try:
+            self._image = Image.open(self._path)
+        except Exception as error:
+            raise _unreadable(self._path, error) from error
+        return self._image
+
+    def __exit__(self, kind, error, trace):
+        self._image.close()
+        if isinstance(error, Exception) and not isinstance(error, DataError):
+            raise _unreadable(self._path, error) from error
+
+
+def _unreadable(path, error):
+    if isinstance(error, FileNotFoundError):
+        return DataError(path, "no such file")
+    return DataError(path, f"cannot be read as an image ({type(error).__name__}: {error})")
+
+
+def _raw_mode(image):
+    args = image.tile[0][3] if image.tile else None
+    return args if isinstance(args, str) else (args or [None])[0]
+
+
+def _check_image_mode(path, image):
+    if image.mode in _WIDE_MODES:
+        raise DataError(path, f"more than 8 bits a channel (mode {image.mode}); convert it")
+
+
+def _check_label_mode(path, picture):
+    if picture.mode not in _LABEL_MODES:
+        raise DataError(
+            path,
+            f"a label in colours (mode {picture.mode}); a label PNG has one channel, which "
+            "holds class ids: convert the colours to ids first",
+        )
+
+
+def _size_reason(label_shape, image_shape, image_path):
+    return (
+        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
+        f"{image_shape[1]}x{image_shape[0]} (width x height)"
+    )
+
+
+def _header_fault(pair):
+    """What the headers of a pair say is wrong: a `DataError` or `None`."""
+    image_path, label_path = pair
+    try:
+        with _opened(image_path) as image:
+            _check_image_mode(image_path, image)
+            size = stored = image.size
+            # Asked only where the header has it: else `getexif` decodes the whole of a PNG.
+            orientation = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
+            if orientation >= 5:  # 5 to 8 turn by a quarter
+                size = stored[::-1]
+        with _opened(label_path) as picture:
+            _check_label_mode(label_path, picture)
+            label_size = picture.size
+    except DataError as error:
+        return error
+    if label_size != size:
+        reason = _size_reason(label_size[::-1], size[::-1], image_path)
+        if label_size == stored:
+            reason += ": its EXIF orientation turns it, so turn the label or drop the tag"
+        return DataError(label_path, reason)
+    return None
+
+
+# === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===
+
+
+def _pairs_of_folder(data_dir, faults):
+    if (data_dir / "images").is_dir():
+        images, labels = data_dir / "images", data_dir / "labels"
+        if any(path.suffix.lower() in IMAGE_SUFFIXES for path in images.iterdir()):
+            return {None: _match(images, labels, faults)}
+        folders = {p.name: (p, labels / p.name) for p in images.iterdir() if p.is_dir()}
+    else:
+        folders = {p.parent.name: (p, p.parent / "labels") for p in data_dir.glob("*/images")}
+    if not folders:
+        raise DataError(
+            data_dir,
+            "no images found: expected {split}/images and {split}/labels, or images/{split} "
+            "and labels/{split}, or images and labels, with files ending in "
+            + ", ".join(IMAGE_SUFFIXES),
+        )
+    return {split: _match(*folders[split], faults) for split in folders}
+
+
+def _match(images_dir, labels_dir, faults):
+    if not labels_dir.is_dir():
+        raise DataError(labels_dir, f"no such folder, for the labels of {images_dir}")
+    images = _by_stem(images_dir, faults)
+    labels = _by_stem(labels_dir, faults)
+    if not images:
+        raise DataError(images_dir, "no image here ends in " + ", ".join(IMAGE_SUFFIXES))
+    pairs = []
+    for stem in sorted(images.keys() | labels.keys()):
+        if stem not in labels:
+            wanted = labels_dir / f"{stem}{LABEL_SUFFIX}"
+            faults.append(DataError(images[stem], f"it has no label {wanted}"))
+        elif stem not in images:
+            faults.append(DataError(labels[stem], f"it has no image {stem}.* in {images_dir}"))
+        elif labels[stem].suffix.lower() != LABEL_SUFFIX:
+            faults.append(DataError(labels[stem], "labels are read from PNG files only"))
+        else:
+            pairs.append((images[stem], labels[stem]))
+    return pairs
+
+
+def _by_stem(folder, faults):
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            faults.append(DataError(path, f"the same name as {found[stem].name}"))
+        else:
+            found[stem] = path
+    return found
+
+
+def _pairs_of_table(table, faults):
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        columns = [column.strip() for column in rows.fieldnames or ()]
+        if columns not in (["image", "label"], ["image", "label", "split"]):
+            raise DataError(
+                table, f"the first line is image,label or image,label,split, not {columns}"
+            )
+        rows.fieldnames = columns
+        pairs = {}
+        for row in rows:
+            values = [(row[column] or "").strip() for column in columns]
+            if not all(values) or None in row:
+                raise DataError(table, f"line {rows.line_num} has not {len(columns)} fields")
+            image, label = (table.parent / value for value in values[:2])
+            split_pairs = pairs.setdefault(values[2] if len(values) > 2 else None, [])
+            if label.suffix.lower() == LABEL_SUFFIX:
+                split_pairs.append((image, label))
+            else:
+                faults.append(DataError(label, "labels are read from PNG files only"))
+    if not pairs:
+        raise DataError(table, "it lists no pairs")
+    return pairs
+
+
+def _split_by_name(pairs, val_fraction):
+    """Splits by a hash of the names: the same on every machine, and mixed."""
+    ranked = sorted(pairs, key=lambda pair: hashlib.sha1(pair[0].stem.encode()).digest())
+    val = set(ranked[: round(len(pairs) * val_fraction)])
+    splits = {
+        "train": [p for p in pairs if p not in val],
+        "val": [p for p in pairs if p in val],
+    }
+    return {split: members for split, members in splits.items() if members or split == "train"}
+
+
+def _order_splits(pairs):
+    usual = ("train", "val", "test")
+    return sorted(pairs, key=lambda s: (usual.index(s) if s in usual else len(usual), s))
+
+
+# === Class names ===
+
+
+def _class_names(data_dir, class_names, num_classes):
+    if class_names is None:
+        class_names = _class_names_file(data_dir if data_dir.is_dir() else data_dir.parent)
+    if class_names is None and num_classes is None:
+        raise ValueError(
+            f"Give `class_names` or `num_classes`, or put classes.json or classes.txt in "
+            f"{data_dir}."
+        )
+    if class_names is None:
+        return [f"class_{i}" for i in range(num_classes)]
+    if num_classes not in (None, len(class_names)):
+        raise ValueError(
+            f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
+        )
+    return class_names
+
+
+def _class_names_file(folder):
+    path = folder / "classes.json"
+    if path.is_file():
+        try:
+            names = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(path, f"not JSON ({error})") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(path, "not a JSON list of names, in the order of their ids")
+        return names
+    path = folder / "classes.txt"
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    return None

@@ -1,0 +1,134 @@
+"""Convolution -> batch normalisation -> activation: the brick of every network here."""
+
+import keras
+
+from isa_tf.layers.normalization import FusedBatchNormalization
+
+# The epsilon of the published ISA networks, and PyTorch's momentum of 0.1 in Keras's terms.
+BN_EPSILON = 1e-5
+BN_MOMENTUM = 0.9
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class ConvNormAct(keras.layers.Layer):
+    """2-D convolution without bias, batch normalisation, activation.
+
+    Args:
+        filters: int, output channels; `None` makes the convolution depthwise.
+        kernel_size: int, odd. Defaults to 1.
+        strides: int. Defaults to 1.
+        dilation_rate: int. Defaults to 1. Not together with strides.
+        activation: name or callable, `None` for a linear output. Defaults to "relu".
+        padding: "same" pads as TensorFlow does (with strides, one more at the bottom and the right
+            where the size is even); "symmetric" pads `dilation_rate * (kernel_size // 2)` on every
+            side, as PyTorch networks do. The two differ only where strides > 1.
+        epsilon: float, of the normalisation. Defaults to 1e-5.
+        momentum: float, of the normalisation's moving statistics, in Keras's sense (the share that
+            is kept). Defaults to 0.9.
+        synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+
+    Shapes:
+        (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), filters).
+
+    Raises:
+        ValueError: for an even kernel, an unknown padding, or strides with dilation.
+
+    Example:
+
+    >>> y = ConvNormAct(16, kernel_size=3, strides=2)(np.zeros((1, 8, 8, 3), "float32"))
+    >>> y.shape
+    TensorShape([1, 4, 4, 16])
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size=1,
+        strides=1,
+        dilation_rate=1,
+        activation="relu",
+        padding="same",
+        epsilon=BN_EPSILON,
+        momentum=BN_MOMENTUM,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if filters is not None and filters < 1:
+            raise ValueError(f"filters must be at least 1, got {filters}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        if padding not in ("same", "symmetric"):
+            raise ValueError(f'padding must be "same" or "symmetric", got {padding!r}')
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(
+                f"strides {strides} and dilation_rate {dilation_rate} exclude each other"
+            )
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.dilation_rate = dilation_rate
+        self.padding = padding
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.synchronized = synchronized
+        explicit = padding == "symmetric" and strides > 1 and kernel_size > 1
+        conv = {
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "dilation_rate": dilation_rate,
+            "padding": "valid" if explicit else "same",
+            "use_bias": False,
+            "dtype": self.dtype_policy,
+            "name": "conv",
+        }
+        self.pad = None
+        if explicit:
+            self.pad = keras.layers.ZeroPadding2D(
+                kernel_size // 2, dtype=self.dtype_policy, name="pad"
+            )
+        if filters is None:
+            self.conv = keras.layers.DepthwiseConv2D(**conv, depthwise_initializer="he_normal")
+        else:
+            self.conv = keras.layers.Conv2D(filters, **conv, kernel_initializer="he_normal")
+        self.norm = FusedBatchNormalization(
+            epsilon=epsilon,
+            momentum=momentum,
+            synchronized=synchronized,
+            dtype=self.dtype_policy,
+            name="norm",
+        )
+        self.activation = keras.activations.get(activation)
+
+    def build(self, input_shape):
+        if len(input_shape) != 4:
+            raise ValueError(f"{self.name} reads (B, H, W, C), got shape {tuple(input_shape)}")
+        shape = tuple(input_shape)
+        if self.pad is not None:
+            shape = self.pad.compute_output_shape(shape)
+        self.conv.build(shape)
+        self.norm.build(self.conv.compute_output_shape(shape))
+
+    def call(self, inputs, training=None):
+        x = inputs if self.pad is None else self.pad(inputs)
+        x = self.norm(self.conv(x), training=training)
+        return self.activation(x)
+
+    def compute_output_shape(self, input_shape):
+        if self.pad is not None:
+            input_shape = self.pad.compute_output_shape(input_shape)
+        return self.conv.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "dilation_rate": self.dilation_rate,
+            "activation": keras.activations.serialize(self.activation),
+            "padding": self.padding,
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+        }

@@ -1,0 +1,283 @@
+"""Interlaced sparse self-attention: long-range, then short-range, each in small groups."""
+
+import keras
+import tensorflow as tf
+
+from isa_tf import ops
+from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
+from isa_tf.layers.self_attention import (
+    AUTO,
+    SelfAttention2D,
+    check_feature_map,
+    check_partition,
+    pad_and_mask,
+)
+
+ORDERS = {
+    "long_short": (ops.LONG, ops.SHORT),
+    "short_long": (ops.SHORT, ops.LONG),
+    "long": (ops.LONG,),
+    "short": (ops.SHORT,),
+}
+
+
+class _Sparse(SelfAttention2D):
+    def __init__(self, partition=8, **kwargs):
+        super().__init__(partition, **kwargs)
+
+    def resolve_partition(self, size):
+        return ops.best_partition(*size) if self.partition == AUTO else self.partition
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class LongRangeAttention(_Sparse):
+    """Self-attention among positions P rows and columns apart, spread over the whole map.
+
+    Positions with the same (row mod P_h, column mod P_w) form a group: P_h P_w groups of Q_h Q_w
+    positions, Q = ceil(size / P). A map that P does not divide is padded with zeros on all sides
+    and cropped again.
+
+    Args:
+        partition: int, pair (P_h, P_w), or "auto" for the partition with the fewest affinity
+            entries of a long and a short attention on the map at hand. Defaults to 8.
+        **kwargs: those of `SelfAttention2D`, with the same meaning.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for a partition, filters or key_filters below 1, or an input that is no map.
+
+    Example:
+
+    >>> y = LongRangeAttention(partition=4)(keras.random.normal((1, 10, 13, 8)))
+    >>> y.shape
+    TensorShape([1, 10, 13, 8])
+
+    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273.
+    """
+
+    kind = ops.LONG
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class ShortRangeAttention(_Sparse):
+    """Self-attention among the P_h x P_w neighbours of a block.
+
+    Positions with the same (row div P_h, column div P_w) form a group: Q_h Q_w groups of P_h P_w
+    positions, Q = ceil(size / P). A map that P does not divide is padded with zeros on all sides
+    and cropped again.
+
+    Args:
+        partition: int, pair (P_h, P_w), or "auto" for the partition with the fewest affinity
+            entries of a long and a short attention on the map at hand. Defaults to 8.
+        **kwargs: those of `SelfAttention2D`, with the same meaning.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for a partition, filters or key_filters below 1, or an input that is no map.
+
+    Example:
+
+    >>> y = ShortRangeAttention(partition=4)(keras.random.normal((1, 10, 13, 8)))
+    >>> y.shape
+    TensorShape([1, 10, 13, 8])
+
+    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273.
+    """
+
+    kind = ops.SHORT
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class InterlacedSparseAttention(keras.layers.Layer):
+    """Interlaced sparse self-attention (ISA), the whole module.
+
+    A long-range attention, then a short-range one, on one padded map: after both, every position
+    has heard every other, for N (Q_h Q_w + P_h P_w) affinities in place of N N. The result is
+    concatenated with the input and read out by a 1x1 convolution, normalisation and ReLU.
+
+    Several partitions give the official multi-partition module: one pair of attentions each, all
+    concatenated, beside the input widened by a 1x1 convolution to as many channels.
+
+    Args:
+        partition: int; pair, as a tuple (P_h, P_w); "auto" for the one with the fewest affinity
+            entries on the map at hand; or a list of these, such as `[8, (4, 8)]`. Defaults to 8.
+        filters: int, output channels; `None` for as many as the input has. Defaults to `None`.
+        key_filters: int, channels K of query and key; `None` for half of `filters`. Defaults to
+            `None`.
+        order: "long_short", "short_long", or one half alone: "long", "short". Defaults to
+            "long_short".
+        depth: int, how many times the order is run through, each with weights of its own.
+            Defaults to 1.
+        mask_padding: bool. `True` leaves a key out where it has heard nothing of the image: in the
+            first attention the padded positions, afterwards those whose whole group was padding.
+            `False` attends to the padded zeros, as published weights expect. Defaults to `True`.
+        dropout: float, channel-wise (spatial) dropout of the output. Defaults to 0.
+        fuse: bool, whether the input is concatenated and read out; `False` returns the bare
+            attentions. Defaults to `True`.
+        jit_compile: bool, whether XLA compiles the attention proper. Defaults to `False`.
+        epsilon: float, of the normalisations. Defaults to 1e-5.
+        momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
+        synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+
+    Call arguments:
+        inputs: feature map (B, H, W, C), any H and W.
+        training: bool.
+        return_affinity: bool, whether to return (output, affinities): a list of the affinities of
+            all attentions in the order they ran, each float32 (B, groups, positions, positions);
+            rows are queries.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for a partition, filters, key_filters or depth below 1, an unknown order, or an
+            input that is no map.
+
+    Example:
+
+    >>> y = InterlacedSparseAttention(partition=8)(keras.random.normal((2, 33, 17, 16)))
+    >>> y.shape
+    TensorShape([2, 33, 17, 16])
+
+    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273.
+    """
+
+    def __init__(
+        self,
+        partition=8,
+        filters=None,
+        key_filters=None,
+        order="long_short",
+        depth=1,
+        mask_padding=True,
+        dropout=0.0,
+        fuse=True,
+        jit_compile=False,
+        epsilon=BN_EPSILON,
+        momentum=BN_MOMENTUM,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        if isinstance(partition, list) and not partition:
+            raise ValueError("partition is an empty list")
+        partitions = partition if isinstance(partition, list) else [partition]
+        self.partitions = [check_partition(p) for p in partitions]
+        self.filters = filters
+        self.key_filters = key_filters
+        self.order = order
+        self.depth = depth
+        self.mask_padding = mask_padding
+        self.dropout = dropout
+        self.fuse = fuse
+        self.jit_compile = jit_compile
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.synchronized = synchronized
+        norm = {
+            "epsilon": epsilon,
+            "momentum": momentum,
+            "synchronized": synchronized,
+            "dtype": self.dtype_policy,
+        }
+        layers = {ops.LONG: LongRangeAttention, ops.SHORT: ShortRangeAttention}
+        steps = [kind for _ in range(depth) for kind in ORDERS[order]]
+        # One flat list, because Keras saves no lists of lists.
+        self.attentions = [
+            layers[kind](
+                partition,
+                filters=filters,
+                key_filters=key_filters,
+                mask_padding=mask_padding,
+                jit_compile=jit_compile,
+                name=f"branch{i + 1}_{kind}{step // len(ORDERS[order]) + 1}",
+                **norm,
+            )
+            for i, partition in enumerate(self.partitions)
+            for step, kind in enumerate(steps)
+        ]
+        self._steps = len(steps)
+        self._norm = norm
+        self.drop = keras.layers.SpatialDropout2D(dropout, dtype=self.dtype_policy, name="drop")
+
+    def build(self, input_shape):
+        check_feature_map(self, input_shape)
+        channels = input_shape[-1]
+        filters = self.filters or channels
+        for branch in self._branches():
+            width = channels
+            for layer in branch:
+                layer.build((None, None, None, width))
+                width = filters
+        gathered = filters * len(self.partitions)
+        self.widen = self.fusion = None
+        if self.fuse:
+            if len(self.partitions) > 1:
+                self.widen = ConvNormAct(gathered, name="widen", **self._norm)
+                self.widen.build((None, None, None, channels))
+                channels = gathered
+            self.fusion = ConvNormAct(filters, name="fusion", **self._norm)
+            self.fusion.build((None, None, None, gathered + channels))
+
+    def _branches(self):
+        """The attentions that follow each other on one partition, a list for each."""
+        n = self._steps
+        return [self.attentions[i : i + n] for i in range(0, len(self.attentions), n)]
+
+    def call(self, inputs, training=None, return_affinity=False):
+        size = ops.spatial_size(inputs)
+        maps, affinities = [], []
+        for branch in self._branches():
+            partition = branch[0].resolve_partition(size)
+            x, offset, heard = pad_and_mask(inputs, partition, self.mask_padding)
+            for layer in branch:
+                x, heard, affinity = layer.attend(x, partition, heard, training)
+                affinities.append(affinity)
+            maps.append(ops.crop(x, offset, size))
+        if self.fusion is not None:
+            maps.append(inputs if self.widen is None else self.widen(inputs, training=training))
+        x = maps[0] if len(maps) == 1 else tf.concat(maps, axis=-1)
+        if self.fusion is not None:
+            x = self.fusion(x, training=training)
+        x = self.drop(x, training=training)
+        return (x, affinities) if return_affinity else x
+
+    def compute_output_shape(self, input_shape):
+        filters = self.filters or input_shape[-1]
+        return (*input_shape[:-1], filters if self.fuse else filters * len(self.partitions))
+
+    def compute_output_spec(self, inputs, training=None, return_affinity=False):
+        if return_affinity:
+            return keras.Operation.compute_output_spec(
+                self, inputs, training=training, return_affinity=True
+            )
+        return super().compute_output_spec(inputs, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            # Always a list of partitions: a lone pair would come back from JSON as one.
+            "partition": list(self.partitions),
+            "filters": self.filters,
+            "key_filters": self.key_filters,
+            "order": self.order,
+            "depth": self.depth,
+            "mask_padding": self.mask_padding,
+            "dropout": self.dropout,
+            "fuse": self.fuse,
+            "jit_compile": self.jit_compile,
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+        }

@@ -1,0 +1,235 @@
+"""The self-attention block that every attention here repeats inside its groups."""
+
+import keras
+import tensorflow as tf
+
+from isa_tf import ops
+from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
+
+AUTO = "auto"
+
+
+def check_partition(partition):
+    """A partition as a pair of ints or "auto"; raises ValueError for anything else."""
+    if partition == AUTO:
+        return AUTO
+    pair = (partition, partition) if isinstance(partition, int) else partition
+    if not (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(p, int) and not isinstance(p, bool) and p > 0 for p in pair)
+    ):
+        raise ValueError(
+            f'a partition is a positive int, a pair of them or "auto", got {partition!r}'
+        )
+    return tuple(pair)
+
+
+def pad_and_mask(inputs, partition, mask_padding):
+    """Pads a map to its partition.
+
+    Returns:
+        (padded, offset, heard): the map, where the image begins in it, and the `ops.Heard` of the
+        image, `None` where nothing is to be masked.
+    """
+    padded, offset = ops.pad_to_partition(inputs, partition)
+    if padded is inputs or not mask_padding:
+        return padded, offset, None
+    size = ops.spatial_size(inputs)
+    return padded, offset, ops.Heard.image(offset, size, ops.spatial_size(padded))
+
+
+def check_feature_map(layer, shape):
+    """Raises ValueError unless `shape` is that of a feature map (B, H, W, C)."""
+    if len(shape) != 4 or shape[-1] is None:
+        raise ValueError(
+            f"{layer.name} reads a feature map (B, H, W, C) with known C, got shape {tuple(shape)}"
+        )
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class SelfAttention2D(keras.layers.Layer):
+    """Dense self-attention: every position of a map attends to every other.
+
+    Query and key are two 1x1 convolutions each with normalisation and ReLU, the value is one linear
+    1x1 convolution, the affinity is softmax(q k^T / sqrt(K)), and a 1x1 convolution with
+    normalisation and ReLU reads out what was gathered. N = H W positions cost N x N affinities;
+    `LongRangeAttention` and `ShortRangeAttention` are this block inside small groups.
+
+    Args:
+        partition: accepted so that the attention layers can stand in for each other; the whole map
+            is one group here. Defaults to 1.
+        filters: int, output channels; `None` for as many as the input has. Defaults to `None`.
+        key_filters: int, channels K of query and key; `None` for half of `filters`. Defaults to
+            `None`.
+        mask_padding: bool. `True` leaves a key out where it has heard nothing of the image, only
+            padding; `False` attends to the padded zeros, as published weights expect. Without
+            effect where the partition divides the map. Defaults to `True`.
+        dropout: float, channel-wise (spatial) dropout of the output. Defaults to 0.
+        jit_compile: bool, whether XLA compiles the attention proper. Defaults to `False`.
+        epsilon: float, of the normalisations. Defaults to 1e-5.
+        momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
+        synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+
+    Call arguments:
+        inputs: feature map (B, H, W, C), any H and W.
+        training: bool.
+        return_affinity: bool, whether to return (output, affinity) with the affinity as float32
+            (B, groups, positions, positions); rows are queries.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for a partition, filters or key_filters below 1, or an input that is no map.
+
+    Example:
+
+    >>> y = SelfAttention2D(key_filters=4)(keras.random.normal((1, 6, 6, 8)))
+    >>> y.shape
+    TensorShape([1, 6, 6, 8])
+
+    Reference: Wang et al., "Non-local Neural Networks", CVPR 2018; in this form Yuan et al., "OCNet:
+    Object Context for Semantic Segmentation", IJCV 2021.
+    """
+
+    kind = ops.LONG  # with the partition below: one group, the whole map
+
+    def __init__(
+        self,
+        partition=1,
+        filters=None,
+        key_filters=None,
+        mask_padding=True,
+        dropout=0.0,
+        jit_compile=False,
+        epsilon=BN_EPSILON,
+        momentum=BN_MOMENTUM,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.partition = check_partition(partition)
+        for name, value in (("filters", filters), ("key_filters", key_filters)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.filters = filters
+        self.key_filters = key_filters
+        self.mask_padding = mask_padding
+        self.dropout = dropout
+        self.jit_compile = jit_compile
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.synchronized = synchronized
+
+    def build(self, input_shape):
+        check_feature_map(self, input_shape)
+        channels = input_shape[-1]
+        filters = self.filters or channels
+        key_filters = self.key_filters or max(1, filters // 2)
+        norm = {
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+            "dtype": self.dtype_policy,
+        }
+
+        def conv(name, width, reads):
+            layer = ConvNormAct(width, name=name, **norm)
+            layer.build((None, None, None, reads))
+            return layer
+
+        self.query = [
+            conv("query1", key_filters, channels),
+            conv("query2", key_filters, key_filters),
+        ]
+        self.key = [conv("key1", key_filters, channels), conv("key2", key_filters, key_filters)]
+        self.value = keras.layers.Conv2D(
+            filters,
+            1,
+            use_bias=False,
+            kernel_initializer="he_normal",
+            dtype=self.dtype_policy,
+            name="value",
+        )
+        self.value.build((None, None, None, channels))
+        self.output_conv = conv("output", filters, filters)
+        self.drop = keras.layers.SpatialDropout2D(
+            self.dropout, dtype=self.dtype_policy, name="drop"
+        )
+
+    def attend(self, x, partition, heard, training=None):
+        """Attention inside the groups of a map that its partition divides.
+
+        Args:
+            x: tensor (B, H, W, C).
+            partition: (P_h, P_w), dividing (H, W).
+            heard: `ops.Heard` of the map, or `None` for no mask.
+            training: bool.
+
+        Returns:
+            (output, heard, affinity): the map (B, H, W, filters), what its positions have heard
+            now, and the affinity (B, groups, positions, positions).
+        """
+        size = ops.spatial_size(x)
+        groups = ops.to_groups(x, partition, self.kind)
+        query, key = groups, groups
+        for layer in self.query:
+            query = layer(query, training=training)
+        for layer in self.key:
+            key = layer(key, training=training)
+        value = self.value(groups)
+
+        (p_h, p_w), (h, w) = partition, ops.spatial_size(groups)
+        count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
+
+        def flat(t):
+            return tf.reshape(t, (-1, count, h * w, t.shape[-1]))
+
+        mask = None if heard is None else heard.key_mask(partition, self.kind)
+        context, affinity = ops.grouped_attention(
+            flat(query), flat(key), flat(value), mask, self.jit_compile
+        )
+        context = tf.reshape(context, (-1, h, w, value.shape[-1]))
+        output = ops.from_groups(
+            self.output_conv(context, training=training), partition, self.kind, size
+        )
+        return output, heard and heard.after(partition, self.kind), affinity
+
+    def resolve_partition(self, size):
+        """The partition (P_h, P_w) for a map of `size` (H, W)."""
+        return (1, 1)
+
+    def call(self, inputs, training=None, return_affinity=False):
+        size = ops.spatial_size(inputs)
+        partition = self.resolve_partition(size)
+        x, offset, heard = pad_and_mask(inputs, partition, self.mask_padding)
+        x, _, affinity = self.attend(x, partition, heard, training)
+        x = self.drop(ops.crop(x, offset, size), training=training)
+        return (x, affinity) if return_affinity else x
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters or input_shape[-1])
+
+    def compute_output_spec(self, inputs, training=None, return_affinity=False):
+        if return_affinity:
+            return keras.Operation.compute_output_spec(
+                self, inputs, training=training, return_affinity=True
+            )
+        return super().compute_output_spec(inputs, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "partition": self.partition,
+            "filters": self.filters,
+            "key_filters": self.key_filters,
+            "mask_padding": self.mask_padding,
+            "dropout": self.dropout,
+            "jit_compile": self.jit_compile,
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+        }

@@ -1,0 +1,70 @@
+"""Losses for dense prediction."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class PixelCrossEntropy(keras.losses.Loss):
+    """Softmax cross-entropy per pixel, with a label to ignore and class weights.
+
+    Args:
+        ignore_label: int, the label of pixels that do not count. Defaults to 255.
+        class_weights: one float a class, or `None` for equal ones. Defaults to `None`.
+        average: what the sum over pixels is divided by: "valid" for the sum of the class weights
+            of the pixels that count (PyTorch's weighted mean, as in the official code), "all" for
+            the number of all pixels, the ignored included (mmsegmentation). Defaults to "valid".
+        name: str.
+
+    Shapes:
+        labels (B, H, W) ints, logits (B, H, W, classes) -> scalar float32. A batch without any
+        pixel that counts gives 0.
+
+    Raises:
+        ValueError: for an unknown average, negative class weights, or as many class weights as
+            there are no classes.
+
+    Example:
+
+    >>> loss = PixelCrossEntropy()
+    >>> float(loss([[[0, 255]]], [[[[9.0, 0.0], [0.0, 9.0]]]])) < 1e-3
+    True
+    """
+
+    def __init__(
+        self, ignore_label=255, class_weights=None, average="valid", name="pixel_cross_entropy"
+    ):
+        super().__init__(name=name)
+        if average not in ("valid", "all"):
+            raise ValueError(f'average must be "valid" or "all", got {average!r}')
+        if class_weights is not None and min(class_weights) < 0:
+            raise ValueError(f"class_weights must not be negative, got {class_weights}")
+        self.ignore_label = ignore_label
+        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
+        self.average = average
+
+    def call(self, y_true, y_pred):
+        logits = tf.cast(y_pred, tf.float32)
+        labels = tf.cast(y_true, tf.int32)
+        classes = logits.shape[-1]
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            raise ValueError(f"{len(self.class_weights)} class_weights for {classes} classes")
+        valid = labels != self.ignore_label
+        labels = tf.where(valid, labels, 0)
+        weight = tf.cast(valid, tf.float32)
+        if self.class_weights is not None:
+            weight *= tf.gather(tf.constant(self.class_weights), labels)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        # An ignored pixel's loss may be infinite or NaN and must still not count.
+        total = tf.reduce_sum(tf.math.multiply_no_nan(losses, weight))
+        if self.average == "all":
+            return total / tf.cast(tf.size(losses), tf.float32)
+        return tf.math.divide_no_nan(total, tf.reduce_sum(weight))
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "ignore_label": self.ignore_label,
+            "class_weights": self.class_weights,
+            "average": self.average,
+        }

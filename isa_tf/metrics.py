@@ -1,0 +1,129 @@
+"""Segmentation scores from one confusion matrix over all pixels of all images."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class MeanIoU(keras.metrics.Metric):
+    """Mean intersection over union, by the field's rule.
+
+    One confusion matrix is filled with every pixel of every image; the ignored label is left out,
+    and so are, from the mean, classes that occur neither in truth nor in prediction.
+    (`keras.metrics.MeanIoU` follows the same rule but counts in float32, which stops at 2^24.)
+
+    Args:
+        num_classes: int.
+        ignore_label: int. Defaults to 255.
+        class_ids: the classes to average over; `None` for all. Defaults to `None`.
+        name: str. Defaults to "miou".
+
+    Shapes:
+        labels (B, H, W) ints; logits (B, H, W, num_classes), or class ids (B, H, W) ints.
+
+    Raises:
+        InvalidArgumentError: for a label outside 0..num_classes-1 that is not the ignored one.
+
+    Example:
+
+    >>> metric = MeanIoU(num_classes=3)
+    >>> metric.update_state([[[0, 1, 255]]], [[[0, 0, 2]]])
+    >>> float(metric.result())
+    0.25
+    """
+
+    def __init__(self, num_classes, ignore_label=255, class_ids=None, name="miou", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.class_ids = None if class_ids is None else tuple(class_ids)
+        self.confusion = self.add_variable(
+            (num_classes, num_classes), initializer="zeros", dtype="int64", name="confusion"
+        )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        truth = tf.reshape(tf.cast(y_true, tf.int32), (-1,))
+        if y_pred.shape.rank == 4 if tf.is_tensor(y_pred) else np.ndim(y_pred) == 4:
+            y_pred = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
+        prediction = tf.reshape(tf.cast(y_pred, tf.int32), (-1,))
+        valid = truth != self.ignore_label
+        truth, prediction = truth[valid], prediction[valid]
+        tf.debugging.assert_less(
+            truth, self.num_classes, f"label outside 0..{self.num_classes - 1}"
+        )
+        n = self.num_classes
+        counts = tf.math.bincount(truth * n + prediction, minlength=n * n, maxlength=n * n)
+        self.confusion.assign_add(tf.cast(tf.reshape(counts, (n, n)), tf.int64))
+
+    def result(self):
+        matrix = tf.cast(tf.convert_to_tensor(self.confusion), tf.float64)
+        hits = tf.linalg.diag_part(matrix)
+        union = tf.reduce_sum(matrix, 0) + tf.reduce_sum(matrix, 1) - hits
+        if self.class_ids is not None:
+            hits, union = tf.gather(hits, self.class_ids), tf.gather(union, self.class_ids)
+        present = tf.cast(union > 0, tf.float64)
+        iou = tf.math.divide_no_nan(hits, union)
+        return tf.cast(
+            tf.math.divide_no_nan(tf.reduce_sum(iou), tf.reduce_sum(present)), self.dtype
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "ignore_label": self.ignore_label,
+            "class_ids": self.class_ids,
+        }
+
+
+def scores(confusion, class_names=None, class_ids=None):
+    """All scores that a confusion matrix gives.
+
+    Args:
+        confusion: ints (classes, classes), rows are truth.
+        class_names: names of the classes; `None` for their numbers.
+        class_ids: the classes to average over; `None` for all.
+
+    Returns:
+        dict: "miou" and "mean_accuracy" over the classes that occur (in truth or prediction, and
+        in truth), "pixel_accuracy" over all pixels, "classes_counted" (those in the mIoU), "iou"
+        (by name; `None` for a class that does not occur) and "confusion_matrix". A score of
+        nothing is `None`.
+
+    Raises:
+        ValueError: for a matrix that is not square, or names that are not as many.
+
+    Example:
+
+    >>> scores([[1, 0], [1, 0]], ["sky", "tree"])["iou"]
+    {'sky': 0.5, 'tree': 0.0}
+    """
+    confusion = np.asarray(confusion, np.int64)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"a confusion matrix is square, got shape {confusion.shape}")
+    names = [str(i) for i in range(len(confusion))] if class_names is None else class_names
+    if len(names) != len(confusion):
+        raise ValueError(f"{len(names)} class_names for {len(confusion)} classes")
+    hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    union = truth + predicted - hits
+    chosen = np.ones(len(confusion), bool)
+    if class_ids is not None:
+        chosen[:] = False
+        chosen[list(class_ids)] = True
+
+    def mean(part, whole):
+        counted = chosen & (whole > 0)
+        return float(np.mean(part[counted] / whole[counted])) if counted.any() else None
+
+    total = int(confusion.sum())
+    return {
+        "miou": mean(hits, union),
+        "mean_accuracy": mean(hits, truth),
+        "pixel_accuracy": float(hits.sum() / total) if total else None,
+        "classes_counted": int((chosen & (union > 0)).sum()),
+        "iou": {
+            n: float(h / u) if u else None for n, h, u in zip(names, hits, union, strict=True)
+        },
+        "confusion_matrix": confusion.tolist(),
+    }

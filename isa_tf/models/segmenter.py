@@ -1,0 +1,209 @@
+"""Backbone -> context module -> decoder -> classifier: every segmentation model here."""
+
+import keras
+
+from isa_tf import backbones
+from isa_tf.layers import ConvNormAct, ResizeLike, create_context
+from isa_tf.layers.conv import BN_MOMENTUM
+
+LOGITS = "logits"
+AUXILIARY = "auxiliary_logits"
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class Segmenter(keras.Model):
+    """A semantic segmentation model around one context module.
+
+    The last map of the backbone is narrowed by a convolution, goes through the context module and,
+    if there is a decoder, is brought up to finer maps of the backbone; a 1x1 convolution makes
+    logits of it, which are resized to the image. `model(image)` and `model.predict` give those
+    logits. With an auxiliary head the model gives, in training alone, a dictionary of "logits" and
+    "auxiliary_logits", and `fit` adds `auxiliary_weight` times the auxiliary loss by itself.
+
+    Args:
+        backbone: `isa_tf.backbones.Backbone`, or the name of one.
+        context: a layer from a map to a map of the same height and width; the name of one (see
+            `isa_tf.layers.create_context`); or `None`. Defaults to "isa".
+        num_classes: int. Defaults to 19.
+        head_filters: int, width of the map that the context module reads. Defaults to 512.
+        head_kernel_size: int, of the convolution that narrows the last map. Defaults to 3.
+        decoder_levels: names of backbone maps, coarse to fine, such as `("c3", "c2")`, that a light
+            decoder joins one after the other; `()` for no decoder. Defaults to `()`.
+        decoder_filters: int, width of the decoder, or one int a level. Defaults to 128.
+        auxiliary_level: name of the backbone map that the auxiliary head reads ("c4" as
+            published), or `None` for no such head. Defaults to `None`.
+        auxiliary_filters: int. Defaults to 256.
+        auxiliary_weight: float, of the auxiliary loss in training. Defaults to 0.4.
+        dropout: float, channel-wise, before the classifiers. Defaults to 0.1.
+        class_names: names of the classes, kept with the model; or `None`.
+        palette: colours of the classes, RGB 0..255, kept with the model; or `None`.
+        momentum: float, of the head's batch normalisations. Defaults to 0.9.
+        synchronized: bool, whether replicas share batch statistics (SyncBN) in the head and in a
+            backbone given by name. Defaults to `False`.
+        dtype: name or policy of the layers; logits are float32. Defaults to `None`, the global
+            policy.
+        **kwargs: name, trainable.
+
+    Shapes:
+        (B, H, W, 3), RGB 0..255, any H and W -> (B, H, W, num_classes), float32.
+
+    Raises:
+        ValueError: for an unknown backbone, context or level, or names and colours that are not
+            as many as the classes.
+
+    Example:
+
+    >>> model = Segmenter("efficientnet_lite0", num_classes=5, head_filters=64)
+    >>> model.predict(np.zeros((1, 65, 97, 3), "uint8"), verbose=0).shape
+    (1, 65, 97, 5)
+
+    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273; the decoder after Chen et al., "Encoder-Decoder with Atrous Separable
+    Convolution", ECCV 2018.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        context="isa",
+        num_classes=19,
+        head_filters=512,
+        head_kernel_size=3,
+        decoder_levels=(),
+        decoder_filters=128,
+        auxiliary_level=None,
+        auxiliary_filters=256,
+        auxiliary_weight=0.4,
+        dropout=0.1,
+        class_names=None,
+        palette=None,
+        momentum=BN_MOMENTUM,
+        synchronized=False,
+        dtype=None,
+        **kwargs,
+    ):
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        for name, given in (("class_names", class_names), ("palette", palette)):
+            if given is not None and len(given) != num_classes:
+                raise ValueError(f"{name} has {len(given)} entries for {num_classes} classes")
+        if isinstance(backbone, str):
+            backbone = backbones.create(backbone, dtype=dtype, synchronized=synchronized)
+        if isinstance(context, str):
+            arguments = {"dtype": dtype, "synchronized": synchronized, "name": "context"}
+            context = create_context(context, **arguments)
+        widths = decoder_filters
+        if isinstance(widths, int):
+            widths = [widths] * len(decoder_levels)
+        if len(widths) != len(decoder_levels):
+            raise ValueError(f"{len(widths)} decoder_filters for {len(decoder_levels)} levels")
+        levels = list(decoder_levels) + [auxiliary_level] * (auxiliary_level is not None)
+        for level in levels:
+            if level not in backbone.feature_strides:
+                known = ", ".join(backbone.feature_strides)
+                raise ValueError(f"{backbone.name} has no map {level!r}; it has {known}")
+
+        def conv(filters, kernel_size, name):
+            return ConvNormAct(
+                filters,
+                kernel_size,
+                momentum=momentum,
+                synchronized=synchronized,
+                dtype=dtype,
+                name=name,
+            )
+
+        def classify(x, name):
+            x = keras.layers.SpatialDropout2D(dropout, dtype=dtype, name=f"{name}_dropout")(x)
+            x = keras.layers.Conv2D(num_classes, 1, dtype=dtype, name=f"{name}_classifier")(x)
+            return ResizeLike(dtype="float32", name=name)([x, inputs])
+
+        # === Functional model ===
+        inputs = keras.Input((None, None, 3), name="image")
+        maps = backbone(inputs)
+        x = conv(head_filters, head_kernel_size, "head")(maps[max(maps)])
+        if context is not None:
+            x = context(x)
+        for level, filters in zip(decoder_levels, widths, strict=True):
+            skip = conv(filters // 2, 1, f"decoder_{level}_skip")(maps[level])
+            x = ResizeLike(dtype=dtype, name=f"decoder_{level}_resize")([x, skip])
+            x = keras.layers.Concatenate(dtype=dtype, name=f"decoder_{level}_join")([x, skip])
+            for i in (1, 2):
+                x = conv(None, 3, f"decoder_{level}_depthwise{i}")(x)
+                x = conv(filters, 1, f"decoder_{level}_pointwise{i}")(x)
+        outputs = classify(x, LOGITS)
+        if auxiliary_level is not None:
+            x = conv(auxiliary_filters, 3, "auxiliary")(maps[auxiliary_level])
+            outputs = {LOGITS: outputs, AUXILIARY: classify(x, AUXILIARY)}
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.backbone = backbone
+        self.context = context
+        self.num_classes = num_classes
+        self.head_filters = head_filters
+        self.head_kernel_size = head_kernel_size
+        self.decoder_levels = tuple(decoder_levels)
+        self.decoder_filters = decoder_filters
+        self.auxiliary_level = auxiliary_level
+        self.auxiliary_filters = auxiliary_filters
+        self.auxiliary_weight = auxiliary_weight
+        self.dropout = dropout
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.palette = None if palette is None else tuple(map(tuple, palette))
+        self.momentum = momentum
+        self.synchronized = synchronized
+
+    def call(self, inputs, training=None, mask=None):
+        outputs = super().call(inputs, training=training, mask=mask)
+        if self.auxiliary_level is None or training:
+            return outputs
+        return outputs[LOGITS]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        auxiliary = None
+        if isinstance(y_pred, dict):
+            y_pred, auxiliary = y_pred[LOGITS], y_pred[AUXILIARY]
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if auxiliary is not None:
+            weight = keras.ops.cast(self.auxiliary_weight, loss.dtype)
+            loss += weight * keras.losses.get(self.loss)(y, auxiliary, sample_weight)
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, dict):
+            y_pred = y_pred[LOGITS]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "context": keras.saving.serialize_keras_object(self.context),
+            "num_classes": self.num_classes,
+            "head_filters": self.head_filters,
+            "head_kernel_size": self.head_kernel_size,
+            "decoder_levels": self.decoder_levels,
+            "decoder_filters": self.decoder_filters,
+            "auxiliary_level": self.auxiliary_level,
+            "auxiliary_filters": self.auxiliary_filters,
+            "auxiliary_weight": self.auxiliary_weight,
+            "dropout": self.dropout,
+            "class_names": self.class_names,
+            "palette": self.palette,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("backbone", "context"):
+            if isinstance(config.get(part), dict):
+                config[part] = keras.saving.deserialize_keras_object(
+                    config[part], custom_objects
+                )
+        return cls(**config)

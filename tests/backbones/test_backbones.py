@@ -1,0 +1,233 @@
+"""What holds for every backbone: strides, unknown sizes, configs, precision, names."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from isa_tf import backbones
+from isa_tf.layers.conv import ConvNormAct
+
+# Every kind once, no deeper than it must be.
+CASES = [
+    ("resnet18", {}),
+    ("resnet18", {"output_stride": 8, "contract_dilation": False}),
+    ("resnet18_deep", {"output_stride": 16}),
+    ("resnet18_vd", {"output_stride": 8}),
+    ("resnet50_v1c", {"output_stride": 8}),
+    ("efficientnet_lite0", {}),
+    ("efficientnet_lite0", {"output_stride": 8, "drop_path_rate": 0.2}),
+    ("tiny", {"output_stride": 4}),
+    ("tiny", {"output_stride": 8, "widths": (4, 8, 12)}),
+]
+IDS = [f"{name}-{arguments.get('output_stride', 32)}" for name, arguments in CASES]
+cases = pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
+
+
+def image(height, width, batch=1):
+    rng = np.random.default_rng(0)
+    return rng.uniform(0, 255, (batch, height, width, 3)).astype("float32")
+
+
+def randomize(model, seed=0):
+    """Normalisation that does something, so that no error hides behind an identity."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, ConvNormAct):
+            norm, shape = layer.norm, layer.norm.gamma.shape
+            norm.gamma.assign(rng.uniform(0.5, 1.5, shape))
+            norm.beta.assign(rng.normal(0, 0.3, shape))
+            norm.moving_mean.assign(rng.normal(0, 0.3, shape))
+            norm.moving_variance.assign(rng.uniform(0.5, 1.5, shape))
+
+
+@cases
+def test_strides_and_channels_at_any_size(name, arguments):
+    model = backbones.create(name, **arguments)
+    assert model.input_shape == (None, None, None, 3)
+    for height, width in ((64, 64), (65, 43)):
+        maps = model(image(height, width))
+        assert list(maps) == list(model.feature_strides)
+        for key, features in maps.items():
+            stride = model.feature_strides[key]
+            channels = model.output[key].shape[-1]
+            assert features.shape == (1, -(-height // stride), -(-width // stride), channels)
+    assert model.feature_strides[key] == arguments.get("output_stride", 32)
+
+
+@cases
+def test_config_round_trip(name, arguments):
+    model = backbones.create(name, dtype="mixed_bfloat16", synchronized=True, **arguments)
+    config = keras.saving.serialize_keras_object(model)
+    revived = keras.saving.deserialize_keras_object(config)
+    assert type(revived) is type(model)
+    assert revived.get_config() == model.get_config()
+    assert revived.dtype_policy.name == "mixed_bfloat16"
+    assert revived.feature_strides == model.feature_strides
+    assert [w.path for w in revived.weights] == [w.path for w in model.weights]
+    for layer in revived.layers:
+        if isinstance(layer, ConvNormAct):
+            assert layer.synchronized and layer.norm.synchronized
+
+
+@pytest.mark.parametrize("name", ["resnet18_vd", "efficientnet_lite0", "tiny"])
+def test_save_and_load(name, tmp_path):
+    model = backbones.create(name, output_stride=8)
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    revived = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(revived) is type(model)
+    for key, features in model(image(33, 40)).items():
+        np.testing.assert_allclose(revived(image(33, 40))[key], features, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
+def test_weights_from_a_file(name, tmp_path):
+    model = backbones.create(name)
+    randomize(model)
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    revived = backbones.create(name, output_stride=None if name == "tiny" else 8, weights=path)
+    for a, b in zip(model.weights, revived.weights, strict=True):
+        assert a.path == b.path
+        np.testing.assert_array_equal(a, b)
+    assert revived.get_config()["weights"] is None
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
+def test_mixed_precision(name):
+    model = backbones.create(name, output_stride=8, dtype="mixed_bfloat16")
+    assert model.get_layer("normalize").compute_dtype == "float32"
+    assert all(w.dtype == "float32" for w in model.weights)
+    full = backbones.create(name, output_stride=8)
+    full.set_weights(model.get_weights())
+    expected = full(image(64, 64))
+    for key, features in model(image(64, 64)).items():
+        assert features.dtype == tf.bfloat16
+        assert expected[key].dtype == tf.float32
+        difference = np.abs(np.asarray(features, "float32") - expected[key])
+        assert difference.mean() < 0.03 * np.abs(expected[key]).mean()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
+def test_every_weight_learns(name):
+    model = backbones.create(name, output_stride=8)
+    last = list(model.feature_strides)[-1]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(image(64, 64, batch=2), training=True)[last]))
+    gradients = tape.gradient(loss, model.trainable_weights)
+    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
+        assert gradient is not None, weight.path
+        assert np.isfinite(gradient).all(), weight.path
+
+
+def test_efficientnet_lite_from_a_keras_file(tmp_path):
+    model = backbones.create("efficientnet_lite0")
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    revived = backbones.create(
+        "efficientnet_lite0", output_stride=16, weights=str(tmp_path / "model.keras")
+    )
+    for a, b in zip(model.weights, revived.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_integer_images():
+    model = backbones.create("tiny")
+    pixels = image(16, 16).astype("uint8")
+    np.testing.assert_array_equal(model(pixels)["c2"], model(pixels.astype("float32"))["c2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+        ("efficientnet_lite0", 127, 128),
+        ("tiny", 127.5, 127.5),
+    ],
+)
+def test_normalization(name, mean, std):
+    layer = backbones.create(name).get_layer("normalize")
+    expected = (image(4, 4) - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(layer(image(4, 4)), expected, atol=1e-6)
+
+
+# === Names ===
+
+
+def test_names():
+    names = backbones.list_names()
+    assert len(names) == 26 == len(set(names))
+    vd = backbones.create("resnet34_vd", output_stride=16)
+    assert (vd.name, vd.depth, vd.stem, vd.shortcut) == ("resnet34_vd", 34, "v1c", "vd")
+    assert backbones.create("resnet18").output_stride == 32
+    assert backbones.create("efficientnet_lite3").variant == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("resnet5O", "resnet50"),
+        ("efficientnetlite0", "efficientnet_lite0"),
+        ("Tiny", "tiny"),
+        ("zzz", "known: .*resnet18"),
+        (None, "known: "),
+    ],
+)
+def test_unknown_names(name, nearest):
+    with pytest.raises(ValueError, match=f"unknown backbone.*{nearest}"):
+        backbones.create(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet18", {"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
+        ("resnet18", {"stem": "v2"}, "stem must be one of"),
+        ("resnet18", {"shortcut": "pool"}, "shortcut must be one of"),
+        ("resnet18", {"weights": "imagenet"}, r"\.weights\.h5 file, got 'imagenet'"),
+        ("efficientnet_lite0", {"output_stride": "8"}, "output_stride must be"),
+        ("efficientnet_lite0", {"weights": "noisy_student"}, "weights must be"),
+        ("efficientnet_lite0", {"drop_path_rate": 1.0}, "drop_path_rate must be"),
+        ("efficientnet_lite3", {"weights": "imagenet"}, "0, 1 and 2, not for 3"),
+        ("tiny", {"output_stride": 32}, "output_stride must be 4 or 8"),
+        ("tiny", {"widths": (8, 8)}, "widths must be three"),
+    ],
+)
+def test_wrong_arguments(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        backbones.create(name, **arguments)
+
+
+def test_wrong_depth_and_variant():
+    with pytest.raises(ValueError, match="depth must be one of"):
+        backbones.ResNet(42)
+    with pytest.raises(ValueError, match="variant must be 0..4"):
+        backbones.EfficientNetLite(5)
+
+
+def test_feature_maps_without_strides():
+    inputs = keras.Input((None, None, 3))
+    with pytest.raises(ValueError, match="feature_maps has"):
+        backbones.Backbone(inputs, {"c1": inputs}, {"c2": 2})
+
+
+# === Tiny ===
+
+
+@pytest.mark.parametrize(("output_stride", "extent"), [(4, 15), (8, 31)])
+def test_receptive_field_is_what_a_position_sees(output_stride, extent):
+    model = backbones.create("tiny", output_stride=output_stride)
+    assert model.receptive_field() == extent
+    for layer in model.layers:
+        if isinstance(layer, ConvNormAct):  # positive all the way: no ReLU hides a path
+            layer.conv.kernel.assign(np.ones(layer.conv.kernel.shape))
+    inputs = tf.fill((1, 96, 96, 3), 255.0)
+    middle = 48 // output_stride
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        maps = model(inputs)
+        seen = tf.reduce_sum(maps[list(maps)[-1]][:, middle, middle])
+    gradient = tape.gradient(seen, inputs)[0, ..., 0]
+    for axis in (0, 1):
+        assert np.count_nonzero(np.any(gradient, axis=axis)) == extent

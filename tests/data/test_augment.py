@@ -1,0 +1,187 @@
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from isa_tf.data import augment
+
+
+def noise_image(height=90, width=120, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def reference(image, label, size):
+    """Bilinear and nearest resizing to `size`, with half-pixel centers, in plain NumPy."""
+    points = [(np.arange(n) + 0.5) * s / n for n, s in zip(size, label.shape, strict=True)]
+    near = [np.floor(p).astype(int) for p in points]
+    blended = image.astype(np.float64)
+    for axis, (p, n) in enumerate(zip(points, label.shape, strict=True)):
+        low = np.floor(p - 0.5).astype(int)
+        part = (p - 0.5 - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        below = np.take(blended, np.clip(low, 0, n - 1), axis)
+        above = np.take(blended, np.clip(low + 1, 0, n - 1), axis)
+        blended = below * (1 - part) + above * part
+    return np.round(blended), label[np.ix_(*near)]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 2.0])
+def test_is_resize_then_crop(scale):
+    """A window that begins at any whole pixel of the source, found again by its label."""
+    image = noise_image()
+    label = (np.arange(90 * 120).reshape(90, 120) % 251).astype(np.uint8)
+    for seed in range(3):
+        crop_image, crop_label = augment.random_scale_crop(
+            image, label, (36, 42), (seed, 1), (scale, scale)
+        )
+        crop_image, crop_label = crop_image.numpy(), crop_label.numpy()
+        errors = []
+        for top, left in np.ndindex(2, 2):  # what half-pixel places a whole scale cannot reach
+            whole = (round(88 * scale), round(118 * scale))
+            sources = (a[top : top + 88, left : left + 118] for a in (image, label))
+            whole_image, whole_label = reference(*sources, whole)
+            windows = np.lib.stride_tricks.sliding_window_view(whole_label, (36, 42))
+            for y, x in np.argwhere((windows == crop_label).all((2, 3))):
+                inside = whole_image[y + 1 : y + 35, x + 1 : x + 41]
+                errors.append(np.abs(inside - crop_image[1:-1, 1:-1]).max())
+        assert errors, "the crop's label is nowhere in the resized label"
+        assert min(errors) <= 1
+
+
+def test_image_and_label_stay_together():
+    """Colours tell where a pixel was taken from, labels in which 6x8 block that is."""
+    y, x = np.mgrid[:90, :120]
+    image = np.stack([2 * y, 2 * x, 0 * x], axis=-1).astype(np.uint8)
+    label = (y // 6 * 15 + x // 8).astype(np.uint8)
+    for seed in range(20):
+        new_image, new_label = augment.random_scale_crop(
+            image, label, (64, 80), (7, seed), (0.5, 2.0), (0.8, 1.25)
+        )
+        new_image, new_label = augment.random_flip(new_image, new_label, (8, seed))
+        new_image, new_label = new_image.numpy(), new_label.numpy()
+        inside = new_label != 255
+        assert inside.mean() > 0.15
+        assert (new_image[~inside] == augment.MEAN_COLOR).all()
+        blocks = new_label[inside].astype(int)
+        for channel, block, size in ((0, blocks // 15, 6), (1, blocks % 15, 8)):
+            place = new_image[inside][:, channel] / 2 + 0.5  # where pixel n is [n, n + 1)
+            assert (place > block * size - 0.3).all()
+            assert (place < (block + 1) * size + 0.3).all()
+
+
+def test_padding_is_ignored_and_everything_is_there():
+    image, label = noise_image(20, 30), np.full((20, 30), 3, np.uint8)
+    places = set()
+    for seed in range(8):
+        new_image, new_label = augment.random_scale_crop(image, label, (40, 50), (0, seed))
+        new_image, new_label = new_image.numpy(), new_label.numpy()
+        rows, columns = np.nonzero(new_label == 3)
+        assert (new_label != 255).sum() == 20 * 30
+        y, x = rows.min(), columns.min()
+        np.testing.assert_array_equal(new_image[y : y + 20, x : x + 30], image)
+        assert (new_image[new_label == 255] == augment.MEAN_COLOR).all()
+        places.add((y, x))
+    assert len(places) > 1
+
+
+def test_without_scale_a_window_of_the_image_is_unchanged():
+    image, label = noise_image(), noise_image(seed=1)[..., 0]
+    same = augment.random_scale_crop(image, label, (90, 120), (0, 0))
+    np.testing.assert_array_equal(same[0], image)
+    np.testing.assert_array_equal(same[1], label)
+
+
+def test_windows_reach_every_border():
+    label = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    image = np.stack([label] * 3, -1)
+    corners = {
+        int(augment.random_scale_crop(image, label, (8, 8), (3, seed))[1][0, 0])
+        for seed in range(150)
+    }
+    assert corners == {10 * y + x for y in range(3) for x in range(3)}
+
+
+def test_cat_max_ratio_avoids_windows_of_one_class():
+    image, label = noise_image(200, 200), np.zeros((200, 200), np.uint8)
+    label[:, 120:] = 1
+
+    def one_class(ratio):
+        found = 0
+        for seed in range(40):
+            _, crop = augment.random_scale_crop(
+                image, label, (60, 60), (5, seed), cat_max_ratio=ratio
+            )
+            found += np.bincount(crop.numpy().ravel(), minlength=2).max() > 0.8 * 60 * 60
+        return found
+
+    assert one_class(1.0) > 25
+    assert one_class(0.75) < 10
+
+
+def test_flip_mirrors_both_or_none():
+    image, label = noise_image(), noise_image(seed=1)[..., 0]
+    flipped = 0
+    for seed in range(40):
+        new_image, new_label = augment.random_flip(image, label, (0, seed))
+        mirrored = np.array_equal(new_image, image[:, ::-1])
+        flipped += mirrored
+        np.testing.assert_array_equal(new_image, image[:, ::-1] if mirrored else image)
+        np.testing.assert_array_equal(new_label, label[:, ::-1] if mirrored else label)
+    assert 10 < flipped < 30
+
+
+def only(image, **changes):
+    """One of the four distortions, with a seed that uses it."""
+    neutral = {"brightness": 0.0, "contrast": (1, 1), "saturation": (1, 1), "hue": 0.0}
+    results = [
+        augment.photometric_distortion(image, (0, seed), **(neutral | changes)).numpy()
+        for seed in range(12)
+    ]
+    return next(r for r in results if np.abs(r.astype(int) - image).max() > 2)
+
+
+def test_photometric_parts():
+    image = (60 + noise_image(8, 8) // 3).astype(np.uint8)
+    wide = image.astype(np.float64)
+    difference = only(image, brightness=20.0) - wide
+    assert np.ptp(difference) <= 1 and abs(difference.mean()) > 1
+    np.testing.assert_allclose(only(image, contrast=(1.5, 1.5)), wide * 1.5, atol=1)
+    grey = wide @ (0.299, 0.587, 0.114)
+    np.testing.assert_allclose(
+        only(image, saturation=(0, 0)), grey[..., None] + 0 * wide, atol=1.5
+    )
+    turned = only(image, hue=18.0)
+    np.testing.assert_allclose(turned @ np.array((0.299, 0.587, 0.114)), grey, atol=1.5)
+
+
+def test_photometric_stays_in_range_and_often_changes():
+    image = noise_image(16, 16)
+    changed = 0
+    for seed in range(20):
+        new = augment.photometric_distortion(image, (1, seed))
+        assert new.dtype == tf.uint8 and new.shape == image.shape
+        changed += not np.array_equal(new, image)
+    assert changed >= 15
+    np.testing.assert_array_equal(
+        augment.photometric_distortion(image, (1, 3)),
+        augment.photometric_distortion(image, (1, 3)),
+    )
+
+
+def test_speed():
+    """Generous: about 4 ms on one core of 2020, and the bound catches a slow path."""
+    image, label = tf.constant(noise_image(360, 480)), tf.zeros((360, 480), tf.uint8)
+
+    @tf.function
+    def distort(seed):
+        new_image, new_label = augment.random_scale_crop(
+            image, label, (360, 480), (seed, 0), (0.5, 2.0)
+        )
+        new_image, new_label = augment.random_flip(new_image, new_label, (seed, 1))
+        return augment.photometric_distortion(new_image, (seed, 2)), new_label
+
+    distort(tf.constant(0))
+    start = time.process_time()
+    for seed in range(20):
+        distort(tf.constant(seed))
+    assert (time.process_time() - start) / 20 < 0.05

@@ -1,0 +1,352 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+
+from isa_tf.data import DataError, FolderDataset, eval_pipeline, train_pipeline
+
+SIZE = (12, 16)  # height, width
+
+
+def write_pair(root, stem, seed=0, images="train/images", labels="train/labels", size=SIZE):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 5, size).astype(np.uint8)
+    label[0, 0] = 255
+    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    for folder in (root / images, root / labels):
+        folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(root / images / f"{stem}.png")
+    Image.fromarray(label).save(root / labels / f"{stem}.png")
+    return image, label
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(4):
+        write_pair(tmp_path, f"{i:02d}", i)
+    return tmp_path
+
+
+def image_of(root, i=1):
+    return root / "train/images" / f"{i:02d}.png"
+
+
+def label_of(root, i=1):
+    return root / "train/labels" / f"{i:02d}.png"
+
+
+def named(path):
+    return re.escape(str(path))
+
+
+# === Layouts ===
+
+
+def test_split_folders(tmp_path):
+    written = write_pair(tmp_path, "a", 1)
+    write_pair(tmp_path, "b", 2, "val/images", "val/labels")
+    data = FolderDataset(tmp_path, num_classes=5)
+    assert data.splits == ("train", "val")
+    assert data.class_names == tuple(f"class_{i}" for i in range(5))
+    np.testing.assert_array_equal(data.read("train", 0)[0], written[0])
+    np.testing.assert_array_equal(data.read("train", 0)[1], written[1])
+    assert [Path(p).name for p in data.examples("val")] == ["b.png"]
+
+
+def test_splits_below_images_and_labels_with_folders_inside(tmp_path):
+    write_pair(tmp_path, "a", 1, "images/train/city", "labels/train/city")
+    write_pair(tmp_path, "a", 2, "images/train/town", "labels/train/town")
+    write_pair(tmp_path, "c", 3, "images/test", "labels/test")
+    data = FolderDataset(tmp_path, num_classes=5)
+    assert {split: data.size(split) for split in data.splits} == {"train": 2, "test": 1}
+
+
+def test_no_splits_are_split_the_same_way_every_time(tmp_path):
+    for i in range(20):
+        write_pair(tmp_path, f"{i:02d}", i, "images", "labels")
+    data = FolderDataset(tmp_path, num_classes=5, val_fraction=0.25)
+    assert (data.size("train"), data.size("val")) == (15, 5)
+    assert not set(data.examples("train")) & set(data.examples("val"))
+    again = FolderDataset(tmp_path, num_classes=5, val_fraction=0.25)
+    assert again.examples("val") == data.examples("val")
+    assert FolderDataset(tmp_path, num_classes=5, val_fraction=0).splits == ("train",)
+
+
+@pytest.mark.parametrize("with_split", [True, False])
+def test_table(folder, with_split):
+    rows = [[f"train/images/{i:02d}.png", f"train/labels/{i:02d}.png"] for i in range(4)]
+    with open(folder / "pairs.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label"] + ["split"] * with_split)
+        writer.writerows(
+            row + ["val" if i else "train"] * with_split for i, row in enumerate(rows)
+        )
+    data = FolderDataset(folder / "pairs.csv", num_classes=5, val_fraction=0.25)
+    sizes = {split: data.size(split) for split in data.splits}
+    assert sizes == ({"train": 1, "val": 3} if with_split else {"train": 3, "val": 1})
+
+
+def test_table_faults(folder):
+    table = folder / "pairs.csv"
+    table.write_text("picture,label\na,b\n")
+    with pytest.raises(DataError, match="first line is image,label"):
+        FolderDataset(table, num_classes=5)
+    table.write_text("image,label\na.png\n")
+    with pytest.raises(DataError, match="line 2"):
+        FolderDataset(table, num_classes=5)
+    table.write_text("image,label\nnone.png,train/labels/00.png\n")
+    with pytest.raises(DataError, match="none.png: no such file"):
+        FolderDataset(table, num_classes=5)
+
+
+def test_class_names_files(folder):
+    (folder / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    assert FolderDataset(folder).class_names == tuple("abcde")
+    (folder / "classes.json").write_text(json.dumps(list("vwxyz")))
+    assert FolderDataset(folder).class_names == tuple("vwxyz")
+    with pytest.raises(ValueError, match="4, but there are 5"):
+        FolderDataset(folder, num_classes=4)
+    (folder / "classes.json").write_text('{"a": 1}')
+    with pytest.raises(DataError, match="classes.json"):
+        FolderDataset(folder)
+
+
+def test_names_or_number_are_needed(folder):
+    with pytest.raises(ValueError, match="class_names"):
+        FolderDataset(folder)
+
+
+# === What labels may look like ===
+
+
+def test_palette_label_gives_indices(folder):
+    ids = np.arange(12 * 16).reshape(SIZE) % 5
+    picture = Image.fromarray(ids.astype(np.uint8), "L").convert("P")
+    picture.putdata(ids.ravel().tolist())
+    picture.putpalette([200, 10, 10, 3, 200, 3, 9, 9, 200, 255, 255, 0, 1, 2, 3])
+    picture.save(label_of(folder))
+    with Image.open(label_of(folder)) as saved:
+        assert saved.mode == "P"
+    np.testing.assert_array_equal(FolderDataset(folder, num_classes=5).read("train", 1)[1], ids)
+
+
+def test_sixteen_bit_label(folder):
+    ids = (np.arange(12 * 16).reshape(SIZE) % 5).astype(np.uint16)
+    Image.fromarray(ids).save(label_of(folder))
+    data = FolderDataset(folder, num_classes=5)
+    np.testing.assert_array_equal(data.read("train", 1)[1], ids)
+    assert data.read("train", 1)[1].dtype == np.uint8
+    Image.fromarray(ids + 256).save(label_of(folder))
+    with pytest.raises(DataError, match=named(label_of(folder)) + ".*256"):
+        data.read("train", 1)
+
+
+def test_four_bit_grey_label(folder):
+    import struct
+    import zlib
+
+    ids = np.arange(12 * 16).reshape(SIZE) % 5
+    rows = b"".join(
+        b"\0" + bytes(int(a) << 4 | int(b) for a, b in zip(row[::2], row[1::2], strict=True))
+        for row in ids
+    )
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body))
+            + kind
+            + body
+            + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 4, 0, 0, 0, 0)
+    label_of(folder).write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    np.testing.assert_array_equal(FolderDataset(folder, num_classes=5).read("train", 1)[1], ids)
+
+
+def test_label_in_colours_is_refused(folder):
+    Image.new("RGB", SIZE[::-1]).save(label_of(folder))
+    with pytest.raises(DataError, match=named(label_of(folder)) + ".*colours.*RGB"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_jpeg_label_is_refused(folder):
+    Image.open(label_of(folder)).save(label_of(folder).with_suffix(".jpg"))
+    label_of(folder).unlink()
+    with pytest.raises(DataError, match="01.jpg: labels are read from PNG"):
+        FolderDataset(folder, num_classes=5)
+
+
+# === Bad files, each named ===
+
+
+def test_label_value_out_of_range(folder):
+    data = FolderDataset(folder, num_classes=4)  # the labels hold 0..4
+    with pytest.raises(DataError, match=named(label_of(folder)) + ".*value 4 in .*0 to 3"):
+        data.read("train", 1)
+    with pytest.raises(tf.errors.OpError, match=named(label_of(folder, 0)) + ".*value 4"):
+        list(data.load("train"))
+    with pytest.raises(tf.errors.OpError, match="value 4 in"):
+        next(iter(train_pipeline(data, "train", 2, (8, 8))))
+
+
+def test_missing_partners(folder):
+    label_of(folder).unlink()
+    with pytest.raises(DataError, match=named(image_of(folder)) + ".*no label"):
+        FolderDataset(folder, num_classes=5)
+    image_of(folder).unlink()
+    image_of(folder, 2).unlink()
+    with pytest.raises(DataError, match=named(label_of(folder, 2)) + ".*no image"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_empty_and_absent_folders(tmp_path):
+    with pytest.raises(DataError, match="no images found"):
+        FolderDataset(tmp_path, num_classes=5)
+    with pytest.raises(DataError, match="absent"):
+        FolderDataset(tmp_path / "absent", num_classes=5)
+    (tmp_path / "train/images").mkdir(parents=True)
+    with pytest.raises(DataError, match="labels.*no such folder"):
+        FolderDataset(tmp_path, num_classes=5)
+    (tmp_path / "train/labels").mkdir()
+    with pytest.raises(DataError, match="train/images"):
+        FolderDataset(tmp_path, num_classes=5)
+
+
+def test_size_mismatch(folder):
+    Image.new("L", (9, 9)).save(label_of(folder))
+    with pytest.raises(DataError, match=named(label_of(folder)) + ".*9x9.*16x12"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_two_images_of_one_name(folder):
+    Image.new("RGB", SIZE[::-1]).save(image_of(folder).with_suffix(".jpg"))
+    with pytest.raises(DataError, match="the same name as"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_unreadable_and_truncated(folder):
+    image_of(folder).write_bytes(b"not an image")
+    with pytest.raises(DataError, match=named(image_of(folder)) + ".*cannot be read"):
+        FolderDataset(folder, num_classes=5)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    Image.fromarray(image).save(image_of(folder))
+    image_of(folder).write_bytes(image_of(folder).read_bytes()[:-80])
+    data = FolderDataset(folder, num_classes=5)  # its header is sound
+    with pytest.raises(DataError, match=named(image_of(folder)) + ".*cannot be read"):
+        data.read("train", 1)
+    with pytest.raises(tf.errors.OpError, match=named(image_of(folder))):
+        list(eval_pipeline(data, "train"))
+
+
+def test_sixteen_bit_image_is_refused(folder):
+    Image.fromarray(np.zeros(SIZE, np.uint16)).save(image_of(folder))
+    with pytest.raises(DataError, match=named(image_of(folder)) + ".*8 bits"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_several_faults_are_counted(folder):
+    label_of(folder, 1).unlink()
+    label_of(folder, 2).unlink()
+    with pytest.raises(DataError, match="1 more"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_error_carries_path_and_reason(folder):
+    label_of(folder).unlink()
+    with pytest.raises(DataError) as caught:
+        FolderDataset(folder, num_classes=5)
+    assert caught.value.path == str(image_of(folder))
+    assert "no label" in caught.value.reason
+    assert isinstance(caught.value, ValueError)
+
+
+# === on_error="skip" ===
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    seen = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: seen.append(text % args))
+    return seen
+
+
+def test_skip_at_construction(folder, warnings):
+    Image.new("RGB", SIZE[::-1]).save(label_of(folder))
+    data = FolderDataset(folder, num_classes=5, on_error="skip")
+    assert data.size("train") == 3
+    assert [fault.path for fault in data.faults] == [str(label_of(folder))]
+    assert len(warnings) == 1 and str(label_of(folder)) in warnings[0]
+
+
+def test_skip_while_reading(folder, warnings):
+    image_of(folder).write_bytes(image_of(folder).read_bytes()[:-80])
+    data = FolderDataset(folder, num_classes=5, on_error="skip")
+    assert data.size("train") == 4 and not warnings
+    assert len(list(data.load("train"))) == 3
+    assert len(list(eval_pipeline(data, "train", batch_size=2))) == 2
+    batches = train_pipeline(data, "train", 3, (8, 8), cache=True)
+    assert len(list(batches.take(4))) == 4
+    assert len(warnings) == 1 and str(image_of(folder)) in warnings[0]  # once, not every epoch
+
+
+def test_unknown_on_error(folder):
+    with pytest.raises(ValueError, match="on_error"):
+        FolderDataset(folder, num_classes=5, on_error="ignore")
+
+
+# === EXIF ===
+
+
+def test_images_are_turned_upright(folder):
+    height, width = SIZE
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees, clockwise
+    path = image_of(folder).with_suffix(".jpg")
+    image_of(folder).unlink()
+    Image.fromarray(image).save(path, exif=exif, quality=95)
+    with pytest.raises(DataError, match=named(label_of(folder)) + ".*EXIF"):
+        FolderDataset(folder, num_classes=5)
+    Image.new("L", (height, width)).save(label_of(folder))
+    upright, label = FolderDataset(folder, num_classes=5).read("train", 1)
+    assert upright.shape == (width, height, 3) and label.shape == (width, height)
+    assert upright[: width // 2 - 2].min() > 200 and upright[width // 2 + 2 :].max() < 60
+
+
+# === What is loaded ===
+
+
+def test_load_and_palette(folder):
+    data = FolderDataset(folder, num_classes=5)
+    elements = list(data.load("train"))
+    assert len(elements) == 4
+    for i, element in enumerate(elements):
+        assert element["image"].dtype == element["label"].dtype == tf.uint8
+        np.testing.assert_array_equal(element["image"], data.read("train", i)[0])
+    assert data.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
+
+
+def test_grey_and_alpha_images_become_rgb(folder):
+    Image.new("L", SIZE[::-1], 7).save(image_of(folder, 0))
+    Image.new("RGBA", SIZE[::-1], (1, 2, 3, 4)).save(image_of(folder, 1))
+    data = FolderDataset(folder, num_classes=5)
+    assert (data.read("train", 0)[0] == 7).all()
+    assert (data.read("train", 1)[0] == (1, 2, 3)).all()
+
+
+def test_unknown_split(folder):
+    with pytest.raises(ValueError, match="no split 'val'"):
+        FolderDataset(folder, num_classes=5).size("val")

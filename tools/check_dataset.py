@@ -1,0 +1,71 @@
+"""Checks a dataset: decodes every file, counts the classes, names every fault.
+
+    python -m tools.check_dataset --data_dir=my_images --num_classes=11
+    python -m tools.check_dataset --dataset=camvid --data_dir=camvid
+
+Exits with 1 where something is wrong.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+from isa_tf import data
+from isa_tf.data.check import check_dataset
+
+_DATASET = flags.DEFINE_enum("dataset", "folder", data.list_names(), "Which dataset.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Its folder, or a CSV file of pairs.")
+_NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes",
+    None,
+    "Number of classes, where the data have no classes.json or classes.txt.",
+)
+
+
+def _table(class_names, report):
+    """The classes of a split, one a line."""
+    total = max(int(report.pixels.sum()) + report.ignored, 1)
+    rows = [("id", "class", "pixels %", "images")]
+    for i, name in enumerate(class_names):
+        share = f"{100 * report.pixels[i] / total:.3f}"
+        rows.append((str(i), name, share, str(report.images[i])))
+    rows.append(("255", "(ignored)", f"{100 * report.ignored / total:.3f}", ""))
+    width = max(len(row[1]) for row in rows)
+    lines = (f"  {i:>3}  {name:<{width}}  {share:>8}  {n:>6}" for i, name, share, n in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _sizes(report):
+    shown = [f"{w}x{h} ({n})" for (h, w), n in report.sizes.most_common(4)]
+    more = len(report.sizes) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    kwargs = {} if _NUM_CLASSES.value is None else {"num_classes": _NUM_CLASSES.value}
+    if _DATA_DIR.value is not None:
+        kwargs["on_error"] = "skip"
+    logging.set_verbosity(logging.ERROR)  # what is skipped is printed below
+    try:
+        dataset = data.create(_DATASET.value, _DATA_DIR.value, **kwargs)
+    except data.DataError as error:
+        print(f"FAULT {error}")
+        return 1
+    except ValueError as error:
+        raise app.UsageError(f"{error}\nSee --data_dir, --num_classes, --dataset.") from error
+    reports, faults = check_dataset(dataset)
+    for split, report in reports.items():
+        print(
+            f"{dataset.name}/{split}: {report.examples} examples, width x height "
+            f"{_sizes(report)}\n{_table(dataset.class_names, report)}\n"
+        )
+    for fault in faults:
+        print(f"FAULT {fault}")
+    print(f"{len(faults)} faults" if faults else "No faults.")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: sys.exit(main(argv)))
