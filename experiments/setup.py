@@ -1,16 +1,55 @@
 """From a config to the objects of an experiment; shared by training and evaluation."""
 
 import json
+import sys
 from pathlib import Path
 
 import tensorflow as tf
+from absl import app, flags
+from ml_collections import config_flags
 
-from isa_tf import backbones, data, layers, training
+from isa_tf import backbones, data, inference, layers, training, visualize
 from isa_tf.losses import PixelCrossEntropy
 from isa_tf.metrics import MeanIoU
 from isa_tf.models import Segmenter
 
 CONFIG_FILE = "config.json"
+
+
+def define_config_flag():
+    """Defines --config, the file of an experiment, and --config.KEY=VALUE to change it."""
+    config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
+
+
+def run(main):
+    """`app.run(main)` that answers a wrong argument with a line instead of a traceback."""
+
+    def parse(argv):
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError, TypeError, OSError) as error:
+            # What config_flags lets through: a key that is not there, a value of another type.
+            sys.exit(f"error: {message(error)}")
+
+    def guarded(argv):
+        if argv[1:]:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        try:
+            main(argv)
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            if flags.FLAGS.traceback:
+                raise
+            sys.exit(f"error: {message(error)}\n(--traceback shows where)")
+
+    flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
+    app.run(guarded, flags_parser=parse)
+
+
+def message(error):
+    """What an error says, without the quotation marks that a KeyError puts around it."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 def claim(workdir, config):
@@ -154,5 +193,29 @@ def compile_model(model, config, dataset):
     )
 
 
+def make_sheet(predictor, dataset, split, count, heading=None):
+    """A picture of photo, truth and prediction of `count` examples spread over a split."""
+    rows, captions = [], []
+    size = dataset.size(split)
+    indices = [i * size // count for i in range(min(count, size))]
+    for index in dict.fromkeys(indices):
+        image, label = dataset.read(split, index)
+        rows.append((image, label, predictor(image[None])[0][0]))
+        captions.append(Path(str(dataset.examples(split)[index])).name)
+    titles = ("photo", "truth", "prediction")
+    return visualize.sheet(
+        rows, titles, dataset.palette, dataset.class_names, captions, heading, ignore_label=255
+    )
+
+
 def make_draw(config, dataset):
-    return None
+    """The function that draws validation predictions of a model, `None` for no pictures."""
+    predictors = {}
+    if not config.train.pictures:
+        return None
+
+    def draw(model):
+        predictor = predictors.setdefault(id(model), inference.Predictor.from_model(model))
+        return make_sheet(predictor, dataset, config.data.val_split, config.train.pictures)
+
+    return draw

@@ -7,31 +7,21 @@ import json
 from pathlib import Path
 
 import keras
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
 from experiments import setup
 from isa_tf import training
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this experiment alone.")
-_STRATEGY = flags.DEFINE_enum(
-    "strategy",
-    "one_device",
-    ["one_device", "mirrored"],
-    "How to use the devices of this machine.",
-)
-
 
 def train(config, workdir, strategy="one_device", verbose="auto"):
     """Trains `config` in `workdir`; returns the best score, {"step": ..., "miou": ...}."""
-    workdir = setup.claim(workdir, config)
     keras.utils.set_random_seed(config.seed)
     dataset = setup.make_dataset(config)
     val_data = setup.make_val_data(config, dataset)
     with setup.make_strategy(strategy).scope():
         model = setup.make_model(config, dataset)
         setup.compile_model(model, config, dataset)
+    workdir = setup.claim(workdir, config)
     logging.info("%s: %s parameters", workdir, f"{model.count_params():,}")
     return training.fit(
         model,
@@ -47,10 +37,16 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
 
 def main(argv):
     del argv
-    best = train(_CONFIG.value, _WORKDIR.value, _STRATEGY.value)
-    print(f"best: {json.dumps(best)}; the model is {Path(_WORKDIR.value) / training.BEST}")
+    values = flags.FLAGS
+    best = train(values.config, values.workdir, values.strategy)
+    print(f"best: {json.dumps(best)}; the model is {Path(values.workdir) / training.BEST}")
 
 
 if __name__ == "__main__":
+    setup.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Folder of this experiment alone.")
+    flags.DEFINE_enum(
+        "strategy", "one_device", ["one_device", "mirrored"], "How to use this machine's devices."
+    )
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    setup.run(main)

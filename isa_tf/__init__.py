@@ -1,0 +1,40 @@
+"""Interlaced sparse self-attention for Keras 3 on TensorFlow.
+
+>>> x = isa_tf.layers.InterlacedSparseAttention(partition=8)(x)
+>>> model = isa_tf.models.ISANet("resnet50", num_classes=19)
+
+Importing the package registers its classes with Keras, so that `keras.models.load_model` knows them.
+"""
+
+from isa_tf import (
+    backbones,
+    data,
+    export,
+    inference,
+    layers,
+    losses,
+    metrics,
+    models,
+    ops,
+    schedules,
+    training,
+    visualize,
+    weights,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "backbones",
+    "data",
+    "export",
+    "inference",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "schedules",
+    "training",
+    "visualize",
+    "weights",
+]

@@ -18,7 +18,8 @@ class PixelCrossEntropy(keras.losses.Loss):
 
     Shapes:
         labels (B, H, W) ints, logits (B, H, W, classes) -> scalar float32. A batch without any
-        pixel that counts gives 0.
+        pixel that counts gives 0. Under a `tf.distribute` strategy each replica averages over its
+        own part of the batch and gives its share of the replicas' mean, as Keras losses do.
 
     Raises:
         ValueError: for an unknown average, negative class weights, or as many class weights as
@@ -57,6 +58,8 @@ class PixelCrossEntropy(keras.losses.Loss):
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         # An ignored pixel's loss may be infinite or NaN and must still not count.
         total = tf.reduce_sum(tf.math.multiply_no_nan(losses, weight))
+        # Keras shares no scalar among replicas, whose gradients it adds up: done here.
+        total /= tf.distribute.get_strategy().num_replicas_in_sync
         if self.average == "all":
             return total / tf.cast(tf.size(losses), tf.float32)
         return tf.math.divide_no_nan(total, tf.reduce_sum(weight))

@@ -23,7 +23,8 @@ class MeanIoU(keras.metrics.Metric):
         labels (B, H, W) ints; logits (B, H, W, num_classes), or class ids (B, H, W) ints.
 
     Raises:
-        InvalidArgumentError: for a label outside 0..num_classes-1 that is not the ignored one.
+        InvalidArgumentError: for a label outside 0..num_classes-1 that is not the ignored one, or
+            a predicted class outside it (not under XLA, which drops assertions).
 
     Example:
 
@@ -48,12 +49,16 @@ class MeanIoU(keras.metrics.Metric):
             y_pred = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
         prediction = tf.reshape(tf.cast(y_pred, tf.int32), (-1,))
         valid = truth != self.ignore_label
-        truth, prediction = truth[valid], prediction[valid]
-        tf.debugging.assert_less(
-            truth, self.num_classes, f"label outside 0..{self.num_classes - 1}"
-        )
         n = self.num_classes
-        counts = tf.math.bincount(truth * n + prediction, minlength=n * n, maxlength=n * n)
+        for name, ids in (("label", truth), ("prediction", prediction)):
+            ids, message = tf.where(valid, ids, 0), f"{name} outside 0..{n - 1}"
+            tf.debugging.assert_non_negative(ids, message)
+            tf.debugging.assert_less(ids, n, message)
+        # Known shapes all along, for XLA: ignored pixels go into one cell more.
+        cells = tf.where(valid, truth * n + prediction, n * n)
+        counts = tf.raw_ops.DenseBincount(
+            input=cells, size=n * n + 1, weights=tf.zeros((0,), tf.int32)
+        )[:-1]
         self.confusion.assign_add(tf.cast(tf.reshape(counts, (n, n)), tf.int64))
 
     def result(self):

@@ -46,7 +46,8 @@ def make_optimizer(
         power: float, of the schedule. Defaults to 0.9.
         end_learning_rate: float. Defaults to 0.
         warmup_steps: int. Defaults to 0.
-        clip_norm: float, the largest norm of the whole gradient; `None` for any. Defaults to `None`.
+        clip_norm: float, the largest norm of the whole gradient; `None` for any. Defaults to
+            `None`.
         ema: float, the share of the averaged weights that is kept a step; 0 for no average.
             Defaults to 0.
 
@@ -74,16 +75,20 @@ def make_optimizer(
 
 
 class StepLog(keras.callbacks.Callback):
-    """Adds "step", "learning_rate" and "seconds" to the logs of an epoch, for those after it."""
+    """Adds "step", "learning_rate" and "seconds" to the logs of an epoch, for those after it.
 
-    def on_train_begin(self, logs=None):
-        self.start = time.monotonic()
+    Args:
+        seconds: float, how long the training had run before. Defaults to 0.
+    """
+
+    def __init__(self, seconds=0.0):
+        super().__init__()
+        self.begin = time.monotonic() - seconds
 
     def on_epoch_end(self, epoch, logs=None):
-        step = int(self.model.optimizer.iterations.numpy())
-        logs["step"] = step
+        logs["step"] = int(self.model.optimizer.iterations.numpy())
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-        logs["seconds"] = time.monotonic() - self.start
+        logs["seconds"] = round(time.monotonic() - self.begin, 1)
 
 
 class CSVLog(keras.callbacks.Callback):
@@ -115,9 +120,7 @@ def read_log(path):
     if not Path(path).exists():
         return []
     with open(path, newline="") as file:
-        return [
-            {k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)
-        ]
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -280,8 +283,9 @@ def fit(model, make_train_data, val_data, workdir, steps, validate_every, draw=N
     step = resume(model, workdir)
     if step:
         logger.info("going on from step %d of %d", step, steps)
+    before = [row["seconds"] for row in read_log(workdir / LOG) if row["step"] <= step]
     callbacks = [
-        StepLog(),
+        StepLog(max(before, default=0.0)),
         Checkpoints(workdir),
         CSVLog(workdir / LOG),
         TensorBoardLog(workdir / "tensorboard", draw),

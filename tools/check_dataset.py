@@ -6,19 +6,25 @@
 Exits with 1 where something is wrong.
 """
 
-import sys
-
 from absl import app, flags, logging
 
 from isa_tf import data
 from isa_tf.data.check import check_dataset
 
-_DATASET = flags.DEFINE_enum("dataset", "folder", data.list_names(), "Which dataset.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Its folder, or a CSV file of pairs.")
+# Flags of its own where it is imported, so that tools do not meet in one set.
+FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+
+_DATASET = flags.DEFINE_enum(
+    "dataset", "folder", data.list_names(), "Which dataset.", flag_values=FLAGS
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Its folder, or a CSV file of pairs.", flag_values=FLAGS
+)
 _NUM_CLASSES = flags.DEFINE_integer(
     "num_classes",
     None,
     "Number of classes, where the data have no classes.json or classes.txt.",
+    flag_values=FLAGS,
 )
 
 
@@ -68,4 +74,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)))
+    app.run(main)

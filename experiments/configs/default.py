@@ -15,9 +15,7 @@ def get_config():
     config.data = ConfigDict()
     config.data.name = "folder"  # see isa_tf.data.list_names()
     config.data.data_dir = placeholder(str)
-    config.data.num_classes = placeholder(
-        int
-    )  # of a folder without classes.json or classes.txt
+    config.data.num_classes = placeholder(int)  # of a folder without classes.json or classes.txt
     config.data.options = ConfigDict()  # further arguments of the dataset
     config.data.train_split = "train"
     config.data.val_split = "val"

@@ -24,13 +24,14 @@ def create_context(name, /, **kwargs):
     Args:
         name: str; "isa" for `InterlacedSparseAttention`, "self_attention" for the same module with
             dense attention, "none" for no module.
-        **kwargs: the module's arguments.
+        **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
+            "none" takes no notice of any.
 
     Returns:
         A Keras layer; `None` for "none".
 
     Raises:
-        ValueError: for an unknown name, with the known ones; for arguments beside "none".
+        ValueError: for an unknown name, with the known ones.
 
     Example:
 

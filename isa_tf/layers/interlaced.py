@@ -170,6 +170,8 @@ class InterlacedSparseAttention(keras.layers.Layer):
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         if isinstance(partition, list) and not partition:
             raise ValueError("partition is an empty list")
         partitions = partition if isinstance(partition, list) else [partition]

@@ -12,7 +12,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     their fusion to XLA; without XLA the fused kernel reads and writes the map a fraction as often.
     Weights, arguments and results are those of the Keras layer, with one difference: the moving
     variance takes up the unbiased variance of the batch, as PyTorch's does. With
-    `synchronized=True` the Keras implementation runs, which knows how to cross replicas.
+    `synchronized=True` the Keras implementation runs, which knows how to cross replicas; so it does
+    for inputs that are no channels-last maps, for float64, masks and `renorm`.
 
     Args:
         **kwargs: those of `keras.layers.BatchNormalization`.
@@ -26,15 +27,25 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     TensorShape([1, 2, 2, 3])
     """
 
+    def _can_fuse(self, inputs, mask):
+        return (
+            not (self.synchronized or self.renorm)
+            and mask is None
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and inputs.dtype != tf.float64
+        )
+
     def call(self, inputs, training=None, mask=None):
-        if self.synchronized or inputs.dtype == tf.float64:
+        if not self._can_fuse(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
         learning = bool(training) and self.trainable
+        channels = (inputs.shape[-1],)
         empty = tf.zeros((0,), tf.float32)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.cast(self.gamma, tf.float32),
-            offset=tf.cast(self.beta, tf.float32),
+            scale=tf.cast(self.gamma, tf.float32) if self.scale else tf.ones(channels),
+            offset=tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels),
             mean=empty if learning else tf.cast(self.moving_mean, tf.float32),
             variance=empty if learning else tf.cast(self.moving_variance, tf.float32),
             epsilon=self.epsilon,

@@ -89,8 +89,8 @@ class SelfAttention2D(keras.layers.Layer):
     >>> y.shape
     TensorShape([1, 6, 6, 8])
 
-    Reference: Wang et al., "Non-local Neural Networks", CVPR 2018; in this form Yuan et al., "OCNet:
-    Object Context for Semantic Segmentation", IJCV 2021.
+    Reference: Wang et al., "Non-local Neural Networks", CVPR 2018; in this form Yuan et al.,
+    "OCNet: Object Context for Semantic Segmentation", IJCV 2021.
     """
 
     kind = ops.LONG  # with the partition below: one group, the whole map

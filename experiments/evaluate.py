@@ -1,0 +1,81 @@
+"""Scores a trained experiment on whole images and draws what it sees.
+
+python -m experiments.evaluate --config=experiments/configs/synthetic.py --workdir=runs/synthetic
+
+Writes metrics.json and predictions.png into the workdir. The scores are those of one confusion
+matrix over all pixels of the split at full size, single scale.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from absl import flags
+from PIL import Image
+
+from experiments import setup
+from isa_tf import inference, metrics, training
+
+
+def evaluate(config, workdir, model=None, split=None, pictures=8):
+    """Evaluates and writes `metrics.json` and `predictions.png`.
+
+    Args:
+        config: of the experiment.
+        workdir: its folder, where the results go.
+        model: path of the model: `.keras`, SavedModel or `.tflite`; `None` for the best of the
+            workdir.
+        split: name of the split; `None` for the config's validation split.
+        pictures: how many examples the sheet shows.
+
+    Returns:
+        The scores, as in `metrics.json`.
+    """
+    workdir = Path(workdir)
+    model = Path(model or workdir / training.BEST)
+    split = split or config.data.val_split
+    dataset = setup.make_dataset(config)
+    predictor = inference.load_predictor(model)
+    if predictor.num_classes not in (None, dataset.num_classes):
+        raise ValueError(
+            f"{model} has {predictor.num_classes} classes, {dataset.name} has {dataset.num_classes}"
+        )
+    begin = time.monotonic()
+    batches = setup.make_val_data(config, dataset, split)
+    confusion = inference.confusion_matrix(
+        predictor, batches, dataset.num_classes, dataset.ignore_label
+    )
+    result = {"model": str(model), "dataset": dataset.name, "split": split}
+    result["images"] = dataset.size(split)
+    result["seconds"] = round(time.monotonic() - begin, 1)
+    result.update(metrics.scores(confusion, dataset.class_names))
+    if context_ids := getattr(dataset, "context_class_ids", None):
+        context = metrics.scores(confusion, dataset.class_names, context_ids)
+        result["context_miou"] = context["miou"]
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
+    heading = f"{dataset.name} {split}: mIoU {result['miou']:.4f}"
+    sheet = setup.make_sheet(predictor, dataset, split, pictures, heading)
+    Image.fromarray(sheet).save(workdir / "predictions.png")
+    return result
+
+
+def main(argv):
+    del argv
+    values = flags.FLAGS
+    result = evaluate(values.config, values.workdir, values.model, values.split)
+    for name, iou in result["iou"].items():
+        print(f"{name:>20}  {'absent' if iou is None else f'{iou:.4f}'}")
+    print(f"{'mIoU':>20}  {result['miou']:.4f} over {result['classes_counted']} classes")
+    print(f"{'mean accuracy':>20}  {result['mean_accuracy']:.4f}")
+    print(f"{'pixel accuracy':>20}  {result['pixel_accuracy']:.4f}")
+    print(f"written: {values.workdir}/metrics.json, {values.workdir}/predictions.png")
+
+
+if __name__ == "__main__":
+    setup.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Folder of the experiment.")
+    flags.DEFINE_string("model", None, "Another model: .keras, SavedModel folder or .tflite.")
+    flags.DEFINE_string("split", None, "Another split than the config's validation split.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    setup.run(main)

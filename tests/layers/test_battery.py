@@ -1,0 +1,89 @@
+"""Every layer of `isa_tf.layers` through the shared battery."""
+
+import pytest
+from batteries import LayerBattery
+
+from isa_tf import layers
+from isa_tf.layers.normalization import FusedBatchNormalization
+
+MAP = (2, 10, 7, 6)
+CASES = {
+    "conv": (layers.ConvNormAct, {"filters": 5, "kernel_size": 3}, MAP),
+    "conv-strided": (
+        layers.ConvNormAct,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "symmetric"},
+        MAP,
+    ),
+    "conv-depthwise": (
+        layers.ConvNormAct,
+        {"filters": None, "kernel_size": 5, "dilation_rate": 2, "activation": "relu6"},
+        MAP,
+    ),
+    "norm": (FusedBatchNormalization, {"epsilon": 1e-5, "momentum": 0.9}, MAP),
+    "norm-synchronized": (FusedBatchNormalization, {"synchronized": True}, MAP),
+    "dense": (layers.SelfAttention2D, {"filters": 8, "key_filters": 3}, MAP),
+    "long": (layers.LongRangeAttention, {"partition": (4, 3)}, MAP),
+    "short": (layers.ShortRangeAttention, {"partition": 4, "mask_padding": False}, MAP),
+    "isa": (layers.InterlacedSparseAttention, {"partition": 4}, MAP),
+    "isa-auto-deep": (
+        layers.InterlacedSparseAttention,
+        {"partition": "auto", "order": "short_long", "depth": 2, "filters": 8},
+        MAP,
+    ),
+    "isa-several": (
+        layers.InterlacedSparseAttention,
+        {"partition": [4, (2, 3)], "key_filters": 4, "mask_padding": False},
+        MAP,
+    ),
+    "isa-bare": (
+        layers.InterlacedSparseAttention,
+        {"partition": [(5, 4), 3], "fuse": False, "filters": 4},
+        MAP,
+    ),
+    "isa-half": (layers.InterlacedSparseAttention, {"partition": 3, "order": "long"}, MAP),
+    "resize": (layers.ResizeLike, {}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def battery(request):
+    return LayerBattery(*request.param)
+
+
+def test_the_cases_cover_every_layer():
+    covered = {cls for cls, *_ in CASES.values()}
+    public = {getattr(layers, name) for name in layers.__all__}
+    assert {c for c in public if isinstance(c, type)} <= covered
+
+
+def test_shapes(battery):
+    battery.check_shapes()
+
+
+def test_gradients(battery):
+    battery.check_gradients()
+
+
+def test_config(battery):
+    battery.check_config()
+
+
+def test_saving(battery, tmp_path):
+    battery.check_saving(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(battery, policy):
+    battery.check_mixed_precision(policy)
+
+
+def test_dynamic_shape(battery):
+    battery.check_dynamic_shape()
+
+
+def test_graph(battery):
+    battery.check_graph()
+
+
+def test_training_flag(battery):
+    battery.check_training_flag()

@@ -1,0 +1,236 @@
+"""The segmenter: the battery of a model, its loss, its precision, its replicas."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from batteries import randomize, relative_error
+
+from isa_tf.backbones import TinyNet
+from isa_tf.layers import InterlacedSparseAttention
+from isa_tf.losses import PixelCrossEntropy
+from isa_tf.metrics import MeanIoU
+from isa_tf.models import Segmenter
+from isa_tf.schedules import CoupledSGD
+
+SMALL = {"num_classes": 3, "head_filters": 8}
+NAMED = {
+    "class_names": ("sky", "tree", "road"),
+    "palette": ((0, 0, 255), (0, 255, 0), (90, 90, 90)),
+}
+CASES = {
+    "isa": {},
+    "auxiliary": {"auxiliary_level": "c1", "auxiliary_filters": 4, **NAMED},
+    "decoder": {
+        "backbone": "resnet18",
+        "context": "none",
+        "decoder_levels": ("c3", "c2"),
+        "decoder_filters": 8,
+    },
+    "efficientnet": {"backbone": "efficientnet_lite0", "context": "self_attention"},
+}
+
+
+def made(seed=0, **arguments):
+    model = Segmenter(**{"backbone": "tiny", **SMALL, **arguments})
+    randomize(model, seed)
+    return model
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(0, 255, (*shape, 3)).astype("float32")
+
+
+def toy(batch=4, size=32):
+    """Class by brightness: learnt within a few steps."""
+    x = images(batch, size // 8, size // 8).repeat(8, 1).repeat(8, 2)
+    y = np.digitize(x.mean(-1), (100, 155)).astype("uint8")
+    y[:, :2] = 255
+    return x, y
+
+
+def compiled(model, rate=0.05, **arguments):
+    model.compile(
+        CoupledSGD(rate, momentum=0.9, l2=1e-4),
+        PixelCrossEntropy(),
+        metrics=[MeanIoU(3)],
+        **arguments,
+    )
+    return model
+
+
+@pytest.mark.parametrize("arguments", CASES.values(), ids=CASES.keys())
+def test_battery(arguments, tmp_path, capsys):
+    model = made(**arguments)
+    model.summary()
+    assert "logits" in capsys.readouterr().out
+    x = images(1, 65, 97)
+    logits = model(x)
+    assert logits.shape == (1, 65, 97, 3) and logits.dtype == tf.float32
+    assert np.isfinite(logits).all() and np.std(logits) > 0
+
+    config = json.loads(json.dumps(model.get_config()))
+    twin = Segmenter.from_config(config)
+    twin.set_weights(model.get_weights())
+    np.testing.assert_array_equal(twin(x), logits)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, Segmenter)
+    np.testing.assert_array_equal(loaded(x), logits)
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    assert loaded.class_names == arguments.get("class_names")
+    assert loaded.palette == arguments.get("palette")
+    assert loaded.auxiliary_weight == model.auxiliary_weight
+
+
+def test_predict_takes_any_size():
+    model = made()
+    for shape in [(1, 65, 97), (3, 16, 33)]:
+        logits = model.predict(images(*shape), verbose=0)
+        assert logits.shape == (*shape, 3) and logits.dtype == np.float32
+    for shape in [(1, 1, 1), (2, 3, 5), (1, 64, 64)]:
+        logits = model(images(*shape))
+        assert logits.shape == (*shape, 3) and np.isfinite(logits).all()
+    assert model.output_shape == (None, None, None, 3)
+
+
+def test_context_may_be_a_layer_or_nothing():
+    context = InterlacedSparseAttention([4, "auto"], fuse=True, name="mine")
+    model = made(context=context)
+    assert model.context is context
+    config = json.loads(json.dumps(model.get_config()))
+    assert Segmenter.from_config(config).context.partitions == [(4, 4), "auto"]
+    bare = made(context=None)
+    assert bare.context is None and Segmenter.from_config(bare.get_config()).context is None
+    assert bare.count_params() < model.count_params()
+
+
+def test_backbone_may_be_a_model():
+    model = made(backbone=TinyNet(output_stride=8, widths=(4, 6, 8)))
+    config = json.loads(json.dumps(model.get_config()))
+    assert Segmenter.from_config(config).backbone.output_stride == 8
+    assert model(images(1, 20, 20)).shape == (1, 20, 20, 3)
+
+
+def test_decoder_reads_the_finer_maps():
+    model = made(decoder_levels=("c1",), decoder_filters=8)
+    fine = model.get_layer("decoder_c1_pointwise2").output
+    entry = keras.Model(model.inputs, fine)
+    assert entry(images(1, 32, 48)).shape == (1, 16, 24, 8)
+    assert model(images(1, 33, 47)).shape == (1, 33, 47, 3)
+
+
+AUXILIARY = {"auxiliary_level": "c1", "auxiliary_filters": 4, "auxiliary_weight": 0.25}
+
+
+def test_auxiliary_head_speaks_in_training_alone():
+    model = made(**AUXILIARY, dropout=0.0)
+    x = images(2, 16, 24)
+    outputs = model(x, training=True)
+    assert set(outputs) == {"logits", "auxiliary_logits"}
+    assert all(o.shape == (2, 16, 24, 3) and o.dtype == tf.float32 for o in outputs.values())
+    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_fit_adds_the_weighted_auxiliary_loss():
+    x, y = toy()
+    model = compiled(made(**AUXILIARY, dropout=0.0), rate=0.0)
+    outputs = model(x, training=True)
+    loss = PixelCrossEntropy()
+    main, auxiliary = (float(loss(y, outputs[k])) for k in ("logits", "auxiliary_logits"))
+    history = model.fit(x, y, batch_size=4, verbose=0).history
+    np.testing.assert_allclose(history["loss"], [main + 0.25 * auxiliary], rtol=1e-4)
+    assert set(history) == {"loss", "miou"}
+    evaluated = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    np.testing.assert_allclose(evaluated["loss"], loss(y, model(x)), rtol=1e-4)
+
+
+def test_fit_learns_and_goes_on_after_saving(tmp_path):
+    x, y = toy(8)
+    model = compiled(Segmenter("tiny", **SMALL, dropout=0.0))
+    losses = model.fit(x, y, batch_size=4, epochs=12, verbose=0).history["loss"]
+    assert losses[-1] < 0.6 * losses[0]
+    evaluated = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    metric = MeanIoU(3)
+    metric.update_state(y, model.predict(x, verbose=0))
+    np.testing.assert_allclose(evaluated["miou"], metric.result(), rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    again = loaded.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    np.testing.assert_allclose(again["loss"], evaluated["loss"], rtol=1e-5)
+    assert loaded.optimizer.iterations == model.optimizer.iterations
+
+
+def test_fit_compiled_by_xla():
+    """What Keras does by itself where there is a GPU."""
+    x, y = toy()
+    results = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model = compiled(made(**AUXILIARY, dropout=0.0), jit_compile=jit_compile)
+        results.append(model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False).history)
+    np.testing.assert_allclose(results[1]["loss"], results[0]["loss"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy, tmp_path):
+    x, y = toy()
+    model = made(dtype=policy, auxiliary_level="c1")
+    assert model.dtype_policy.name == policy
+    assert model.context.compute_dtype == policy.removeprefix("mixed_")
+    assert all(v.dtype == "float32" for v in model.trainable_variables)
+    logits = model(x)
+    assert logits.dtype == tf.float32
+    assert relative_error(logits, made(auxiliary_level="c1")(x)) < 0.1
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.dtype_policy.name == policy
+    assert loaded.context.dtype_policy.name == loaded.backbone.dtype_policy.name == policy
+    np.testing.assert_array_equal(loaded(x), logits)
+    assert all(o.dtype == tf.float32 for o in model(x, training=True).values())
+    if policy == "mixed_float16":
+        compiled(model)
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert np.isfinite(model.fit(x, y, batch_size=4, verbose=0).history["loss"]).all()
+
+
+BAD = [
+    ({"num_classes": 0}, "num_classes"),
+    ({"class_names": ("a", "b")}, "class_names has 2 entries for 3 classes"),
+    ({"palette": ((0, 0, 0),)}, "palette has 1 entries for 3 classes"),
+    ({"backbone": "resnet19"}, "resnet18"),
+    ({"context": "izas"}, "unknown context module"),
+    ({"auxiliary_level": "c9"}, "no map 'c9'; it has c1"),
+    ({"decoder_levels": ("c7",)}, "no map 'c7'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=str)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Segmenter(**{"backbone": "tiny", **SMALL, **arguments})
+
+
+def test_two_replicas_train_as_one(mirrored):
+    """With shared batch statistics and as many pixels that count on each replica."""
+    x, y = toy()
+
+    def run(strategy):
+        with strategy.scope():
+            model = made(synchronized=True, dropout=0.0, **AUXILIARY)
+            compiled(model, jit_compile=False)
+        history = model.fit(x, y, batch_size=4, epochs=3, verbose=0, shuffle=False).history
+        scores = model.evaluate(x, y, batch_size=4, verbose=0)
+        return history["loss"], history["miou"], scores, model
+
+    one, two = run(tf.distribute.get_strategy()), run(mirrored)
+    assert two[3].distribute_strategy is mirrored
+    np.testing.assert_allclose(two[0], one[0], rtol=2e-3)
+    np.testing.assert_allclose(two[1], one[1], rtol=2e-2)
+    np.testing.assert_allclose(two[2], one[2], rtol=2e-2)
+    for a, b in zip(two[3].weights, one[3].weights, strict=True):
+        assert a.path == b.path
+        assert relative_error(a, b) < 2e-2, a.path

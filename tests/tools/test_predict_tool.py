@@ -1,0 +1,129 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import app
+from PIL import Image
+
+from isa_tf.data.folder import read_label
+from isa_tf.inference import load_predictor
+from isa_tf.models import Segmenter
+from isa_tf.visualize import overlay
+from tools import predict
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("sea", "rock", "ship")
+PALETTE = ((0, 0, 200), (90, 80, 70), (250, 30, 30))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tool") / "model.keras"
+    model = Segmenter(
+        "tiny",
+        None,
+        num_classes=3,
+        head_filters=8,
+        head_kernel_size=1,
+        class_names=NAMES,
+        palette=PALETTE,
+    )
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, size in (("a.png", (31, 40, 3)), ("b.jpg", (20, 24, 3))):
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder(run, model, photos, tmp_path):
+    output = tmp_path / "out"
+    status, printed = run(predict, f"--model={model}", f"--images={photos}", f"--output={output}")
+    assert status == 0
+    assert sorted(p.name for p in output.iterdir()) == [
+        f"{stem}_{kind}.png" for stem in "ab" for kind in ("label", "overlay")
+    ]
+    image = np.asarray(Image.open(photos / "a.png"))
+    class_id = load_predictor(model)(image[None])[0][0]
+    np.testing.assert_array_equal(read_label(output / "a_label.png", 3), class_id)
+    np.testing.assert_array_equal(
+        Image.open(output / "a_overlay.png"), overlay(image, class_id, PALETTE)
+    )
+    line = printed.splitlines()[0]
+    assert re.match(rf"{re.escape(str(photos))}/a.png: \d+ ms; ", line)
+    shares = dict(re.findall(r"(\w+) ([\d.]+) %", line))
+    for i, name in enumerate(NAMES):
+        share = 100 * (class_id == i).mean()
+        assert float(shares.get(name, 0)) == pytest.approx(share, abs=0.051)
+    assert printed.splitlines()[-1].startswith("2 of 2 images segmented")
+
+
+def test_a_bad_image_is_named_and_left_out(run, model, photos, tmp_path):
+    (photos / "a0.png").write_bytes(b"no image")
+    Image.new("RGB", (8, 8)).save(photos / "b.png")
+    status, printed = run(
+        predict, f"--model={model}", f"--images={photos}/*.[pj]*", f"--output={tmp_path}/out"
+    )
+    assert status == 1
+    assert f"FAULT {photos / 'a0.png'}: cannot be read as an image" in printed
+    assert f"FAULT {photos / 'b.png'}: the same name as {photos / 'b.jpg'}" in printed
+    assert "2 of 4 images segmented" in printed
+    assert Image.open(tmp_path / "out/b_label.png").size == (24, 20)
+
+
+def test_one_file_without_names(run, photos, tmp_path):
+    Segmenter("tiny", None, 4, head_filters=8).save(tmp_path / "m.keras")
+    status, printed = run(
+        predict,
+        f"--model={tmp_path}/m.keras",
+        f"--images={photos}/a.png",
+        f"--output={tmp_path}/out",
+        "--opacity=1",
+    )
+    assert status == 0 and re.search(r"ms; class \d \d", printed)
+
+
+def test_usage(run, model, photos, tmp_path):
+    sound = {"--model": model, "--images": photos, "--output": tmp_path / "out"}
+
+    def refused(message, *extra, **changes):
+        flags = {**sound, **{f"--{name}": value for name, value in changes.items()}}
+        given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+        with pytest.raises(app.UsageError, match=message):
+            run(predict, *given, *extra)
+
+    for name in ("model", "images", "output"):
+        refused(f"Give --{name}", **{name: None})
+    refused("no.tflite: no such file", model="no.tflite")
+    refused("not a model; known are", model=photos / "a.png")
+    refused("nothing.: no file is there, or matches", images=photos / "nothing*")
+    refused("no file ends in .jpg", images=tmp_path)
+    refused("x.png .a pattern of --images needs quotes", "x.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_a_command(photos):
+    """Every tool, once, as it is called: flags, usage and exit status go through absl."""
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.predict", f"--images={photos}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 1
+    assert "Give --model" in done.stdout + done.stderr
+    assert "--output: The folder to write into." in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
