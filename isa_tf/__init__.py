@@ -3,7 +3,8 @@
 >>> x = isa_tf.layers.InterlacedSparseAttention(partition=8)(x)
 >>> model = isa_tf.models.ISANet("resnet50", num_classes=19)
 
-Importing the package registers its classes with Keras, so that `keras.models.load_model` knows them.
+Importing the package registers its classes with Keras, so that `keras.models.load_model` knows
+them.
 """
 
 from isa_tf import (

@@ -127,8 +127,6 @@ def scores(confusion, class_names=None, class_ids=None):
         "mean_accuracy": mean(hits, truth),
         "pixel_accuracy": float(hits.sum() / total) if total else None,
         "classes_counted": int((chosen & (union > 0)).sum()),
-        "iou": {
-            n: float(h / u) if u else None for n, h, u in zip(names, hits, union, strict=True)
-        },
+        "iou": {n: float(h / u) if u else None for n, h, u in zip(names, hits, union, strict=True)},
         "confusion_matrix": confusion.tolist(),
     }

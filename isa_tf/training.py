@@ -302,6 +302,7 @@ def fit(model, make_train_data, val_data, workdir, steps, validate_every, draw=N
             steps_per_epoch=length,
             validation_data=val_data,
             callbacks=callbacks,
+            shuffle=False,
             **kwargs,
         )
         if model.stop_training:

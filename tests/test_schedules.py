@@ -68,6 +68,23 @@ def test_coupled_sgd_is_pytorchs(momentum, decay):
     np.testing.assert_allclose(found, torch_sgd(8, 0.02, momentum, decay), rtol=1e-5)
 
 
+def test_coupled_sgd_is_pytorchs_under_a_falling_rate():
+    schedule = PolyDecay(0.05, 20)
+    found = descend(CoupledSGD(schedule, momentum=0.9, l2=0.1), 18)
+    expected = torch_sgd(18, lambda t: 0.05 * (1 - t / 20) ** 0.9, 0.9, 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_coupled_sgd_with_nesterov():
+    w, buffer = START.copy(), np.zeros(3)
+    for _ in range(8):
+        d = 2 * (w - TARGET) + 0.1 * w
+        buffer = 0.9 * buffer + d
+        w = w - 0.02 * (d + 0.9 * buffer)
+    found = descend(CoupledSGD(0.02, momentum=0.9, nesterov=True, l2=0.1), 8)
+    np.testing.assert_allclose(found, w, rtol=1e-5)
+
+
 def test_coupled_sgd_in_a_graph():
     optimizer = CoupledSGD(0.02, momentum=0.9, l2=0.1)
     variable = keras.Variable(START.astype("float32"))

@@ -17,7 +17,6 @@ def get_config():
     config.data.photometric = False
     config.data.cache = True
     config.data.batch_size = 16
-    config.data.val_batch_size = 20
 
     config.model.backbone = "tiny"
     config.model.output_stride = 4

@@ -43,9 +43,7 @@ def camvid(data_dir, **kwargs):
     Paper: Segmentation and Recognition Using Structure from Motion Point Clouds (Brostow et
     al., ECCV 2008).
     """
-    return FolderDataset(
-        data_dir, list(_CAMVID), palette=_CAMVID.values(), name="camvid", **kwargs
-    )
+    return FolderDataset(data_dir, list(_CAMVID), palette=_CAMVID.values(), name="camvid", **kwargs)
 
 
 def ccp(data_dir, **kwargs):

@@ -149,9 +149,7 @@ def _finish(data):
     options = tf.data.Options()
     options.deterministic = True
     # Files cannot be dealt out among workers: every worker takes its share of the examples.
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 

@@ -41,9 +41,7 @@ def create_context(name, /, **kwargs):
     if name not in _CONTEXTS:
         nearest = difflib.get_close_matches(str(name), _CONTEXTS, n=1)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
-        raise ValueError(
-            f"unknown context module {name!r}; {hint}known: {', '.join(_CONTEXTS)}"
-        )
+        raise ValueError(f"unknown context module {name!r}; {hint}known: {', '.join(_CONTEXTS)}")
     if _CONTEXTS[name] is None:
         return None
     return _CONTEXTS[name](**kwargs)

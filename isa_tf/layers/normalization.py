@@ -13,7 +13,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Weights, arguments and results are those of the Keras layer, with one difference: the moving
     variance takes up the unbiased variance of the batch, as PyTorch's does. With
     `synchronized=True` the Keras implementation runs, which knows how to cross replicas; so it does
-    for inputs that are no channels-last maps, for float64, masks and `renorm`.
+    for inputs that are no channels-last maps, for float64, masks and `renorm`. Replicas without
+    shared batch statistics keep the mean of their moving statistics.
 
     Args:
         **kwargs: those of `keras.layers.BatchNormalization`.
@@ -26,6 +27,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     >>> FusedBatchNormalization()(np.ones((1, 2, 2, 3), "float32")).shape
     TensorShape([1, 2, 2, 3])
     """
+
+    def add_weight(self, *args, name=None, **kwargs):
+        # Without this, Keras lets the moving statistics of the replicas drift apart.
+        if name in ("moving_mean", "moving_variance"):
+            kwargs["aggregation"] = "mean"
+        return super().add_weight(*args, name=name, **kwargs)
 
     def _can_fuse(self, inputs, mask):
         return (

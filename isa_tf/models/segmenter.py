@@ -161,14 +161,24 @@ class Segmenter(keras.Model):
             return outputs
         return outputs[LOGITS]
 
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        outputs = super().compute_output_spec(inputs, training=training, mask=mask)
+        if isinstance(outputs, dict) and not training:
+            return outputs[LOGITS]
+        return outputs
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         auxiliary = None
         if isinstance(y_pred, dict):
             y_pred, auxiliary = y_pred[LOGITS], y_pred[AUXILIARY]
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if auxiliary is not None:
-            weight = keras.ops.cast(self.auxiliary_weight, loss.dtype)
-            loss += weight * keras.losses.get(self.loss)(y, auxiliary, sample_weight)
+            function = keras.losses.get(self.loss)
+            if isinstance(function, keras.losses.Loss):
+                extra = function(y, auxiliary, sample_weight=sample_weight)
+            else:
+                extra = keras.ops.mean(function(y, auxiliary))
+            loss += keras.ops.cast(self.auxiliary_weight, loss.dtype) * extra
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -203,7 +213,5 @@ class Segmenter(keras.Model):
         config = dict(config)
         for part in ("backbone", "context"):
             if isinstance(config.get(part), dict):
-                config[part] = keras.saving.deserialize_keras_object(
-                    config[part], custom_objects
-                )
+                config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
         return cls(**config)

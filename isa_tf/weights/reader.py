@@ -281,7 +281,6 @@ def _read_zip(file):
             storage.data = archive.read(f"{root}data/{key}")
             if len(storage.data) != storage.nbytes:
                 raise _Refused(
-                    f"storage {key} has {len(storage.data)} bytes, "
-                    f"{storage.nbytes} are expected"
+                    f"storage {key} has {len(storage.data)} bytes, {storage.nbytes} are expected"
                 )
     return obj

@@ -55,9 +55,7 @@ def test_output_strides_agree(depth, size, stem):
 
 def test_full_dilation_is_another_network():
     maps = at_strides(18, (64, 64), contract_dilation=False)
-    assert (
-        np.abs(maps[8][1][:, ::2, ::2] - maps[16][1]).max() > 0.05 * np.abs(maps[16][1]).max()
-    )
+    assert np.abs(maps[8][1][:, ::2, ::2] - maps[16][1]).max() > 0.05 * np.abs(maps[16][1]).max()
 
 
 def rates(model, block):

@@ -147,9 +147,7 @@ def test_photometric_parts():
     assert np.ptp(difference) <= 1 and abs(difference.mean()) > 1
     np.testing.assert_allclose(only(image, contrast=(1.5, 1.5)), wide * 1.5, atol=1)
     grey = wide @ (0.299, 0.587, 0.114)
-    np.testing.assert_allclose(
-        only(image, saturation=(0, 0)), grey[..., None] + 0 * wide, atol=1.5
-    )
+    np.testing.assert_allclose(only(image, saturation=(0, 0)), grey[..., None] + 0 * wide, atol=1.5)
     turned = only(image, hue=18.0)
     np.testing.assert_allclose(turned @ np.array((0.299, 0.587, 0.114)), grey, atol=1.5)
 

@@ -84,9 +84,7 @@ def test_table(folder, with_split):
     with open(folder / "pairs.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label"] + ["split"] * with_split)
-        writer.writerows(
-            row + ["val" if i else "train"] * with_split for i, row in enumerate(rows)
-        )
+        writer.writerows(row + ["val" if i else "train"] * with_split for i, row in enumerate(rows))
     data = FolderDataset(folder / "pairs.csv", num_classes=5, val_fraction=0.25)
     sizes = {split: data.size(split) for split in data.splits}
     assert sizes == ({"train": 1, "val": 3} if with_split else {"train": 3, "val": 1})
@@ -159,10 +157,7 @@ def test_four_bit_grey_label(folder):
 
     def chunk(kind, body):
         return (
-            struct.pack(">I", len(body))
-            + kind
-            + body
-            + struct.pack(">I", zlib.crc32(kind + body))
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
     header = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 4, 0, 0, 0, 0)

@@ -49,9 +49,7 @@ def test_each_epoch_is_a_new_permutation():
 
 
 def test_without_shuffle_and_repeat():
-    batches = train_pipeline(
-        Numbered(), "train", 4, (12, 16), shuffle=False, repeat=False, **PLAIN
-    )
+    batches = train_pipeline(Numbered(), "train", 4, (12, 16), shuffle=False, repeat=False, **PLAIN)
     assert order(batches) == list(range(8))
     assert batches.cardinality() == 2
     endless = train_pipeline(Numbered(), "train", 4, (12, 16))
@@ -63,27 +61,21 @@ def test_resumes_where_it_was(cache):
     data = Numbered(varied=True)
     through = list(train_pipeline(data, "train", 4, (10, 14), seed=3, cache=cache).take(9))
     for step in (1, 4, 8):
-        resumed = train_pipeline(
-            data, "train", 4, (10, 14), seed=3, cache=cache, start_step=step
-        )
+        resumed = train_pipeline(data, "train", 4, (10, 14), seed=3, cache=cache, start_step=step)
         for batch, again in zip(through[step:], resumed, strict=False):
             assert equal(batch, again)
 
 
 def test_resuming_reads_nothing_before():
     data = Numbered(size=100)
-    train = train_pipeline(
-        data, "train", 1, 8, shuffle=False, repeat=False, start_step=97, **PLAIN
-    )
+    train = train_pipeline(data, "train", 1, 8, shuffle=False, repeat=False, start_step=97, **PLAIN)
     assert order(train) == [97, 98, 99]
     assert sorted(data.reads) == [97, 98, 99]
 
 
 def test_seeds():
     def first(seed):
-        return next(
-            iter(train_pipeline(Numbered(varied=True), "train", 4, (10, 14), seed=seed))
-        )
+        return next(iter(train_pipeline(Numbered(varied=True), "train", 4, (10, 14), seed=seed)))
 
     assert equal(first(1), first(1))
     assert not equal(first(1), first(2))
@@ -118,9 +110,7 @@ def test_shards_by_examples():
 
 def test_runs_under_a_strategy():
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-    batches = strategy.experimental_distribute_dataset(
-        train_pipeline(Numbered(), "train", 2, 8)
-    )
+    batches = strategy.experimental_distribute_dataset(train_pipeline(Numbered(), "train", 2, 8))
     assert next(iter(batches))[0].shape == (2, 8, 8, 3)
 
 

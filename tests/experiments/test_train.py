@@ -156,7 +156,6 @@ def test_foreign_state_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.train.step=3", '"steps" instead of "step"'),
         ("--config.modle.depth=3", '"model" instead of "modle"'),
         ("--config.train.steps=many", "many"),
     ],

@@ -103,3 +103,17 @@ def test_synchronized_statistics_are_those_of_the_whole_batch(mirrored):
     assert relative_error(outputs, (x - mean) / np.sqrt(variance + 1e-5)) < 1e-5
     np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+def test_replicas_agree_on_the_moving_statistics(mirrored):
+    x = tf.concat([inputs(), 3 * inputs() + 1], 0)
+    with mirrored.scope():
+        layer = FusedBatchNormalization(momentum=0.9)
+        layer.build(SHAPE)
+    step = tf.function(lambda part: mirrored.run(lambda p: layer(p, training=True), (part,)))
+    step(per_replica(mirrored, x))
+    for variable in (layer.moving_mean, layer.moving_variance):
+        first, second = mirrored.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first, second)
+    mean = np.mean(x, axis=(0, 1, 2), dtype=np.float64)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-4)

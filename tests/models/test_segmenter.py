@@ -135,6 +135,38 @@ def test_auxiliary_head_speaks_in_training_alone():
     np.testing.assert_allclose(model.predict(x, verbose=0), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_auxiliary_head_stays_inside_another_model():
+    model = made(**AUXILIARY)
+    inputs = keras.Input((None, None, 3))
+    wrapped = keras.Model(inputs, keras.ops.softmax(model(inputs)))
+    x = images(1, 32, 24)
+    expected = keras.ops.softmax(model(x))
+    np.testing.assert_allclose(wrapped(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        lambda y, logits: keras.losses.sparse_categorical_crossentropy(y, logits, True),
+    ],
+    ids=["object", "function"],
+)
+def test_auxiliary_loss_with_any_keras_loss(loss):
+    model = made(dropout=0.0, **AUXILIARY)
+    x, y = toy()
+    y[y == 255] = 0
+    outputs = model(x, training=True)
+    expected = sum(
+        weight * np.mean(loss(y, outputs[name]))
+        for name, weight in (("logits", 1.0), ("auxiliary_logits", 0.25))
+    )
+    model = made(dropout=0.0, **AUXILIARY)
+    model.compile(CoupledSGD(0.0), loss, jit_compile=False)
+    history = model.fit(x, y, batch_size=len(x), verbose=0).history
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-4)
+
+
 def test_fit_adds_the_weighted_auxiliary_loss():
     x, y = toy()
     model = compiled(made(**AUXILIARY, dropout=0.0), rate=0.0)
