@@ -156,6 +156,7 @@ def test_foreign_state_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--config.train.step=3", '"steps" instead of "step"'),
         ("--config.modle.depth=3", '"model" instead of "modle"'),
         ("--config.train.steps=many", "many"),
     ],
@@ -163,9 +164,10 @@ def test_foreign_state_is_refused(config, tmp_path):
 def test_wrong_flags_are_refused_with_the_right_name(flag, message):
     values = flags.FlagValues()
     file = str(ROOT / "experiments/configs/synthetic.py")
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    argv = ["train", f"--config={file}", flag]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     with pytest.raises((AttributeError, KeyError, flags.Error)) as refusal:
-        values(["train", f"--config={file}", flag])
+        values(argv)
     assert message in setup.message(refusal.value)
 
 
