@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from isa_tf import backbones, data, inference, layers, training, visualize
@@ -32,6 +32,9 @@ def run(main):
             sys.exit(f"error: {message(error)}")
 
     def guarded(argv):
+        # TensorFlow reports every step of an export at INFO.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         try:

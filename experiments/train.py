@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import keras
-from absl import flags, logging
+from absl import flags
 
 from experiments import setup
 from isa_tf import training
@@ -22,7 +22,7 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
         model = setup.make_model(config, dataset)
         setup.compile_model(model, config, dataset)
     workdir = setup.claim(workdir, config)
-    logging.info("%s: %s parameters", workdir, f"{model.count_params():,}")
+    print(f"{workdir}: {model.count_params():,} parameters", flush=True)
     return training.fit(
         model,
         lambda step: setup.make_train_data(config, dataset, step),

@@ -249,7 +249,7 @@ def segments(step, steps, validate_every):
         length = min(validate_every - step % validate_every, steps - step)
         calls.append((step, 1, length))
         step += length
-    if whole := (steps - step) // validate_every:
+    if whole := max(0, steps - step) // validate_every:
         calls.append((step, whole, validate_every))
         step += whole * validate_every
     if step < steps:
