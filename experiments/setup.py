@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from isa_tf import backbones, data, inference, layers, training, visualize
-from isa_tf.losses import PixelCrossEntropy
+from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
 from isa_tf.metrics import MeanIoU
 from isa_tf.models import Segmenter
 
@@ -160,6 +160,7 @@ def make_model(config, dataset):
         head_kernel_size=c.head_kernel_size,
         decoder_levels=c.decoder_levels,
         decoder_filters=c.decoder_filters,
+        input_scale=c.input_scale,
         auxiliary_level=c.auxiliary_level,
         dropout=c.dropout,
         class_names=dataset.class_names,
@@ -188,12 +189,10 @@ def compile_model(model, config, dataset):
         metrics.append(
             MeanIoU(dataset.num_classes, dataset.ignore_label, context_ids, name="context_miou")
         )
-    model.compile(
-        optimizer,
-        PixelCrossEntropy(dataset.ignore_label, c.class_weights, c.loss_average),
-        metrics=metrics,
-        jit_compile=c.jit_compile,
-    )
+    loss = PixelCrossEntropy(dataset.ignore_label, c.class_weights, c.loss_average)
+    if c.jaccard_weight:
+        loss = SumOfLosses([loss, SoftJaccard(dataset.ignore_label)], [1.0, c.jaccard_weight])
+    model.compile(optimizer, loss, metrics=metrics, jit_compile=c.jit_compile)
 
 
 def make_sheet(predictor, dataset, split, count, heading=None):

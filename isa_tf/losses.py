@@ -71,3 +71,97 @@ class PixelCrossEntropy(keras.losses.Loss):
             "class_weights": self.class_weights,
             "average": self.average,
         }
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class SoftJaccard(keras.losses.Loss):
+    """One minus the mean over classes of the intersection over union of soft predictions.
+
+    With p the softmax and y the one-hot label of every pixel of the batch that counts, a class has
+    sum(p y) / (sum(p) + sum(y) - sum(p y)); the mean is over the classes that the labels hold. It
+    is what mean IoU measures, made differentiable, and gives thin and rare classes the weight that
+    cross-entropy does not; use it beside that one (see `SumOfLosses`).
+
+    Args:
+        ignore_label: int, the label of pixels that do not count. Defaults to 255.
+        name: str.
+
+    Shapes:
+        labels (B, H, W) ints, logits (B, H, W, classes) -> scalar float32 in [0, 1]; 0 for a batch
+        without any pixel that counts. Replicas share it as they do `PixelCrossEntropy`.
+
+    Example:
+
+    >>> loss = SoftJaccard()
+    >>> float(loss([[[0, 255]]], [[[[9.0, 0.0], [0.0, 9.0]]]])) < 1e-3
+    True
+
+    Paper: Rahman and Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
+    Segmentation", ISVC 2016.
+    """
+
+    def __init__(self, ignore_label=255, name="soft_jaccard"):
+        super().__init__(name=name)
+        self.ignore_label = ignore_label
+
+    def call(self, y_true, y_pred):
+        classes = y_pred.shape[-1]
+        labels = tf.reshape(tf.cast(y_true, tf.int32), (-1,))
+        logits = tf.reshape(tf.cast(y_pred, tf.float32), (-1, classes))
+        valid = labels != self.ignore_label
+        # An ignored pixel's logits may be infinite or NaN and must still not count.
+        scores = tf.nn.softmax(tf.where(valid[:, None], logits, 0.0))
+        scores *= tf.cast(valid, tf.float32)[:, None]
+        truth = tf.one_hot(tf.where(valid, labels, -1), classes)
+        both = tf.reduce_sum(scores * truth, axis=0)
+        count = tf.reduce_sum(truth, axis=0)
+        iou = tf.math.divide_no_nan(both, tf.reduce_sum(scores, axis=0) + count - both)
+        present = tf.cast(count > 0, tf.float32)
+        missed = tf.reduce_sum(present * (1.0 - iou))
+        missed /= tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.math.divide_no_nan(missed, tf.reduce_sum(present))
+
+    def get_config(self):
+        return {"name": self.name, "ignore_label": self.ignore_label}
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class SumOfLosses(keras.losses.Loss):
+    """A weighted sum of losses.
+
+    Args:
+        losses: list of `keras.losses.Loss`.
+        weights: one float a loss, or `None` for ones. Defaults to `None`.
+        name: str.
+
+    Shapes:
+        what the losses read -> scalar float32.
+
+    Raises:
+        ValueError: for as many weights as there are no losses.
+
+    Example:
+
+    >>> loss = SumOfLosses([PixelCrossEntropy(), SoftJaccard()], weights=[1.0, 0.5])
+    """
+
+    def __init__(self, losses, weights=None, name="sum_of_losses"):
+        super().__init__(name=name)
+        weights = [1.0] * len(losses) if weights is None else list(weights)
+        if not losses or len(weights) != len(losses):
+            raise ValueError(f"{len(weights)} weights for {len(losses)} losses")
+        self.losses = list(losses)
+        self.weights = weights
+
+    def call(self, y_true, y_pred):
+        terms = zip(self.losses, self.weights, strict=True)
+        return tf.add_n([weight * loss(y_true, y_pred) for loss, weight in terms])
+
+    def get_config(self):
+        losses = [keras.saving.serialize_keras_object(loss) for loss in self.losses]
+        return {"name": self.name, "losses": losses, "weights": self.weights}
+
+    @classmethod
+    def from_config(cls, config):
+        losses = [keras.saving.deserialize_keras_object(loss) for loss in config["losses"]]
+        return cls(**{**config, "losses": losses})

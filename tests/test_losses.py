@@ -1,11 +1,12 @@
-"""PixelCrossEntropy against loops over pixels."""
+"""Losses against loops over pixels."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from isa_tf.losses import PixelCrossEntropy
+from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
+from isa_tf.metrics import MeanIoU
 
 CLASSES = 4
 
@@ -133,3 +134,65 @@ def test_bad_arguments_are_refused():
         PixelCrossEntropy(class_weights=(1, -1))
     with pytest.raises(ValueError, match="3 class_weights for 4 classes"):
         PixelCrossEntropy(class_weights=(1, 1, 1))(*batch())
+
+
+def jaccard_by_loops(labels, logits, ignore_label=255):
+    both, either = np.zeros(CLASSES), np.zeros(CLASSES)
+    held = set()
+    for position in np.ndindex(labels.shape):
+        label = labels[position]
+        if label == ignore_label:
+            continue
+        held.add(label)
+        scores = np.exp(logits[position].astype(np.float64))
+        scores /= scores.sum()
+        for c in range(CLASSES):
+            both[c] += scores[c] * (c == label)
+            either[c] += scores[c] + (c == label) - scores[c] * (c == label)
+    return np.mean([1 - both[c] / either[c] for c in held])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+@pytest.mark.parametrize("absent", [None, 2])
+def test_soft_jaccard_equals_loops(dtype, absent):
+    labels, logits = batch()
+    labels[labels == absent] = 0
+    found = SoftJaccard()(labels.astype(dtype), logits)
+    assert found.dtype == tf.float32 and found.shape == ()
+    np.testing.assert_allclose(found, jaccard_by_loops(labels, logits), rtol=1e-5)
+
+
+def test_soft_jaccard_of_sure_predictions_is_what_mean_iou_measures():
+    labels, logits = batch(seed=1, ignored=0.1)
+    predicted = logits.argmax(-1)
+    metric = MeanIoU(CLASSES)
+    metric.update_state(labels, logits)
+    found = SoftJaccard()(labels, np.eye(CLASSES, dtype="float32")[predicted] * 100)
+    np.testing.assert_allclose(1 - found, metric.result(), rtol=1e-5)
+
+
+def test_soft_jaccard_ignores_what_is_ignored():
+    labels, logits = batch()
+    logits[labels == 255] = np.nan
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = SoftJaccard()(labels, logits)
+    gradient = tape.gradient(loss, logits).numpy()
+    assert np.isfinite(float(loss)) and np.isfinite(gradient).all()
+    assert not gradient[labels == 255].any() and gradient[labels != 255].any()
+    assert float(SoftJaccard()(np.full((1, 2, 2), 255), np.zeros((1, 2, 2, CLASSES)))) == 0
+
+
+def test_sum_of_losses():
+    labels, logits = batch()
+    parts = [PixelCrossEntropy(average="all"), SoftJaccard()]
+    expected = 2 * parts[0](labels, logits) + 0.5 * parts[1](labels, logits)
+    loss = SumOfLosses(parts, [2.0, 0.5])
+    np.testing.assert_allclose(loss(labels, logits), expected, rtol=1e-6)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    np.testing.assert_allclose(copy(labels, logits), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="1 weights for 2 losses"):
+        SumOfLosses(parts, [1.0])
+    with pytest.raises(ValueError, match="0 losses"):
+        SumOfLosses([])

@@ -44,6 +44,7 @@ def get_config():
     config.model.decoder_levels = ()  # such as ("c3", "c2")
     config.model.decoder_filters = placeholder(object)  # int, or one for each level
     config.model.decoder_filters = 128
+    config.model.input_scale = 1.0  # of the image that the backbone reads
     config.model.auxiliary_level = placeholder(str)  # such as "c4"
     config.model.dropout = 0.1
     config.model.dtype = "float32"  # or "mixed_bfloat16", "mixed_float16"
@@ -62,6 +63,7 @@ def get_config():
     config.train.ema = 0.0  # share of the averaged weights kept a step; 0: no averaging
     config.train.class_weights = placeholder(tuple)
     config.train.loss_average = "valid"  # or "all", see isa_tf.losses.PixelCrossEntropy
+    config.train.jaccard_weight = 0.0  # of isa_tf.losses.SoftJaccard beside the cross-entropy
     config.train.jit_compile = False  # XLA for the whole step
     config.train.pictures = 4  # predictions of validation images shown in TensorBoard
     config.lock()

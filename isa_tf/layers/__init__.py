@@ -7,13 +7,14 @@ from isa_tf.layers.interlaced import (
     LongRangeAttention,
     ShortRangeAttention,
 )
-from isa_tf.layers.resize import ResizeLike
+from isa_tf.layers.resize import ResizeBy, ResizeLike
 from isa_tf.layers.self_attention import SelfAttention2D
 
 __all__ = [
     "ConvNormAct",
     "InterlacedSparseAttention",
     "LongRangeAttention",
+    "ResizeBy",
     "ResizeLike",
     "SelfAttention2D",
     "ShortRangeAttention",

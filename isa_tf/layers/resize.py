@@ -1,4 +1,4 @@
-"""Bilinear resizing of one map to the size of another."""
+"""Bilinear resizing of a map, to the size of another or by a factor."""
 
 import keras
 import tensorflow as tf
@@ -33,3 +33,48 @@ class ResizeLike(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         x, reference = input_shape
         return (x[0], *reference[1:3], x[3])
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class ResizeBy(keras.layers.Layer):
+    """Resizes a map bilinearly by a factor; pixel centres lie as in `ResizeLike`.
+
+    Args:
+        factor: float, above 0.
+
+    Shapes:
+        (B, H, W, C) -> (B, round(H * factor), round(W * factor), C), at least 1 each.
+
+    Raises:
+        ValueError: for a factor that is not above 0.
+
+    Example:
+
+    >>> ResizeBy(1.5)(tf.zeros((1, 4, 6, 3))).shape
+    TensorShape([1, 6, 9, 3])
+    """
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        if not factor > 0:
+            raise ValueError(f"factor must be above 0, got {factor}")
+        self.factor = factor
+
+    def call(self, inputs):
+        size = inputs.shape[1:3]
+        if size.rank is None or None in size.as_list():
+            size = tf.cast(tf.shape(inputs)[1:3], tf.float32) * self.factor
+            size = tf.maximum(tf.cast(tf.round(size), tf.int32), 1)
+        else:
+            size = [self._length(n) for n in size]
+        return tf.cast(tf.image.resize(inputs, size, method="bilinear"), self.compute_dtype)
+
+    def _length(self, n):
+        return None if n is None else max(round(n * self.factor), 1)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return (batch, self._length(height), self._length(width), channels)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}

@@ -3,7 +3,7 @@
 import keras
 
 from isa_tf import backbones
-from isa_tf.layers import ConvNormAct, ResizeLike, create_context
+from isa_tf.layers import ConvNormAct, ResizeBy, ResizeLike, create_context
 from isa_tf.layers.conv import BN_MOMENTUM
 
 LOGITS = "logits"
@@ -30,6 +30,9 @@ class Segmenter(keras.Model):
         decoder_levels: names of backbone maps, coarse to fine, such as `("c3", "c2")`, that a light
             decoder joins one after the other; `()` for no decoder. Defaults to `()`.
         decoder_filters: int, width of the decoder, or one int a level. Defaults to 128.
+        input_scale: float, by which the image is resized before the backbone reads it. Above 1 it
+            makes thin things wide enough for small images' networks; logits are of the image's own
+            size all the same. Defaults to 1.
         auxiliary_level: name of the backbone map that the auxiliary head reads ("c4" as
             published), or `None` for no such head. Defaults to `None`.
         auxiliary_filters: int. Defaults to 256.
@@ -71,6 +74,7 @@ class Segmenter(keras.Model):
         head_kernel_size=3,
         decoder_levels=(),
         decoder_filters=128,
+        input_scale=1.0,
         auxiliary_level=None,
         auxiliary_filters=256,
         auxiliary_weight=0.4,
@@ -120,11 +124,16 @@ class Segmenter(keras.Model):
 
         # === Functional model ===
         inputs = keras.Input((None, None, 3), name="image")
-        maps = backbone(inputs)
+        x = inputs
+        if input_scale != 1:
+            x = ResizeBy(input_scale, dtype="float32", name="input_resize")(x)
+        maps = backbone(x)
         x = conv(head_filters, head_kernel_size, "head")(maps[max(maps)])
         if context is not None:
             x = context(x)
         for level, filters in zip(decoder_levels, widths, strict=True):
+            if x.shape[-1] != filters:
+                x = conv(filters, 1, f"decoder_{level}_narrow")(x)
             skip = conv(filters // 2, 1, f"decoder_{level}_skip")(maps[level])
             x = ResizeLike(dtype=dtype, name=f"decoder_{level}_resize")([x, skip])
             x = keras.layers.Concatenate(dtype=dtype, name=f"decoder_{level}_join")([x, skip])
@@ -146,6 +155,7 @@ class Segmenter(keras.Model):
         self.head_kernel_size = head_kernel_size
         self.decoder_levels = tuple(decoder_levels)
         self.decoder_filters = decoder_filters
+        self.input_scale = input_scale
         self.auxiliary_level = auxiliary_level
         self.auxiliary_filters = auxiliary_filters
         self.auxiliary_weight = auxiliary_weight
@@ -198,6 +208,7 @@ class Segmenter(keras.Model):
             "head_kernel_size": self.head_kernel_size,
             "decoder_levels": self.decoder_levels,
             "decoder_filters": self.decoder_filters,
+            "input_scale": self.input_scale,
             "auxiliary_level": self.auxiliary_level,
             "auxiliary_filters": self.auxiliary_filters,
             "auxiliary_weight": self.auxiliary_weight,

@@ -41,6 +41,7 @@ CASES = {
         MAP,
     ),
     "isa-half": (layers.InterlacedSparseAttention, {"partition": 3, "order": "long"}, MAP),
+    "resize-by": (layers.ResizeBy, {"factor": 1.5}, MAP),
     "resize": (layers.ResizeLike, {}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
 }
 

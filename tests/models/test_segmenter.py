@@ -28,6 +28,7 @@ CASES = {
         "context": "none",
         "decoder_levels": ("c3", "c2"),
         "decoder_filters": 8,
+        "input_scale": 1.5,
     },
     "efficientnet": {"backbone": "efficientnet_lite0", "context": "self_attention"},
 }
@@ -113,6 +114,22 @@ def test_backbone_may_be_a_model():
     config = json.loads(json.dumps(model.get_config()))
     assert Segmenter.from_config(config).backbone.output_stride == 8
     assert model(images(1, 20, 20)).shape == (1, 20, 20, 3)
+
+
+def test_input_scale_reads_an_enlarged_image():
+    plain, scaled = made(), made(input_scale=1.5)
+    scaled.set_weights(plain.get_weights())
+
+    def classifier(model, x):
+        layer = model.get_layer("logits_classifier")
+        return keras.Model(model.inputs, layer.output)(x)
+
+    x = images(1, 21, 34)
+    enlarged = tf.image.resize(x, (32, 51))
+    np.testing.assert_array_equal(classifier(scaled, x), classifier(plain, enlarged))
+    assert scaled(x).shape == (1, 21, 34, 3)
+    with pytest.raises(ValueError, match="factor must be above 0"):
+        made(input_scale=0)
 
 
 def test_decoder_reads_the_finer_maps():
