@@ -1,20 +1,25 @@
-"""Reads PyTorch checkpoints into NumPy arrays: without PyTorch, and without running anything.
+"""Reads checkpoints into NumPy arrays: without their frameworks, and without running anything.
 
-A checkpoint is a pickle, and a pickle is a program. The one here is allowed to name the few
-things that tensors are made of, each of which stands for something of this module's own; any
-other name is refused before it is looked up, so no class is ever imported.
+A checkpoint of PyTorch or PaddlePaddle is a pickle, and a pickle is a program. The one here is
+allowed to name the few things that tensors are made of, each of which stands for something of
+this module's own; any other name is refused before it is looked up, so nothing is ever imported.
+Arrays are views of bytes that were read, so a shape that lies about them allocates nothing.
 """
 
-import collections
+import io
+import math
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
+_HEAD = 512  # bytes of a file that tell its format
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _DTYPES = {
@@ -29,6 +34,25 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_PADDLE_DTYPES = {
+    **{code: code for code in "b1 i1 i2 i4 i8 u1 u4 u8 f2 f4 f8 c8 c16".split()},
+    "u2": ml_dtypes.bfloat16,  # Paddle has no uint16, and so writes bfloat16
+}
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 
 class CheckpointError(ValueError):
@@ -39,10 +63,18 @@ class CheckpointError(ValueError):
 
 
 def read_checkpoint(path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a PyTorch checkpoint, by name.
+    """Reads the tensors of a checkpoint, by name.
 
-    Both of PyTorch's forms are read: the zip archive of version 1.6 and later, and the stream
-    of pickles and raw storages before it. `state_dict` says what is taken of a nested one.
+    The content tells the format, whatever the file is called:
+
+    * PyTorch (`.pth`): the zip archive of version 1.6 and later, and the stream of pickles and
+      raw storages before it;
+    * PaddlePaddle (`.pdparams`): the pickle of `paddle.save`. Tensors that it cut into slices are
+      joined again;
+    * safetensors (`.safetensors`);
+    * NumPy (`.npz`), compressed or not.
+
+    `state_dict` says what is taken of a nested one.
 
     Args:
         path: str or path-like.
@@ -64,27 +96,20 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     with open(path, "rb") as file:
-        head = file.read(512)
+        head = file.read(_HEAD)
         file.seek(0)
-        if not head:
-            raise CheckpointError(path, "the file is empty")
-        if head.lstrip().startswith(b"<"):
-            raise CheckpointError(path, "this is a web page (HTML), not a checkpoint")
-        if head.startswith(b"PK\x03\x04"):
-            read = _read_zip
-        elif head.startswith(b"\x80"):
-            read = _read_legacy
-        else:
-            raise CheckpointError(path, "this is not a PyTorch checkpoint")
         try:
-            return state_dict(_resolve(read(file)))
+            arrays = state_dict(_reader(head)(file))
         except _Refused as error:
             raise CheckpointError(path, str(error)) from None
         except Exception as error:
-            # A damaged pickle can fail in nearly any way.
+            # A damaged file can fail in nearly any way.
             raise CheckpointError(
                 path, f"the checkpoint is damaged or cut short ({_describe(error)})"
             ) from error
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
 
 
 def state_dict(checkpoint) -> dict[str, np.ndarray]:
@@ -99,12 +124,42 @@ def state_dict(checkpoint) -> dict[str, np.ndarray]:
         ValueError: where there is no array in it.
     """
     if isinstance(checkpoint, dict):
-        inner = checkpoint.get("state_dict", checkpoint)
-        if isinstance(inner, dict):
-            arrays = {str(k): v for k, v in inner.items() if isinstance(v, np.ndarray)}
-            if arrays:
-                return arrays
+        inner = checkpoint.get("state_dict")
+        entries = inner if isinstance(inner, dict) else checkpoint
+        arrays = {str(key): _array(value) for key, value in entries.items()}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        if arrays:
+            return arrays
     raise _Refused("the checkpoint holds no tensors by name")
+
+
+def _array(value):
+    """The array that an entry of a checkpoint stands for; None where it stands for none."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        value = value[1]  # Paddle writes some tensors as (name, array)
+    if isinstance(value, (_Tensor, _Array)):
+        return value.array()
+    return value if isinstance(value, np.ndarray) else None
+
+
+def _reader(head):
+    """The function that reads a file which begins with `head`."""
+    if not head:
+        raise _Refused("the file is empty")
+    # The first of a safetensors file is a number, and so may look like anything: it is asked
+    # first. The number is the length of the header, of at most 100 MB.
+    if head[4:9] == b"\0\0\0\0{":
+        return _read_safetensors
+    if head.lstrip(b"\xef\xbb\xbf\t\n\r ").startswith(b"<"):
+        raise _Refused("this is a web page (HTML), not a checkpoint")
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _read_zip
+    if head.startswith(b"\x80"):
+        legacy = _MAGIC.to_bytes(10, "little") in head[:32]
+        return _read_legacy if legacy else _read_paddle
+    if len(head) < 9:
+        raise _Refused(f"the file is cut short: it has {len(head)} bytes")
+    raise _Refused("this is not a checkpoint of PyTorch, PaddlePaddle, safetensors or NumPy")
 
 
 class _Refused(ValueError):
@@ -115,14 +170,46 @@ def _describe(error):
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def _view(data, shape, dtype, order="C") -> np.ndarray:
+    """An array over `data`, which must be of exactly its size."""
+    shape = tuple(shape)
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _Refused("an array has a shape that is none")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes != len(data):
+        raise _Refused(f"an array of shape {shape} has {len(data)} bytes, {nbytes} are expected")
+    return np.ndarray(shape, dtype, data, order=order)
+
+
 # === Stand-ins for what a checkpoint's pickle may name ===
 
 
 class _StandIn:
+    """Can be named; what more a pickle may do with it, the subclasses say."""
+
     __slots__ = ()
+
+    def __call__(self, *_):
+        raise _Refused("its pickle calls what it may only name; refused")
 
     def __setstate__(self, state):
         raise _Refused("its pickle changes what it may only name; refused")
+
+
+class _Dict(dict):
+    """What an OrderedDict becomes. Attributes that it had (`_metadata`) are dropped."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        pass
+
+
+class _MakeDict(_StandIn):
+    __slots__ = ()
+
+    def __call__(self, *items):
+        return _Dict(*items)
 
 
 class _StorageType(_StandIn):
@@ -137,7 +224,7 @@ class _Storage(_StandIn):
 
     def __init__(self, dtype, numel):
         if type(numel) is not int or numel < 0:
-            raise _Refused(f"a storage of {numel!r} numbers")
+            raise _Refused("the size of a storage is no size")
         self.dtype = dtype
         self.numel = numel
         self.data = None  # bytes, once they are read
@@ -159,7 +246,7 @@ class _Tensor(_StandIn):
         self.strides = tuple(strides)
 
     def array(self) -> np.ndarray:
-        """The view of its storage, read-only as bytes are; NumPy checks that it lies within."""
+        """The view of its storage; NumPy checks that it lies within."""
         dtype = self.storage.dtype
         return np.ndarray(
             self.shape,
@@ -184,33 +271,143 @@ class _RebuildParameter(_StandIn):
         return data
 
 
-_ALLOWED = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+class _DType(_StandIn):
+    """A dtype of numbers, which gets its byte order as a state."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype):
+        self.dtype = np.dtype(dtype)
+
+    def __setstate__(self, state):
+        _, order, subarray, names, fields, *_ = state
+        if order not in ("<", ">", "=", "|") or (subarray, names, fields) != (None,) * 3:
+            raise _Refused("its pickle holds an array of structures; refused")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _MakeDType(_StandIn):
+    __slots__ = ()
+
+    def __call__(self, code, *_):
+        if type(code) is not str or code not in _PADDLE_DTYPES:
+            what = "objects" if code in ("O", "O8") else "what is no number"
+            raise _Refused(f"its pickle holds an array of {what}; refused")
+        return _DType(_PADDLE_DTYPES[code])
+
+
+class _Array(_StandIn):
+    """An array, which gets all that it has as a state."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self):
+        self._view = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, is_fortran, data = state
+        if isinstance(data, str):  # as Python 2 wrote it
+            data = data.encode("latin1")
+        if self._view is not None or not isinstance(dtype, _DType) or type(data) is not bytes:
+            raise _Refused("its pickle holds an array that is not made as NumPy makes it; refused")
+        self._view = _view(data, shape, dtype.dtype, "F" if is_fortran else "C")
+
+    def array(self) -> np.ndarray:
+        if self._view is None:
+            raise _Refused("an array without contents")
+        return self._view
+
+
+class _Reconstruct(_StandIn):
+    __slots__ = ()
+
+    def __call__(self, *_):
+        return _Array()
+
+
+class _Encode(_StandIn):
+    """`_codecs.encode`, by which protocol 2 writes bytes; a text said twice is encoded once."""
+
+    __slots__ = ("_encoded",)
+
+    def __init__(self):
+        self._encoded = {}
+
+    def __call__(self, text, encoding):
+        if type(text) is not str or encoding != "latin1":
+            raise _Refused("its pickle asks for an encoding that no tensor needs; refused")
+        if text not in self._encoded:
+            self._encoded[text] = text.encode("latin1")
+        return self._encoded[text]
+
+
+class _NoBytes(_StandIn):
+    """`bytes`, by which protocol 2 writes that there are none."""
+
+    __slots__ = ()
+
+    def __call__(self):
+        return b""
+
+
+class _Pair(_StandIn):
+    """`tuple`, by which Paddle writes a tensor with its name."""
+
+    __slots__ = ()
+
+    def __call__(self, items):
+        if type(items) is not tuple:
+            raise _Refused("its pickle asks for a tuple of what is none; refused")
+        return items
+
+
+_DICT_NAMES = {("collections", "OrderedDict"): _MakeDict()}
+_TORCH_NAMES = {
+    **_DICT_NAMES,
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     **{("torch", name): _StorageType(dtype) for name, dtype in _DTYPES.items()},
 }
+_NUMPY_NAMES = {
+    **_DICT_NAMES,
+    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
+    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(),
+    ("numpy", "ndarray"): _StandIn(),
+    ("numpy", "dtype"): _MakeDType(),
+    ("__builtin__", "bytes"): _NoBytes(),
+    ("__builtin__", "tuple"): _Pair(),
+    ("builtins", "tuple"): _Pair(),
+}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_ALLOWED`, no others; `storages` has what the tensors refer to."""
+    """Knows the names in `allowed`, no others."""
 
-    def __init__(self, file):
-        super().__init__(file, encoding="utf-8")
-        self.storages = {}
+    def __init__(self, file, allowed, encoding):
+        _check_opcodes(file)
+        super().__init__(file, encoding=encoding)
+        self.allowed = allowed
 
     def find_class(self, module, name):
         try:
-            return _ALLOWED[module, name]
+            return self.allowed[module, name]
         except KeyError:
             raise _Refused(
                 f"its pickle asks for {module}.{name}, which no tensor needs; refused"
             ) from None
 
+
+class _TorchUnpickler(_Unpickler):
+    """`storages` has what the tensors refer to."""
+
+    def __init__(self, file):
+        super().__init__(file, _TORCH_NAMES, "utf-8")
+        self.storages = {}
+
     def persistent_load(self, pid):
         kind, storage_type, key, _, numel, *view = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise _Refused(f"its pickle refers to {pid!r}, which is no storage")
+        if kind != "storage" or not isinstance(storage_type, _StorageType) or type(key) is not str:
+            raise _Refused("its pickle refers to something that is no storage; refused")
         if any(v is not None for v in view):
             raise _Refused("it stores views of storages, a form older than PyTorch 0.4")
         dtype = storage_type.dtype
@@ -220,32 +417,38 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-def _resolve(obj):
-    """`obj` with each tensor in its dicts, lists and tuples made an array."""
-    if isinstance(obj, _Tensor):
-        return obj.array()
-    if isinstance(obj, dict):
-        return {key: _resolve(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return [_resolve(value) for value in obj]
-    return obj
+def _check_opcodes(file):
+    """Refuses the opcodes of the pickle to come that reach past `find_class` and the bytes there.
+
+    An extension's code may stand for a class that was imported before; the index of a memo
+    would have as many places made for it.
+    """
+    start = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.startswith("EXT"):
+            raise _Refused(
+                f"its pickle asks for the extension {argument} ({opcode.name}), "
+                "which no tensor needs; refused"
+            )
+        if opcode.name.endswith("PUT") and argument > count:
+            raise _Refused(f"its pickle remembers {argument} things, but has {count}; refused")
+    file.seek(start)
 
 
-# === The two forms of file ===
+# === The forms of file ===
 
 
 def _read_legacy(file):
     """Magic number, protocol, system, object, storage keys: five pickles; then raw storages."""
-    if _Unpickler(file).load() != _MAGIC:
+    if _TorchUnpickler(file).load() != _MAGIC:
         raise _Refused("this is a pickle, but not a PyTorch checkpoint")
-    protocol = _Unpickler(file).load()
-    if protocol != _PROTOCOL:
-        raise _Refused(f"the protocol is {protocol}; known is {_PROTOCOL}")
-    if not _Unpickler(file).load()["little_endian"]:
+    if _TorchUnpickler(file).load() != _PROTOCOL:
+        raise _Refused(f"its protocol is not {_PROTOCOL}, the only one that is known")
+    if not _TorchUnpickler(file).load()["little_endian"]:
         raise _Refused("it was written by a big-endian machine")
-    unpickler = _Unpickler(file)
+    unpickler = _TorchUnpickler(file)
     obj = unpickler.load()
-    keys = _Unpickler(file).load()
+    keys = _TorchUnpickler(file).load()
     missing = unpickler.storages.keys() - set(keys)
     if missing:
         raise _Refused(f"the storages {sorted(missing)} are missing")
@@ -263,24 +466,84 @@ def _read_legacy(file):
 
 
 def _read_zip(file):
-    """<root>/data.pkl, and every storage uncompressed in <root>/data/<key>."""
+    """PyTorch's archive has a data.pkl in its one folder; NumPy's has arrays alone."""
     with zipfile.ZipFile(file) as archive:
-        roots = [n[: -len("data.pkl")] for n in archive.namelist() if n.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise _Refused("this is a zip archive, but not a PyTorch checkpoint")
-        (root,) = roots
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise _Refused("it is compressed, which PyTorch's archives are not")
-        if f"{root}byteorder" in archive.namelist():
-            if archive.read(f"{root}byteorder") != b"little":
-                raise _Refused("it was written by a big-endian machine")
-        with archive.open(f"{root}data.pkl") as data:
-            unpickler = _Unpickler(data)
-            obj = unpickler.load()
-        for key, storage in unpickler.storages.items():
-            storage.data = archive.read(f"{root}data/{key}")
-            if len(storage.data) != storage.nbytes:
-                raise _Refused(
-                    f"storage {key} has {len(storage.data)} bytes, {storage.nbytes} are expected"
-                )
+        stored = sum(info.compress_size for info in archive.infolist())
+        if stored > os.fstat(file.fileno()).st_size:
+            raise _Refused("the zip archive claims more bytes than the file has")
+        names = archive.namelist()
+        roots = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
+        if len(roots) == 1:
+            return _read_torch(archive, roots[0])
+        if all(name.endswith(".npy") for name in names):
+            return {
+                name.removesuffix(".npy"): _read_npy(archive.read(name), name) for name in names
+            }
+        raise _Refused("this is a zip archive, but not a checkpoint of PyTorch or NumPy")
+
+
+def _read_torch(archive, root):
+    """<root>/data.pkl, and every storage uncompressed in <root>/data/<key>."""
+    if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+        raise _Refused("it is compressed, which PyTorch's archives are not")
+    if f"{root}byteorder" in archive.namelist():
+        if archive.read(f"{root}byteorder") != b"little":
+            raise _Refused("it was written by a big-endian machine")
+    unpickler = _TorchUnpickler(io.BytesIO(archive.read(f"{root}data.pkl")))
+    obj = unpickler.load()
+    for key, storage in unpickler.storages.items():
+        storage.data = archive.read(f"{root}data/{key}")
+        if len(storage.data) != storage.nbytes:
+            raise _Refused(
+                f"storage {key} has {len(storage.data)} bytes, {storage.nbytes} are expected"
+            )
+    return obj
+
+
+def _read_npy(data, name):
+    """The array of an .npy file: a version, a header, raw numbers."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise _Refused(f"{name} is of version {version[0]}.{version[1]}, which no numbers need")
+    if version == (1, 0):
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.hasobject:
+        raise _Refused(f"{name} is an array of objects, which only a pickle can hold; refused")
+    if dtype.kind not in "biufc":
+        raise _Refused(f"{name} is an array of {dtype}, which is no number")
+    return _view(memoryview(data)[file.tell() :], shape, dtype, "F" if is_fortran else "C")
+
+
+def _read_safetensors(file):
+    """The length of the header, the header, raw numbers; the library checks each against all."""
+    data = file.read()
+    lacking = 8 + int.from_bytes(data[:8], "little") - len(data)
+    if lacking > 0:
+        raise _Refused(f"the file is cut short: its header lacks {lacking} bytes")
+    arrays = {}
+    for name, tensor in safetensors.deserialize(data):
+        if tensor["dtype"] not in _SAFETENSORS_DTYPES:
+            raise _Refused(f"tensor {name} is of dtype {tensor['dtype']}, which is not read")
+        dtype = np.dtype(_SAFETENSORS_DTYPES[tensor["dtype"]])
+        arrays[name] = _view(tensor["data"], tensor["shape"], dtype)
+    return arrays
+
+
+def _read_paddle(file):
+    """A pickled dict of NumPy arrays; "UnpackBigParamInfor@@" tells which were cut into slices."""
+    data = file.read()
+    names = {**_NUMPY_NAMES, ("_codecs", "encode"): _Encode()}
+    obj = _Unpickler(io.BytesIO(data), names, "latin1").load()
+    if not isinstance(obj, dict):
+        return obj
+    cut = obj.pop("UnpackBigParamInfor@@", {})
+    slices = {key: [_array(obj.pop(name)) for name in cut[key]["slices"]] for key in cut}
+    if sum(part.nbytes for parts in slices.values() for part in parts) > len(data):
+        raise _Refused("its slices of tensors are larger than the file; refused")
+    for key, parts in slices.items():
+        joined = np.concatenate(parts, dtype=parts[0].dtype, casting="no")
+        obj[key] = _view(joined.view(np.uint8), cut[key]["OriginShape"], joined.dtype)
     return obj
