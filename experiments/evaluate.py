@@ -3,7 +3,11 @@
 python -m experiments.evaluate --config=experiments/configs/synthetic.py --workdir=runs/synthetic
 
 Writes metrics.json and predictions.png into the workdir. The scores are those of one confusion
-matrix over all pixels of the split at full size, single scale.
+matrix over all pixels of the split at full size. By default the model sees each image once and
+whole; --config.test.KEY=VALUE chooses another protocol (experiments/configs/default.py lists them):
+
+--config.test.scales=0.5,0.75,1.0,1.25,1.5,1.75 --config.test.flip=True
+--config.test.mode=slide --config.test.crop_size=769 --config.test.stride=513
 """
 
 import json
@@ -15,6 +19,13 @@ from PIL import Image
 
 from experiments import setup
 from isa_tf import inference, metrics, training
+
+
+def make_protocol(config):
+    """The `inference.Protocol` of an experiment's `config.test`."""
+    # --config.test.stride=None arrives as (None,).
+    given = {key: value for key, value in config.test.items() if value != (None,)}
+    return inference.Protocol.from_dict(given)
 
 
 def evaluate(config, workdir, model=None, split=None, pictures=8):
@@ -34,8 +45,9 @@ def evaluate(config, workdir, model=None, split=None, pictures=8):
     workdir = Path(workdir)
     model = Path(model or workdir / training.BEST)
     split = split or config.data.val_split
+    protocol = make_protocol(config)
     dataset = setup.make_dataset(config)
-    predictor = inference.load_predictor(model)
+    predictor = inference.load_predictor(model, protocol=protocol)
     if predictor.num_classes not in (None, dataset.num_classes):
         raise ValueError(
             f"{model} has {predictor.num_classes} classes, {dataset.name} has {dataset.num_classes}"
@@ -46,6 +58,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8):
         predictor, batches, dataset.num_classes, dataset.ignore_label
     )
     result = {"model": str(model), "dataset": dataset.name, "split": split}
+    result["protocol"] = protocol.to_dict()
     result["images"] = dataset.size(split)
     result["seconds"] = round(time.monotonic() - begin, 1)
     result.update(metrics.scores(confusion, dataset.class_names))

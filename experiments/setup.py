@@ -58,7 +58,8 @@ def message(error):
 def claim(workdir, config):
     """Makes the work directory of an experiment, or checks that it is this one's.
 
-    Only where data lie and how long to train may differ from what the folder began with.
+    Only where data lie, how long to train and how to test may differ from what the folder began
+    with.
 
     Returns:
         `Path` of the folder.
@@ -72,6 +73,7 @@ def claim(workdir, config):
     if path.exists():
         theirs = json.loads(path.read_text())
         differing = sorted(set(_differences(theirs, ours)) - {"data.data_dir", "train.steps"})
+        differing = [name for name in differing if name.split(".")[0] != "test"]
         if differing:
             raise ValueError(
                 f"{workdir} belongs to another experiment, which differs in "

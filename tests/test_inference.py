@@ -1,3 +1,4 @@
+import json
 import sys
 import zipfile
 
@@ -9,7 +10,20 @@ import tensorflow as tf
 from isa_tf import inference, metrics
 from isa_tf.data import SyntheticDataset, eval_pipeline
 from isa_tf.export import export_litert, export_saved_model
-from isa_tf.inference import Predictor, confusion_matrix, load_model, load_predictor
+from isa_tf.inference import (
+    Predictor,
+    Protocol,
+    confusion_matrix,
+    load_model,
+    load_predictor,
+    resize_image,
+    resize_logits,
+    slide,
+    view_logits,
+    view_size,
+    vote,
+    window_starts,
+)
 from isa_tf.models import Segmenter
 
 
@@ -90,9 +104,397 @@ def test_litert_of_another_size(tmp_path):
     inner = np.s_[:, 20:30, 30:40]
     truth = Predictor.from_model(model)(flat)
     np.testing.assert_array_equal(class_id[inner], truth[0][inner])
+    assert predictor.protocol == Protocol()
+    with pytest.raises(ValueError, match="model.tflite: an exported model sees whole images alone"):
+        load_predictor(path, protocol={"flip": True})
+
+
+# === Protocol ===
+
+
+SLIDE = {"mode": "slide", "crop_size": (7, 9), "stride": (5, 4)}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        SLIDE,
+        {"mode": "slide", "crop_size": 769, "stride": (513,), "scales": 0.5},
+        {"scales": [0.1, 1, 1.75], "flip": True, "flip_pairs": [[14, 15], [16, 17]]},
+        {"fit_size": [2048, 512]},
+    ],
+)
+def test_protocol_round_trip(values):
+    protocol = Protocol(**values)
+    written = json.loads(json.dumps(protocol.to_dict()))
+    assert written == protocol.to_dict()
+    assert Protocol.from_dict(written) == Protocol.from_dict(values) == protocol
+    assert hash(Protocol.from_dict(written)) == hash(protocol)
+
+
+def test_protocol_spellings():
+    protocol = Protocol("slide", crop_size=769, stride=[513], scales=2)
+    assert protocol == Protocol("slide", (769, 769), (513, 513), (2.0,))
+    assert Protocol(scales=(0.5, 1), flip=True).num_views() == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mode": "sliding"}, 'mode must be "whole" or "slide", got \'sliding\''),
+        ({"mode": "slide"}, "needs a crop_size and a stride"),
+        ({"mode": "slide", "crop_size": 8}, "needs a crop_size and a stride"),
+        ({"crop_size": 8, "stride": 4}, 'of mode "slide" alone'),
+        ({**SLIDE, "stride": (5, 10)}, "skips pixels"),
+        ({**SLIDE, "crop_size": (7, 0)}, "crop_size must be an int above 0 or two"),
+        ({**SLIDE, "stride": (1, 2, 3)}, "stride must be"),
+        ({"fit_size": 512.5}, "fit_size must be"),
+        ({"fit_size": "512"}, "fit_size must be"),
+        ({"scales": ()}, "scales must be numbers above 0, at least one"),
+        ({"scales": (1.0, 0.0)}, "scales must be"),
+        ({"scales": (float("nan"),)}, "scales must be"),
+        ({"scales": ("abc",)}, "scales must be.*abc"),
+        ({"flip": 1}, "flip must be True or False"),
+        ({"flip_pairs": (14, 15)}, "flip_pairs must be pairs"),
+        ({"flip_pairs": ((14, 15, 16),)}, "flip_pairs must be pairs"),
+        ({"flip_pairs": ((14, 15), (15, 16))}, "no id twice"),
+        ({"flip_pairs": ((-1, 0),)}, "flip_pairs must be"),
+        ({"crop_sise": 8}, "no 'crop_sise'; did you mean crop_size"),
+    ],
+)
+def test_wrong_protocols(values, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol.from_dict(values)
+
+
+def test_protocols_that_a_model_cannot_follow():
+    with pytest.raises(ValueError, match=r"flip_pairs has \(6, 7\), classes are 0 to 6"):
+        Predictor.from_model(make_model(), Protocol(flip=True, flip_pairs=((6, 7),)))
+    with pytest.raises(ValueError, match=r"flip_pairs has \(1, 4\), classes are 0 to 3"):
+        conv = Predictor.from_model(make_conv(), Protocol(flip=True, flip_pairs=((1, 4),)))
+        conv(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+# === Views ===
+
+
+def make_conv(kernel_size=3, size=(None, None), symmetric=False):
+    """A convolution padded with zeros: what a window's border shows depends on the window."""
+    image = keras.Input((*size, 3))
+    x = keras.layers.Rescaling(1 / 64)(image)
+    conv = keras.layers.Conv2D(4, kernel_size, padding="same", kernel_initializer="random_normal")
+    model = keras.Model(image, conv(x))
+    rng = np.random.default_rng(5)
+    kernel = rng.normal(size=conv.kernel.shape)
+    if symmetric:
+        kernel += kernel[:, ::-1]
+    conv.set_weights([kernel, rng.normal(size=4)])
+    return model
+
+
+def photos(*shape):
+    return np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def run_of(model):
+    return lambda images: model(tf.cast(images, tf.float32))
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def bilinear(x, size, coordinates="half_pixel"):
+    """Bilinear resizing of (B, H, W, C) in NumPy, one side after the other, in float64."""
+    x = np.asarray(x, np.float64)
+    for axis, new in zip((1, 2), size, strict=True):
+        old = x.shape[axis]
+        at = {
+            "half_pixel": (np.arange(new) + 0.5) * old / new - 0.5,
+            "align_corners": np.arange(new) * (old - 1) / max(new - 1, 1),
+            "asymmetric": np.arange(new) * old / new,
+        }[coordinates]
+        at = np.clip(at, 0, old - 1)
+        low = np.floor(at).astype(int)
+        share = (at - low).reshape([-1 if i == axis else 1 for i in range(4)])
+        high = np.minimum(low + 1, old - 1)
+        x = np.take(x, low, axis) * (1 - share) + np.take(x, high, axis) * share
+    return x
+
+
+def windows(length, crop, stride):
+    """(begin, end) of the windows along one side, found by walking."""
+    found, position = [], 0
+    while True:
+        end = min(position + crop, length)
+        found.append((max(end - crop, 0), end))
+        if end == length:
+            return found
+        position += stride
+
+
+def slide_reference(run, images, crop, stride):
+    """Window after window, each pixel's logits summed and counted."""
+    total, count = 0, np.zeros(images.shape[1:3])
+    for top, bottom in windows(images.shape[1], crop[0], stride[0]):
+        for left, right in windows(images.shape[2], crop[1], stride[1]):
+            logits = np.asarray(run(images[:, top:bottom, left:right]), np.float64)
+            if np.isscalar(total):
+                total = np.zeros((*images.shape[:3], logits.shape[-1]))
+            total[:, top:bottom, left:right] += logits
+            count[top:bottom, left:right] += 1
+    assert count.all()
+    return total / count[:, :, None]
+
+
+@pytest.mark.parametrize("crop, stride", [(1, 1), (4, 1), (4, 3), (4, 4), (9, 2), (769, 513)])
+def test_window_starts(crop, stride):
+    for length in (1, 3, 4, 5, 8, 9, 10, 12, 513, 769, 770, 1024, 1282, 1283):
+        expected = [begin for begin, _ in windows(length, crop, stride)]
+        assert window_starts(length, crop, stride) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "stride"),
+    [
+        ((17, 23), (7, 9), (5, 4)),
+        ((14, 18), (7, 9), (7, 9)),  # without overlap
+        ((7, 9), (7, 9), (5, 4)),  # one window
+        ((5, 30), (7, 9), (5, 4)),  # lower than a window
+        ((5, 6), (7, 9), (5, 4)),  # smaller than a window
+        ((12, 10), (7, 9), (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_slide_is_the_mean_of_its_windows(size, crop, stride, batch):
+    run, images = run_of(make_conv()), photos(batch, *size)
+    logits = slide(run, images, crop, stride)
+    expected = slide_reference(run, images, crop, stride)
+    assert logits.shape == (batch, *size, 4)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    predictor = Predictor.from_model(make_conv(), Protocol("slide", crop, stride))
+    class_id, score = predictor(images)
+    np.testing.assert_array_equal(class_id, np.argmax(logits, -1))
+    np.testing.assert_allclose(score, softmax(expected).max(-1), rtol=1e-5)
+    if size == (17, 23):  # the windows' borders are seen
+        assert np.abs(logits - run(images)).max() > 0.1
+
+
+def test_slide_averages_logits_and_views_average_softmax():
+    # Sure of class 0, sure of class 2; class 1 is second to both.
+    a, b = np.float32([9.5, 5, 0]), np.float32([0, 5, 9])
+
+    def run(images):
+        return np.where(np.asarray(images)[:, :1, :1, :1] == 0, a, b) + np.zeros((1, 1, 4, 1))
+
+    images = np.zeros((1, 1, 6, 3), np.uint8)
+    images[:, :, 2:] = 1  # what the second window begins with
+    logits = slide(run, images, (1, 4), (1, 2))
+    assert np.argmax(logits, -1).tolist() == [[[0, 0, 1, 1, 2, 2]]]
+    class_id, score = vote(np.float32(view)[None, None, None] for view in (a, b))
+    assert class_id.numpy().item() == 0
+    expected = (softmax(a) + softmax(b)) / 2
+    np.testing.assert_allclose(score.numpy().item(), expected.max(), rtol=1e-6)
+
+
+def test_one_view_is_the_whole_image():
+    model, images = make_model(), photos(2, 33, 21)
+    whole = Predictor.from_model(model)
+    assert whole.protocol == Protocol()
+    logits = model(images)
+    for protocol in (
+        Protocol(),
+        Protocol(scales=(1,)),
+        {"mode": "slide", **dict.fromkeys(("crop_size", "stride"), 64)},
+    ):
+        class_id, score = Predictor.from_model(model, protocol)(images)
+        np.testing.assert_array_equal(class_id, whole(images)[0])
+        np.testing.assert_array_equal(score, whole(images)[1])
+        np.testing.assert_array_equal(class_id, np.argmax(logits, -1))
+        np.testing.assert_allclose(score, softmax(logits.numpy()).max(-1), rtol=1e-5)
+
+
+def test_mirror_of_a_symmetric_model():
+    images = photos(1, 12, 15)
+    for symmetric in (True, False):
+        model = make_conv(symmetric=symmetric)
+        one, both = run_of(model)(images), list(view_logits(run_of(model), images, FLIP))
+        np.testing.assert_allclose(both[0], one, atol=1e-5)
+        assert (np.abs(both[1] - one).max() < 1e-4) == symmetric
+        class_id, score = Predictor.from_model(model, FLIP)(images)
+        probabilities = np.mean([softmax(np.asarray(view)) for view in both], axis=0)
+        np.testing.assert_array_equal(class_id, probabilities.argmax(-1))
+        np.testing.assert_allclose(score, probabilities.max(-1), rtol=1e-5)
+
+
+FLIP = Protocol(flip=True)
+
+
+class Sides(keras.layers.Layer):
+    """Logits: how far left a pixel lies, how far right, and a constant."""
+
+    def call(self, image):
+        right = tf.linspace(-1.0, 1.0, tf.shape(image)[2])[None, None, :] + 0 * image[..., 0]
+        return tf.stack([-right, right, 0 * right - 9], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:3], 3)
+
+
+def test_pairs_change_places_in_the_mirror():
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, Sides()(image))
+    images = photos(1, 3, 8)
+    sides = np.broadcast_to([0, 0, 0, 0, 1, 1, 1, 1], (1, 3, 8))
+    whole = Predictor.from_model(model)(images)
+    np.testing.assert_array_equal(whole[0], sides)
+    swapped = Predictor.from_model(model, Protocol(flip=True, flip_pairs=((1, 0),)))(images)
+    np.testing.assert_array_equal(swapped[0], sides)
+    np.testing.assert_allclose(swapped[1], whole[1], rtol=1e-6)
+    # Without the pairs, left and right outweigh each other.
+    np.testing.assert_allclose(Predictor.from_model(model, FLIP)(images)[1], 0.5, atol=1e-3)
+    assert Protocol(flip_pairs=((14, 15), (1, 0))).mirrored_classes(16) == [
+        *(1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 14)
+    ]
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_scales_and_mirror_together(mode, coordinates):
+    model, images = make_conv(), photos(2, 13, 22)
+    model.coordinates = coordinates
+    run = run_of(model)
+    windows = {} if mode == "whole" else {"crop_size": (8, 10), "stride": (6, 7)}
+    protocol = Protocol(mode, scales=(0.5, 1.0, 1.75), flip=True, **windows)
+    total = 0
+    for size in ((7, 11), (13, 22), (23, 39)):
+        resized = resize_image(images, size).numpy()
+        for step in (1, -1):
+            view = resized[:, :, ::step]
+            logits = run(view) if mode == "whole" else slide_reference(run, view, *windows.values())
+            logits = bilinear(np.asarray(logits)[:, :, ::step], (13, 22), coordinates)
+            total = total + softmax(logits) / 6
+    class_id, score = Predictor.from_model(model, protocol)(images)
+    np.testing.assert_allclose(score, total.max(-1), atol=1e-5)
+    margin = np.diff(np.sort(total, axis=-1)[..., -2:])[..., 0]
+    np.testing.assert_array_equal(class_id[margin > 1e-4], total.argmax(-1)[margin > 1e-4])
+    assert (margin > 1e-4).mean() > 0.99
+
+
+def test_protocol_of_the_model():
+    model, images = make_conv(), photos(1, 9, 11)
+    for own in (FLIP, FLIP.to_dict()):
+        model.protocol = own
+        predictor = Predictor.from_model(model)
+        assert predictor.protocol == FLIP
+        expected = Predictor.from_model(make_conv(), FLIP)(images)
+        np.testing.assert_array_equal(predictor(images)[1], expected[1])
+    assert Predictor.from_model(model, Protocol()).protocol == Protocol()
+
+
+def test_one_trace_for_all_views():
+    calls = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            calls.append(x.shape)
+            return x
+
+    model = make_conv()
+    model = keras.Model(model.inputs, Counting()(model.outputs[0]))
+    calls.clear()
+    predictor = Predictor.from_model(model, Protocol(scales=(0.5, 1, 1.5), flip=True, **SLIDE))
+    for size in ((20, 30), (6, 8), (13, 9)):
+        predictor(photos(2, *size))
+    assert len(calls) == 1
+
+
+def test_a_model_of_one_size():
+    model, images = make_conv(size=(8, 10)), photos(1, 13, 22)
+    sliding = Predictor.from_model(model, Protocol("slide", (8, 10), (6, 7)))
+    free = Predictor.from_model(make_conv(), sliding.protocol)
+    assert sliding.image_size is None
+    np.testing.assert_array_equal(sliding(images)[0], free(images)[0])
+    with pytest.raises(ValueError, match=r"a window of \(8, 9\), as small as the image"):
+        sliding(images[:, :, :9])
+    flipping = Predictor.from_model(model, FLIP)
+    assert flipping.image_size == (8, 10)
+    assert flipping(images)[0].shape == (1, 13, 22)
+    for wrong in (Protocol(**SLIDE), Protocol(scales=(0.5,)), Protocol(fit_size=10)):
+        with pytest.raises(ValueError, match="takes images of 8x10 alone"):
+            Predictor.from_model(model, wrong)
+
+
+# === Sizes ===
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "fit_size", "expected"),
+    [
+        ((1024, 2048), 1.0, None, (1024, 2048)),
+        ((97, 161), 0.5, None, (49, 81)),
+        ((97, 161), 1.75, None, (170, 282)),
+        ((602, 99), 0.75, None, (450, 74)),  # of 451.5 x 74.25; 74 columns are fewer than 3/4
+        ((1, 2), 0.25, None, (1, 1)),
+        ((1024, 2048), 1.0, (2049, 1025), (1025, 2049)),
+        ((480, 640), 1.0, (2048, 512), (512, 683)),
+        ((640, 480), 1.0, (512, 2048), (683, 512)),
+        ((100, 1000), 1.0, (2048, 512), (205, 2048)),
+        ((480, 640), 0.75, (2048, 513), (384, 512)),
+    ],
+)
+def test_view_size(size, scale, fit_size, expected):
+    assert view_size(size, scale, fit_size) == expected
+
+
+@pytest.mark.parametrize("size", [(20, 31), (7, 11), (13, 44), (1, 1), (50, 3)])
+def test_resize_image_is_bilinear_and_rounded(size):
+    images = photos(2, 13, 22)
+    resized = resize_image(images, size).numpy()
+    assert resized.dtype == np.uint8 and resized.shape == (2, *size, 3)
+    exact = bilinear(images, size)
+    assert np.abs(resized - exact).max() <= 0.5 + 1e-4
+    np.testing.assert_array_equal(resize_image(images, (13, 22)), images)
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
+def test_resize_logits(coordinates):
+    logits = np.random.default_rng(0).normal(size=(2, 9, 14, 5)).astype(np.float32)
+    for size in ((17, 27), (5, 20), (1, 1), (9, 14)):
+        resized = resize_logits(logits, size, coordinates)
+        np.testing.assert_allclose(resized, bilinear(logits, size, coordinates), atol=1e-5)
+    with pytest.raises(ValueError, match="coordinates must be one of half_pixel, .*got 'corners'"):
+        resize_logits(logits, (9, 14), "corners")
+
+
+def test_fitted_views_come_back_at_the_image_s_size():
+    images = photos(1, 12, 30)
+    seen = []
+
+    def run(view):
+        seen.append(tuple(view.shape[1:3]))
+        return tf.cast(view, tf.float32)
+
+    protocol = Protocol(fit_size=(20, 10), scales=(1.0, 0.5))
+    shapes = {tuple(logits.shape) for logits in view_logits(run, images, protocol)}
+    assert seen == [(8, 20), (4, 10)] and shapes == {(1, 12, 30, 3)}
 
 
 # === load_predictor ===
+
+
+def test_protocol_of_a_file(tmp_path):
+    make_model().save(tmp_path / "model.keras")
+    images = photos(1, 20, 24)
+    loaded = load_predictor(tmp_path / "model.keras", protocol=FLIP.to_dict())
+    assert loaded.protocol == FLIP
+    expected = Predictor.from_model(make_model(), FLIP)(images)
+    np.testing.assert_array_equal(loaded(images)[1], expected[1])
+    assert load_predictor(tmp_path / "model.keras").protocol == Protocol()
+    with pytest.raises(ValueError, match=r"model.keras: flip_pairs has \(7, 8\)"):
+        load_predictor(tmp_path / "model.keras", protocol=Protocol(flip_pairs=((7, 8),)))
 
 
 def test_nothing_there(tmp_path):
@@ -146,7 +548,9 @@ def test_damaged_metadata(tmp_path):
         with pytest.raises(ValueError, match="saved: damaged isa_tf.json"):
             load_predictor(path)
     file.unlink()  # the model runs without it
-    assert load_predictor(path).num_classes is None
+    assert load_predictor(path, protocol=Protocol()).num_classes is None
+    with pytest.raises(ValueError, match="saved: an exported model sees whole images alone"):
+        load_predictor(path, protocol=Protocol(scales=(0.5, 1)))
 
 
 def test_without_litert(tmp_path, monkeypatch):

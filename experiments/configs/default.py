@@ -66,6 +66,18 @@ def get_config():
     config.train.jaccard_weight = 0.0  # of isa_tf.losses.SoftJaccard beside the cross-entropy
     config.train.jit_compile = False  # XLA for the whole step
     config.train.pictures = 4  # predictions of validation images shown in TensorBoard
+
+    # How `experiments.evaluate` shows images to the model, see isa_tf.inference.Protocol.
+    # Tuples: --config.test.scales=0.5,1.0 --config.test.flip_pairs="(14,15),(16,17)"
+    # One value: --config.test.scales=0.5 or, for both sides, --config.test.crop_size=769
+    config.test = ConfigDict()
+    config.test.mode = "whole"  # or "slide"
+    config.test.crop_size = placeholder(tuple)  # of a window; "slide" needs both
+    config.test.stride = placeholder(tuple)
+    config.test.scales = (1.0,)  # such as (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    config.test.fit_size = placeholder(tuple)  # (long, short) side to resize to first
+    config.test.flip = False  # the mirror image too
+    config.test.flip_pairs = ()  # classes that change places in a mirror, such as ((14, 15),)
     config.lock()
     config.data.options.unlock()
     return config

@@ -1,0 +1,103 @@
+"""Test protocols of a config: from the command line into the scores."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import setup
+from experiments.configs import synthetic
+from experiments.evaluate import evaluate, make_protocol
+from isa_tf import inference, training
+from isa_tf.inference import Protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config():
+    config = synthetic.get_config()
+    config.data.options.num_examples = {"train": 2, "val": 2}
+    config.data.options.image_size = (80, 128)
+    config.data.options.min_distance = 16
+    config.data.cache = False
+    config.model.head_filters = 8
+    return config
+
+
+def parsed(*arguments):
+    """The config of a command line."""
+    values = flags.FlagValues()
+    argv = ["evaluate", f"--config={ROOT / 'experiments/configs/synthetic.py'}", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    return values.config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "protocol"),
+    [
+        ([], Protocol()),
+        (["flip=True", "scales=0.5,1.0"], Protocol(scales=(0.5, 1.0), flip=True)),
+        (["scales=0.5"], Protocol(scales=(0.5,))),
+        (["scales=(0.5,1)", "fit_size=2048,512"], Protocol(scales=(0.5, 1), fit_size=(2048, 512))),
+        (
+            ["mode=slide", "crop_size=769", "stride=513,400"],
+            Protocol("slide", (769, 769), (513, 400)),
+        ),
+        (["flip_pairs=(14,15),(16,17)"], Protocol(flip_pairs=((14, 15), (16, 17)))),
+        (["flip_pairs=((14,15),)"], Protocol(flip_pairs=((14, 15),))),
+        (["crop_size=None", "stride=None"], Protocol()),
+    ],
+)
+def test_protocol_of_a_command_line(arguments, protocol):
+    config = parsed(*(f"--config.test.{argument}" for argument in arguments))
+    assert make_protocol(config) == protocol
+
+
+def test_wrong_flags():
+    with pytest.raises(ValueError, match="skips pixels"):
+        make_protocol(
+            parsed(*(f"--config.test.{a}" for a in ("mode=slide", "crop_size=8", "stride=9")))
+        )
+    with pytest.raises((AttributeError, KeyError), match="crop_size"):
+        parsed("--config.test.crop_sise=8")
+
+
+def test_scores_are_those_of_the_protocol(config, tmp_path):
+    dataset = setup.make_dataset(config)
+    setup.make_model(config, dataset).save(tmp_path / training.BEST)
+    config.test.mode, config.test.crop_size, config.test.stride = "slide", (48, 64), (32, 40)
+    config.test.scales, config.test.flip = (0.75, 1.0), True
+    result = evaluate(config, tmp_path, pictures=1)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == result
+    protocol = Protocol("slide", (48, 64), (32, 40), (0.75, 1.0), flip=True)
+    assert Protocol.from_dict(written["protocol"]) == protocol
+    predictor = inference.load_predictor(tmp_path / training.BEST, protocol=protocol)
+    whole = inference.load_predictor(tmp_path / training.BEST)
+    matrix, differing = np.zeros((dataset.num_classes,) * 2, int), 0
+    for index in range(2):
+        image, label = dataset.read("val", index)
+        predicted = predictor(image[None])[0]
+        np.add.at(matrix, (label.ravel(), predicted.ravel()), 1)
+        differing += (predicted != whole(image[None])[0]).sum()
+    np.testing.assert_array_equal(result["confusion_matrix"], matrix)
+    assert differing
+
+
+def test_the_protocol_may_change_in_a_workdir(config, tmp_path):
+    setup.claim(tmp_path, config)
+    config.test.flip = True
+    setup.claim(tmp_path, config)
+    # A workdir from before there were protocols.
+    kept = json.loads((tmp_path / setup.CONFIG_FILE).read_text())
+    del kept["test"]
+    (tmp_path / setup.CONFIG_FILE).write_text(json.dumps(kept))
+    setup.claim(tmp_path, config)
+    config.train.learning_rate = 7.0
+    with pytest.raises(ValueError, match="differs in train.learning_rate "):
+        setup.claim(tmp_path, config)
