@@ -4,12 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-slow lint clean
+PARITY ?= .venv-parity
+PADDLE ?= .venv-paddle
+PADDLE_OUT := build/parity/paddleseg
+
+.PHONY: help demo test test-slow parity golden lint clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make parity     compares with mmsegmentation, PaddleSeg and the official network (installs them)"
 	@echo "make lint       ruff"
 	@echo "make clean      remove the environment and what building left"
 
@@ -28,9 +33,34 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
+# Every framework in an environment of its own kind; minutes, and some GB on disk.
+$(PARITY)/installed: setup.cfg tests/parity/requirements.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --upgrade pip
+	$(PARITY)/bin/python -m pip install --quiet --editable '.[test]' -r tests/parity/requirements.txt
+	touch $@
+
+$(PADDLE)/installed: tests/parity/requirements-paddle.txt
+	$(PYTHON) -m venv $(PADDLE)
+	$(PADDLE)/bin/python -m pip install --quiet --upgrade pip
+	$(PADDLE)/bin/python -m pip install --quiet -r tests/parity/requirements-paddle.txt
+	touch $@
+
+parity: $(PARITY)/installed $(PADDLE)/installed
+	for depth in 50 101; do \
+	  make="$(PADDLE)/bin/python tests/parity/make_paddleseg.py --depth=$$depth"; \
+	  $$make --output=$(PADDLE_OUT)/r$$depth && \
+	  $$make --output=$(PADDLE_OUT)/r$${depth}_align_corners --align_corners || exit 1; \
+	done
+	ISA_TF_PADDLESEG=$(PADDLE_OUT) $(PARITY)/bin/python -m pytest tests/parity
+
+# The files that guard the parity in the ordinary tests.
+golden: $(PARITY)/installed
+	$(PARITY)/bin/python tests/parity/make_golden.py
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) build *.egg-info .pytest_cache .ruff_cache

@@ -6,6 +6,8 @@ import keras
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.weights import read_checkpoint
+from isa_tf.weights import resnet as weights_lib
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -18,11 +20,12 @@ DEPTHS = {
     152: (3, 8, 36, 3),
 }
 BASIC = (18, 34)
-# Kernel size and filters of each stem's convolutions; the first has stride 2.
+# Kernel size of each stem's convolutions, of which the first has stride 2, and their filters in
+# parts of the first stage's.
 STEMS = {
-    "v1": ((7, 64),),
-    "v1c": ((3, 32), (3, 32), (3, 64)),
-    "deep": ((3, 64), (3, 64), (3, 128)),
+    "v1": ((7, 1),),
+    "v1c": ((3, 0.5), (3, 0.5), (3, 1)),
+    "deep": ((3, 1), (3, 1), (3, 2)),
 }
 SHORTCUTS = ("conv", "vd")
 
@@ -46,8 +49,17 @@ class ResNet(Backbone):
         contract_dilation: bool, whether the convolution that loses its stride keeps the rate of
             the stage before (mmsegmentation, the official code); `False` gives it its stage's
             (PaddleSeg). Defaults to `True`.
-        weights: `None` for random ones, or a path to such a backbone's `.weights.h5`. Defaults
-            to `None`.
+        ceil_mode: bool, whether the max pooling of the stem rounds the size of its output up, as
+            the official code's does: an even map then has one more row and column. Defaults to
+            `False`.
+        mean: three floats (RGB) that are taken from the image, in 0..255. Defaults to ImageNet's.
+        std: three floats that it is divided by afterwards. Defaults to ImageNet's.
+        filters: int, of the first stage's 3x3 convolutions; all others are in proportion. Defaults
+            to 64.
+        weights: `None` for random ones; "imagenet" for those that torchvision (stem "v1"),
+            OpenMMLab ("v1c") or timm ("vd" shortcut) publish, fetched once; or the path of a file:
+            such a backbone's `.weights.h5` or `.keras`, or a checkpoint of theirs or of the
+            official code (`.pth`, `.safetensors`). Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         **kwargs: name, trainable.
@@ -57,7 +69,9 @@ class ResNet(Backbone):
         are the stages', of 256, 512, 1024, 2048 channels, or 64 .. 512 with basic blocks.
 
     Raises:
-        ValueError: for an unknown depth, output stride, stem, shortcut or kind of weights.
+        ValueError: for an unknown depth, output stride, stem or shortcut, or weights that do not
+            fit.
+        OSError: for weights that cannot be read or fetched.
 
     Example:
 
@@ -76,6 +90,10 @@ class ResNet(Backbone):
         stem="v1",
         shortcut="conv",
         contract_dilation=True,
+        ceil_mode=False,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        filters=64,
         weights=None,
         synchronized=False,
         dtype=None,
@@ -89,8 +107,8 @@ class ResNet(Backbone):
             if value not in valid:
                 raise ValueError(f"{name} must be one of {list(valid)}, got {value!r}")
         check_output_stride(output_stride)
-        if weights is not None and not str(weights).endswith(".weights.h5"):
-            raise ValueError(f"weights must be the path of a .weights.h5 file, got {weights!r}")
+        if filters < 2 or filters % 2:
+            raise ValueError(f"filters must be even and positive, got {filters}")
         kwargs.setdefault("name", f"resnet{depth}")
 
         def conv(name, filters, kernel_size=1, *, activation="relu", **arguments):
@@ -107,34 +125,36 @@ class ResNet(Backbone):
 
         def block(x, name, width, strides, rates):
             """`rates`: of the convolution that has the strides and of what comes after it."""
-            y, filters = x, width if depth in BASIC else 4 * width
+            y, outputs = x, width if depth in BASIC else 4 * width
             strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
             if depth in BASIC:
                 y = conv(f"{name}_conv1", width, **strided)(y)
                 last = {"kernel_size": 3, "dilation_rate": rates[1]}
-                y = conv(f"{name}_conv2", filters, activation=None, **last)(y)
+                y = conv(f"{name}_conv2", outputs, activation=None, **last)(y)
             else:
                 y = conv(f"{name}_conv1", width)(y)
                 y = conv(f"{name}_conv2", width, **strided)(y)
-                y = conv(f"{name}_conv3", filters, activation=None)(y)
-            if x.shape[-1] != filters or strides > 1:
+                y = conv(f"{name}_conv3", outputs, activation=None)(y)
+            if x.shape[-1] != outputs or strides > 1:
                 if shortcut == "vd" and strides > 1:
                     x = keras.layers.AveragePooling2D(
                         2, padding="same", dtype=dtype, name=f"{name}_pool"
                     )(x)
                     strides = 1
-                x = conv(f"{name}_shortcut", filters, activation=None, strides=strides)(x)
+                x = conv(f"{name}_shortcut", outputs, activation=None, strides=strides)(x)
             y = keras.layers.Add(dtype=dtype, name=f"{name}_add")([y, x])
             return keras.layers.ReLU(dtype=dtype, name=f"{name}_relu")(y)
 
         # === Layers and functional model ===
         inputs = image_input()
-        x = normalize(IMAGENET_MEAN, IMAGENET_STD)(inputs)
-        for i, (kernel_size, filters) in enumerate(STEMS[stem], 1):
-            x = conv(f"stem_conv{i}", filters, kernel_size, strides=2 if i == 1 else 1)(x)
+        x = normalize(mean, std)(inputs)
+        for i, (kernel_size, part) in enumerate(STEMS[stem], 1):
+            width = int(part * filters)
+            x = conv(f"stem_conv{i}", width, kernel_size, strides=2 if i == 1 else 1)(x)
         maps, map_strides = {"c1": x}, {"c1": 2}
         # Behind a ReLU a zero is as good as minus infinity.
-        x = keras.layers.ZeroPadding2D(1, dtype=dtype, name="stem_pad")(x)
+        pad = ((1, 2), (1, 2)) if ceil_mode else 1
+        x = keras.layers.ZeroPadding2D(pad, dtype=dtype, name="stem_pad")(x)
         x = keras.layers.MaxPooling2D(3, 2, dtype=dtype, name="stem_pool")(x)
         stride, rate = 4, 1
         for s, blocks in enumerate(DEPTHS[depth], 1):
@@ -146,7 +166,7 @@ class ResNet(Backbone):
                 x = block(
                     x,
                     f"stage{s}_block{b}",
-                    64 * 2 ** (s - 1),
+                    filters * 2 ** (s - 1),
                     kept if b == 1 else 1,
                     (first if b == 1 else rate, rate),
                 )
@@ -159,10 +179,20 @@ class ResNet(Backbone):
         self.stem = stem
         self.shortcut = shortcut
         self.contract_dilation = contract_dilation
+        self.ceil_mode = ceil_mode
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.filters = filters
         self.synchronized = synchronized
 
         if weights is not None:
-            self.load_weights(Path(weights))
+            self._load(Path(weights_lib.imagenet(self) if weights == "imagenet" else weights))
+
+    def _load(self, path):
+        if path.name.endswith((".weights.h5", ".keras")):
+            self.load_weights(path)
+        else:
+            weights_lib.load(self, read_checkpoint(path), path)
 
     def get_config(self):
         return {
@@ -172,6 +202,10 @@ class ResNet(Backbone):
             "stem": self.stem,
             "shortcut": self.shortcut,
             "contract_dilation": self.contract_dilation,
+            "ceil_mode": self.ceil_mode,
+            "mean": self.mean,
+            "std": self.std,
+            "filters": self.filters,
             "weights": None,
             "synchronized": self.synchronized,
         }

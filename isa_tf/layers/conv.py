@@ -10,6 +10,12 @@ BN_MOMENTUM = 0.9
 
 
 @keras.saving.register_keras_serializable("isa_tf")
+def leaky_relu_001(x):
+    """LeakyReLU of slope 0.01, which ends in-place activated BN; Keras's own has 0.2."""
+    return keras.ops.leaky_relu(x, negative_slope=0.01)
+
+
+@keras.saving.register_keras_serializable("isa_tf")
 class ConvNormAct(keras.layers.Layer):
     """2-D convolution without bias, batch normalisation, activation.
 

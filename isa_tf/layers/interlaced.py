@@ -121,6 +121,7 @@ class InterlacedSparseAttention(keras.layers.Layer):
         fuse: bool, whether the input is concatenated and read out; `False` returns the bare
             attentions. Defaults to `True`.
         jit_compile: bool, whether XLA compiles the attention proper. Defaults to `False`.
+        activation: name or callable, after the normalisations. Defaults to "relu".
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
@@ -160,6 +161,7 @@ class InterlacedSparseAttention(keras.layers.Layer):
         dropout=0.0,
         fuse=True,
         jit_compile=False,
+        activation="relu",
         epsilon=BN_EPSILON,
         momentum=BN_MOMENTUM,
         synchronized=False,
@@ -184,10 +186,12 @@ class InterlacedSparseAttention(keras.layers.Layer):
         self.dropout = dropout
         self.fuse = fuse
         self.jit_compile = jit_compile
+        self.activation = keras.activations.get(activation)
         self.epsilon = epsilon
         self.momentum = momentum
         self.synchronized = synchronized
         norm = {
+            "activation": self.activation,
             "epsilon": epsilon,
             "momentum": momentum,
             "synchronized": synchronized,
@@ -279,6 +283,7 @@ class InterlacedSparseAttention(keras.layers.Layer):
             "dropout": self.dropout,
             "fuse": self.fuse,
             "jit_compile": self.jit_compile,
+            "activation": keras.activations.serialize(self.activation),
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,

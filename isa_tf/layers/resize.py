@@ -3,13 +3,21 @@
 import keras
 import tensorflow as tf
 
+# How an output position x of scale s = input / output reads the input: (x + 0.5) s - 0.5, which is
+# what `tf.image.resize` does and PyTorch's align_corners=False; from corner to corner,
+# align_corners=True; x s, Paddle's align_mode=1.
+COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+
 
 @keras.saving.register_keras_serializable("isa_tf")
 class ResizeLike(keras.layers.Layer):
     """Resizes a map bilinearly to the height and width of a second one.
 
-    The result is computed in the layer's compute dtype. Pixel centres lie at half-integers, as in
-    `tf.image.resize` and PyTorch's `align_corners=False`.
+    The result is computed in the layer's compute dtype.
+
+    Args:
+        coordinates: where an output position lies in the input, in ONNX's terms: "half_pixel",
+            "align_corners" or "asymmetric". Defaults to "half_pixel".
 
     Call arguments:
         inputs: list of the map (B, h, w, C) and the reference (B, H, W, any).
@@ -17,22 +25,41 @@ class ResizeLike(keras.layers.Layer):
     Shapes:
         [(B, h, w, C), (B, H, W, any)] -> (B, H, W, C).
 
+    Raises:
+        ValueError: for unknown coordinates.
+
     Example:
 
     >>> ResizeLike()([tf.zeros((1, 4, 4, 2)), tf.zeros((1, 9, 7, 3))]).shape
     TensorShape([1, 9, 7, 2])
     """
 
+    def __init__(self, coordinates="half_pixel", **kwargs):
+        super().__init__(**kwargs)
+        if coordinates not in COORDINATES:
+            known = ", ".join(COORDINATES)
+            raise ValueError(f"coordinates must be one of {known}, got {coordinates!r}")
+        self.coordinates = coordinates
+
     def call(self, inputs):
         x, reference = inputs
         size = reference.shape[1:3]
         if size.rank is None or None in size.as_list():
             size = tf.shape(reference)[1:3]
-        return tf.cast(tf.image.resize(x, size, method="bilinear"), self.compute_dtype)
+        x = tf.raw_ops.ResizeBilinear(
+            images=x,
+            size=size,
+            align_corners=self.coordinates == "align_corners",
+            half_pixel_centers=self.coordinates == "half_pixel",
+        )
+        return tf.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         x, reference = input_shape
         return (x[0], *reference[1:3], x[3])
+
+    def get_config(self):
+        return {**super().get_config(), "coordinates": self.coordinates}
 
 
 @keras.saving.register_keras_serializable("isa_tf")

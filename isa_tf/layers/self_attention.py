@@ -67,6 +67,7 @@ class SelfAttention2D(keras.layers.Layer):
             effect where the partition divides the map. Defaults to `True`.
         dropout: float, channel-wise (spatial) dropout of the output. Defaults to 0.
         jit_compile: bool, whether XLA compiles the attention proper. Defaults to `False`.
+        activation: name or callable, after the normalisations. Defaults to "relu".
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
@@ -103,6 +104,7 @@ class SelfAttention2D(keras.layers.Layer):
         mask_padding=True,
         dropout=0.0,
         jit_compile=False,
+        activation="relu",
         epsilon=BN_EPSILON,
         momentum=BN_MOMENTUM,
         synchronized=False,
@@ -120,6 +122,7 @@ class SelfAttention2D(keras.layers.Layer):
         self.mask_padding = mask_padding
         self.dropout = dropout
         self.jit_compile = jit_compile
+        self.activation = keras.activations.get(activation)
         self.epsilon = epsilon
         self.momentum = momentum
         self.synchronized = synchronized
@@ -130,6 +133,7 @@ class SelfAttention2D(keras.layers.Layer):
         filters = self.filters or channels
         key_filters = self.key_filters or max(1, filters // 2)
         norm = {
+            "activation": self.activation,
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
@@ -229,6 +233,7 @@ class SelfAttention2D(keras.layers.Layer):
             "mask_padding": self.mask_padding,
             "dropout": self.dropout,
             "jit_compile": self.jit_compile,
+            "activation": keras.activations.serialize(self.activation),
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,

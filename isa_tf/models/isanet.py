@@ -29,7 +29,9 @@ class ISANet(Segmenter):
         depth: int. Defaults to 1.
         mask_padding: bool. Defaults to `True`.
         jit_compile: bool, whether XLA compiles the attention proper. Defaults to `False`.
+        context_dropout: float, channel-wise, of the module's output. Defaults to 0.
         auxiliary_level: see `Segmenter`. Defaults to "c4".
+        activation: see `Segmenter`. Defaults to "relu".
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         **kwargs: those of `Segmenter`: head_filters, decoder_levels, class_names, ...
@@ -63,7 +65,9 @@ class ISANet(Segmenter):
         depth=1,
         mask_padding=True,
         jit_compile=False,
+        context_dropout=0.0,
         auxiliary_level="c4",
+        activation="relu",
         dtype=None,
         synchronized=False,
         **kwargs,
@@ -82,7 +86,9 @@ class ISANet(Segmenter):
             order=order,
             depth=depth,
             mask_padding=mask_padding,
+            dropout=context_dropout,
             jit_compile=jit_compile,
+            activation=activation,
             synchronized=synchronized,
             dtype=dtype,
             name="context",
@@ -92,6 +98,7 @@ class ISANet(Segmenter):
             context,
             num_classes,
             auxiliary_level=auxiliary_level,
+            activation=activation,
             synchronized=synchronized,
             dtype=dtype,
             **kwargs,
@@ -104,4 +111,12 @@ class ISANet(Segmenter):
         del config["context"]
         attention = self.context.get_config()
         names = ("partition", "key_filters", "order", "depth", "mask_padding", "jit_compile")
-        return {**config, **{name: attention[name] for name in names}}
+        kept = {name: attention[name] for name in names}
+        return {**config, **kept, "context_dropout": attention["dropout"]}
+
+    @classmethod
+    def from_preset(cls, name, num_classes=None, **arguments):
+        """A published ISANet with its weights; see `isa_tf.models.from_preset`."""
+        from isa_tf.models.presets import from_preset  # it imports this module
+
+        return from_preset(name, num_classes, **arguments)

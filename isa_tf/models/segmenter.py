@@ -38,8 +38,15 @@ class Segmenter(keras.Model):
         auxiliary_filters: int. Defaults to 256.
         auxiliary_weight: float, of the auxiliary loss in training. Defaults to 0.4.
         dropout: float, channel-wise, before the classifiers. Defaults to 0.1.
+        activation: name or callable, of the head and of a context module given by name. Defaults
+            to "relu".
+        coordinates: how the logits are resized to the image, see `ResizeLike`: "half_pixel", or
+            "align_corners" as some published models were trained. Defaults to "half_pixel".
         class_names: names of the classes, kept with the model; or `None`.
         palette: colours of the classes, RGB 0..255, kept with the model; or `None`.
+        protocol: how the model is to be tested, a dict of the arguments of
+            `isa_tf.inference.Protocol` that is kept with the model; `None` for whole images.
+            Defaults to `None`.
         momentum: float, of the head's batch normalisations. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN) in the head and in a
             backbone given by name. Defaults to `False`.
@@ -79,8 +86,11 @@ class Segmenter(keras.Model):
         auxiliary_filters=256,
         auxiliary_weight=0.4,
         dropout=0.1,
+        activation="relu",
+        coordinates="half_pixel",
         class_names=None,
         palette=None,
+        protocol=None,
         momentum=BN_MOMENTUM,
         synchronized=False,
         dtype=None,
@@ -94,8 +104,13 @@ class Segmenter(keras.Model):
         if isinstance(backbone, str):
             backbone = backbones.create(backbone, dtype=dtype, synchronized=synchronized)
         if isinstance(context, str):
-            arguments = {"dtype": dtype, "synchronized": synchronized, "name": "context"}
-            context = create_context(context, **arguments)
+            context = create_context(
+                context,
+                activation=activation,
+                synchronized=synchronized,
+                dtype=dtype,
+                name="context",
+            )
         widths = decoder_filters
         if isinstance(widths, int):
             widths = [widths] * len(decoder_levels)
@@ -111,6 +126,7 @@ class Segmenter(keras.Model):
             return ConvNormAct(
                 filters,
                 kernel_size,
+                activation=activation,
                 momentum=momentum,
                 synchronized=synchronized,
                 dtype=dtype,
@@ -120,7 +136,7 @@ class Segmenter(keras.Model):
         def classify(x, name):
             x = keras.layers.SpatialDropout2D(dropout, dtype=dtype, name=f"{name}_dropout")(x)
             x = keras.layers.Conv2D(num_classes, 1, dtype=dtype, name=f"{name}_classifier")(x)
-            return ResizeLike(dtype="float32", name=name)([x, inputs])
+            return ResizeLike(coordinates, dtype="float32", name=name)([x, inputs])
 
         # === Functional model ===
         inputs = keras.Input((None, None, 3), name="image")
@@ -160,8 +176,11 @@ class Segmenter(keras.Model):
         self.auxiliary_filters = auxiliary_filters
         self.auxiliary_weight = auxiliary_weight
         self.dropout = dropout
+        self.activation = keras.activations.get(activation)
+        self.coordinates = coordinates
         self.class_names = None if class_names is None else tuple(class_names)
         self.palette = None if palette is None else tuple(map(tuple, palette))
+        self.protocol = None if protocol is None else dict(protocol)
         self.momentum = momentum
         self.synchronized = synchronized
 
@@ -213,8 +232,11 @@ class Segmenter(keras.Model):
             "auxiliary_filters": self.auxiliary_filters,
             "auxiliary_weight": self.auxiliary_weight,
             "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "coordinates": self.coordinates,
             "class_names": self.class_names,
             "palette": self.palette,
+            "protocol": self.protocol,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
         }

@@ -115,8 +115,17 @@ def pytorch_tensors(model, seed=0):
         "_fc.weight": np.zeros((1000, 1280), "float32"),
         "_bn0.num_batches_tracked": np.int64(3),
     }
-    for layer, (conv, norm) in weights_lib.name_map(model).items():
-        layer = model.get_layer(layer)
+    blocks = []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        conv, norm = "_conv_stem", "_bn0"
+        if layer.name != "stem":
+            block, part = layer.name.rsplit("_", 1)
+            blocks += [block] * (block not in blocks)
+            number = ("expand", "depthwise", "project").index(part)
+            conv = f"_blocks.{len(blocks) - 1}._{part}_conv"
+            norm = f"_blocks.{len(blocks) - 1}._bn{number}"
         axes = (2, 3, 0, 1) if layer.filters is None else (3, 2, 0, 1)
         kernel = rng.normal(size=layer.conv.kernel.shape).astype("float32")
         tensors[f"{conv}.weight"] = kernel.transpose(axes)
@@ -129,7 +138,7 @@ def pytorch_tensors(model, seed=0):
 def test_transfer():
     model = EfficientNetLite(0)
     tensors = pytorch_tensors(model)
-    assert weights_lib.load(model, tensors, "lite.pth") == ["_fc.weight"]
+    assert weights_lib.load(model, tensors, "lite.pth") == (["_fc.weight"], [])
     stem = model.get_layer("stem")
     kernel = tensors["_conv_stem.weight"]
     np.testing.assert_array_equal(stem.conv.kernel[2, 1, 0, 5], kernel[5, 0, 2, 1])

@@ -4,6 +4,7 @@ import pytest
 from batteries import LayerBattery
 
 from isa_tf import layers
+from isa_tf.layers.conv import leaky_relu_001
 from isa_tf.layers.normalization import FusedBatchNormalization
 
 MAP = (2, 10, 7, 6)
@@ -40,9 +41,19 @@ CASES = {
         {"partition": [(5, 4), 3], "fuse": False, "filters": 4},
         MAP,
     ),
+    "isa-leaky": (
+        layers.InterlacedSparseAttention,
+        {"partition": 4, "activation": leaky_relu_001},
+        MAP,
+    ),
     "isa-half": (layers.InterlacedSparseAttention, {"partition": 3, "order": "long"}, MAP),
     "resize-by": (layers.ResizeBy, {"factor": 1.5}, MAP),
     "resize": (layers.ResizeLike, {}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
+    "resize-corners": (
+        layers.ResizeLike,
+        {"coordinates": "align_corners"},
+        [(2, 5, 4, 3), (2, 9, 7, 2)],
+    ),
 }
 
 

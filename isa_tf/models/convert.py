@@ -1,0 +1,147 @@
+"""Models from other people's checkpoints: the tensors tell the architecture and fill it."""
+
+import difflib
+from typing import NamedTuple
+
+import keras
+
+from isa_tf.backbones import ResNet
+from isa_tf.models.isanet import ISANet
+from isa_tf.weights import mmseg, openseg, paddleseg, read_checkpoint, resnet
+from isa_tf.weights.transfer import Report
+
+# Sources of whole segmentation models, and of ImageNet backbones.
+MODELS = {"mmseg": mmseg, "openseg": openseg, "paddleseg": paddleseg}
+BACKBONES = ("torchvision", "openmmlab", "timm")
+# What the tensors of a source do not tell, as its authors trained; all can be overridden.
+_BGR_MEAN = (122.7717, 115.9465, 102.9801)  # in RGB order
+_SETTINGS = {
+    "mmseg": {"coordinates": "half_pixel"},
+    "openseg": {
+        "coordinates": "align_corners",
+        "dropout": 0.0,
+        "context_dropout": 0.05,
+        "backbone": {"mean": _BGR_MEAN, "std": (1.0, 1.0, 1.0)},
+    },
+    "paddleseg": {
+        "coordinates": "asymmetric",
+        "backbone": {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
+    },
+}
+
+
+class Converted(NamedTuple):
+    """A model with the weights of a checkpoint.
+
+    Attributes:
+        model: `isa_tf.models.ISANet` or `isa_tf.backbones.ResNet`.
+        source: str, whose checkpoint it is.
+        report: `isa_tf.weights.Report`: the tensors and the weights that were left over.
+    """
+
+    model: keras.Model
+    source: str
+    report: Report
+
+
+def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Converted:
+    """Makes the model that a checkpoint was trained with, and gives it the weights.
+
+    Args:
+        path: `.pth`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework and
+            without running anything in it.
+        source: "mmseg", "openseg" or "paddleseg" for ISANets; "torchvision", "openmmlab" or "timm"
+            for ImageNet weights of ResNets; `None` to tell it from the tensors' names. Defaults
+            to `None`.
+        num_classes: int, for other classes than the checkpoint's: the classifiers are then new,
+            with random weights. Defaults to `None`, the checkpoint's.
+        **arguments: of `ISANet` and `Segmenter` that the tensors do not tell or that are to differ:
+            partition, coordinates, class_names, palette, protocol, dropout, dtype, ...; `backbone`
+            is a dict of arguments of `ResNet`, and all there is to set of a backbone.
+
+    Returns:
+        `Converted`.
+
+    Raises:
+        CheckpointError: (a ValueError) for a file that cannot be read.
+        ValueError: for a checkpoint of another source or architecture, a tensor that is missing,
+            has another shape or no place; with its name and the weight's.
+
+    Example:
+
+    >>> model, source, report = from_checkpoint("isanet_r50-d8_...-981bd763.pth")
+    """
+    tensors = read_checkpoint(path)
+    source = find_source(tensors, path) if source is None else check_source(source)
+    if source in BACKBONES:
+        if num_classes is not None:
+            raise ValueError(f"{path}: a backbone, of {source}, has no num_classes")
+        settings = arguments.pop("backbone", {})
+        if arguments:
+            raise ValueError(f"{path}: a backbone, of {source}, has no {', '.join(arguments)}")
+        return _backbone(tensors, path, source, settings)
+    module = MODELS[source]
+    found = module.arguments(tensors, path)
+    partitions = found.pop("partitions", 1)
+    settings = {**found, **_SETTINGS[source], **arguments}
+    settings["backbone"] = {
+        **found["backbone"],
+        **_SETTINGS[source].get("backbone", {}),
+        **arguments.get("backbone", {}),
+    }
+    _check_partitions(path, partitions, settings.get("partition", 8))
+    changed = num_classes not in (None, found["num_classes"])
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
+    shared = {name: settings.get(name) for name in ("dtype",)}
+    shared["synchronized"] = settings.get("synchronized", False)
+    settings["backbone"] = ResNet(**settings["backbone"], **shared)
+    settings.setdefault("mask_padding", False)  # as all of them were trained
+    model = ISANet(**settings)
+    report = module.load(model, tensors, path, ("classifier",) if changed else ())
+    return Converted(model, source, report)
+
+
+def _backbone(tensors, path, source, arguments):
+    nested = "backbone." if any(name.startswith("backbone.") for name in tensors) else ""
+    model = ResNet(**{**resnet.arguments(tensors, path, nested), **arguments})
+    return Converted(model, source, resnet.load(model, tensors, path))
+
+
+def _check_partitions(path, count, partition):
+    given = len(partition) if isinstance(partition, list) else 1
+    if given != count:
+        raise ValueError(
+            f"{path}: the network has {count} partitions, whose sizes its tensors do not tell; "
+            f"give as many, such as partition={[(8, 8)] * count}"
+        )
+
+
+def check_source(source):
+    """A source as it is, or ValueError with the known ones."""
+    known = [*MODELS, *BACKBONES]
+    if source not in known:
+        near = difflib.get_close_matches(str(source), known, n=1)
+        hint = f'did you mean "{near[0]}"? ' if near else ""
+        raise ValueError(f"unknown source {source!r}; {hint}known: {', '.join(known)}")
+    return source
+
+
+def find_source(tensors, path):
+    """Whose checkpoint these tensors are, by their names; ValueError where none is known."""
+    for source, module in MODELS.items():
+        if module.is_source(tensors):
+            return source
+    for source, mark in (
+        ("openmmlab", "stem.0.weight"),
+        ("timm", "conv1.0.weight"),
+        ("torchvision", "conv1.weight"),
+    ):
+        for prefix in ("", "backbone."):
+            if {prefix + mark, f"{prefix}layer1.0.conv1.weight"} <= tensors.keys():
+                return source
+    names = ", ".join(sorted(tensors)[:5])
+    raise ValueError(
+        f"{path}: the names of its tensors ({names}, ...) are those of no source that is known: "
+        f"{', '.join([*MODELS, *BACKBONES])}"
+    )

@@ -1,0 +1,102 @@
+"""mmsegmentation: from the names of its ISANet to this package's."""
+
+import re
+
+from isa_tf.weights import resnet
+from isa_tf.weights.transfer import Report, Transfer
+
+_ISA = "decode_head."
+_CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
+
+
+def is_source(tensors) -> bool:
+    """Whether these look like the tensors of mmsegmentation's ISANet."""
+    return f"{_ISA}global_relation.key_project.0.conv.weight" in tensors
+
+
+def arguments(tensors, path) -> dict:
+    """What the tensors tell of the network.
+
+    Returns:
+        dict with "backbone", the arguments of `ResNet`, and those of `ISANet`: num_classes,
+        head_filters, key_filters, auxiliary_level, auxiliary_filters.
+
+    Raises:
+        ValueError: where they are not those of an ISANet with a ResNet.
+    """
+    if not is_source(tensors):
+        raise ValueError(
+            f"{path}: this is not mmsegmentation's ISANet: {_ISA}global_relation is missing"
+            + _other_head(tensors)
+        )
+    auxiliary = "auxiliary_head.convs.0.conv.weight" in tensors
+    return {
+        "backbone": {
+            **resnet.arguments(tensors, path, "backbone."),
+            "output_stride": 8,
+            "contract_dilation": True,
+        },
+        "num_classes": int(tensors["decode_head.conv_seg.weight"].shape[0]),
+        "head_filters": int(tensors["decode_head.in_conv.conv.weight"].shape[0]),
+        "key_filters": int(
+            tensors["decode_head.global_relation.key_project.0.conv.weight"].shape[0]
+        ),
+        "auxiliary_level": "c4" if auxiliary else None,
+        **(
+            {"auxiliary_filters": int(tensors["auxiliary_head.convs.0.conv.weight"].shape[0])}
+            if auxiliary
+            else {}
+        ),
+    }
+
+
+def _other_head(tensors):
+    parts = sorted({m[1] for m in map(re.compile(r"decode_head\.(\w+)").match, tensors) if m})
+    return f"; its head has {', '.join(parts[:8])}" if parts else ""
+
+
+def load(model, tensors, path, optional=()) -> Report:
+    """Gives an `ISANet` the weights of mmsegmentation's.
+
+    The bias of the value convolution passes through the attention, whose rows sum to 1, and goes
+    into the normalisation of the convolution behind it.
+
+    Args:
+        model: `isa_tf.models.ISANet` with a `ResNet`.
+        tensors: dict of arrays by name.
+        path: where they come from, for the errors.
+        optional: see `Transfer`; ("classifier",) leaves other classes' classifiers as they are.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: where a weight is missing, has another shape, or a tensor has no place. The
+            model is then as it was.
+    """
+    transfer = Transfer(tensors, path, optional=optional)
+    backbone = Transfer(tensors, path, prefix="backbone.")
+    resnet.fill(backbone, model.backbone)
+    transfer.include(backbone)
+
+    def conv_module(layer, name, **arguments):
+        transfer.conv_norm(layer, f"{name}.conv", f"{name}.bn", **arguments)
+
+    conv_module(model.get_layer("head"), "decode_head.in_conv")
+    for layer, name in zip(
+        model.context.attentions, ("global_relation", "local_relation"), strict=True
+    ):
+        name = f"decode_head.{name}"
+        for i in (0, 1):
+            conv_module(layer.query[i], f"{name}.query_project.{i}")
+            conv_module(layer.key[i], f"{name}.key_project.{i}")
+        transfer.conv(layer.value, f"{name}.value_project")
+        bias = transfer.take(f"{name}.value_project.bias", layer.output_conv.norm.moving_mean)
+        conv_module(layer.output_conv, f"{name}.output_project", shift=bias)
+    conv_module(model.context.fusion, "decode_head.out_conv")
+    transfer.conv(model.get_layer("logits_classifier"), "decode_head.conv_seg")
+    if model.auxiliary_level is not None:
+        conv_module(model.get_layer("auxiliary"), "auxiliary_head.convs.0")
+        transfer.conv(model.get_layer("auxiliary_logits_classifier"), "auxiliary_head.conv_seg")
+        return transfer.finish(model, _CLASSIFIERS if optional else ())
+    return transfer.finish(model, ("auxiliary_head.", *(_CLASSIFIERS if optional else ())))

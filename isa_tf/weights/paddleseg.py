@@ -1,0 +1,103 @@
+"""PaddleSeg: from the names of its ISANet, on a ResNet_vd, to this package's."""
+
+import re
+
+from isa_tf.layers.conv import ConvNormAct
+from isa_tf.weights.transfer import PADDLE, Report, Transfer
+
+_BLOCKS = re.compile(r"backbone\.bb_(\d)_(\d+)\.conv(\d)\._conv\.weight")
+_LAYER = re.compile(r"stage(\d)_block(\d+)_(?:conv(\d)|(shortcut))")
+_CLASSIFIERS = ("head.cls.1.", "head.aux.2.")
+
+
+def is_source(tensors) -> bool:
+    """Whether these look like the tensors of PaddleSeg's ISANet."""
+    return "head.global_relation.key_project.0._conv.weight" in tensors
+
+
+def arguments(tensors, path) -> dict:
+    """What the tensors tell of the network.
+
+    Returns:
+        dict with "backbone", the arguments of `ResNet`, and those of `ISANet`: num_classes,
+        head_filters, key_filters, auxiliary_level, auxiliary_filters.
+
+    Raises:
+        ValueError: where they are not those of an ISANet with a ResNet_vd.
+    """
+    from isa_tf.backbones.resnet import DEPTHS  # it imports this package
+
+    if not is_source(tensors):
+        raise ValueError(f"{path}: this is not PaddleSeg's ISANet: head.global_relation is missing")
+    found = [m for m in map(_BLOCKS.fullmatch, tensors) if m]
+    blocks = tuple(len({m[2] for m in found if m[1] == str(stage)}) for stage in range(4))
+    depths = [depth for depth, n in DEPTHS.items() if depth >= 50 and n == blocks]
+    if not depths:
+        raise ValueError(f"{path}: no ResNet_vd that is known has {blocks} blocks in its stages")
+    return {
+        "backbone": {
+            "depth": depths[0],
+            "stem": "v1c",
+            "shortcut": "vd",
+            "filters": int(tensors["backbone.conv1_3._conv.weight"].shape[0]),
+            "output_stride": 8,
+            "contract_dilation": False,
+        },
+        "num_classes": int(tensors["head.cls.1.weight"].shape[0]),
+        "head_filters": int(tensors["head.in_conv._conv.weight"].shape[0]),
+        "key_filters": int(tensors["head.global_relation.key_project.0._conv.weight"].shape[0]),
+        "auxiliary_level": "c4",
+        "auxiliary_filters": int(tensors["head.aux.0._conv.weight"].shape[0]),
+    }
+
+
+def load(model, tensors, path, optional=()) -> Report:
+    """Gives an `ISANet` the weights of PaddleSeg's.
+
+    The bias of the value convolution goes into the normalisation behind the attention, as
+    mmsegmentation's does.
+
+    Args:
+        model: `isa_tf.models.ISANet` with a `ResNet`.
+        tensors: dict of arrays by name.
+        path: where they come from, for the errors.
+        optional: see `Transfer`.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: where a weight is missing, has another shape, or a tensor has no place. The
+            model is then as it was.
+    """
+    transfer = Transfer(tensors, path, statistics=PADDLE, optional=optional)
+
+    def pair(layer, name, **arguments):
+        transfer.conv_norm(layer, f"{name}._conv", f"{name}._batch_norm", **arguments)
+
+    for layer in model.backbone.layers:
+        if not isinstance(layer, ConvNormAct):
+            continue
+        if layer.name.startswith("stem_conv"):
+            pair(layer, f"backbone.conv1_{layer.name.removeprefix('stem_conv')}")
+            continue
+        stage, block, conv, shortcut = _LAYER.fullmatch(layer.name).groups()
+        part = "short" if shortcut else f"conv{int(conv) - 1}"
+        pair(layer, f"backbone.bb_{int(stage) - 1}_{int(block) - 1}.{part}")
+
+    pair(model.get_layer("head"), "head.in_conv")
+    for layer, name in zip(
+        model.context.attentions, ("global_relation", "local_relation"), strict=True
+    ):
+        name = f"head.{name}"
+        for i in (0, 1):
+            pair(layer.query[i], f"{name}.query_project.{i}")
+            pair(layer.key[i], f"{name}.key_project.{i}")
+        transfer.conv(layer.value, f"{name}.value_project")
+        bias = transfer.take(f"{name}.value_project.bias", layer.output_conv.norm.moving_mean)
+        pair(layer.output_conv, f"{name}.output_project", shift=bias)
+    pair(model.context.fusion, "head.out_conv")
+    transfer.conv(model.get_layer("logits_classifier"), "head.cls.1")
+    pair(model.get_layer("auxiliary"), "head.aux.0")
+    transfer.conv(model.get_layer("auxiliary_logits_classifier"), "head.aux.2")
+    return transfer.finish(model, _CLASSIFIERS if optional else ())

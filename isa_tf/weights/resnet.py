@@ -1,0 +1,186 @@
+"""ResNet: from the names of torchvision, OpenMMLab, timm and the official code to this package's.
+
+All of them name the stages alike; they differ in the stem, and timm's "vd" shortcut has an average
+pooling before its convolution.
+"""
+
+import re
+from pathlib import Path
+
+from isa_tf.layers.conv import ConvNormAct
+from isa_tf.weights import cache
+from isa_tf.weights.transfer import Report, Transfer
+
+# The classifier, which a backbone has not.
+LEFT_OVER = ("fc.", "head.fc.")
+# Convolution and norm of each step of the stem.
+_STEMS = {
+    "OpenMMLab": (("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")),
+    "the official code": tuple((f"resinit.conv{i}", f"resinit.bn{i}") for i in (1, 2, 3)),
+    "its ImageNet weights": tuple((f"conv{i}", f"bn{i}") for i in (1, 2, 3)),
+    "timm": (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")),
+    "torchvision": (("conv1", "bn1"),),
+}
+_BLOCKS = re.compile(r"layer(\d)\.(\d+)\.conv(\d)\.weight")
+_LAYER = re.compile(r"stage(\d)_block(\d+)_(conv(\d)|shortcut)")
+REVERSED = (2, 1, 0)  # BGR for RGB
+_TORCHVISION = "https://download.pytorch.org/models/"
+_OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/"
+_TIMM = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
+# ImageNet weights by depth, stem and shortcut.
+IMAGENET = {
+    (18, "v1", "conv"): _TORCHVISION + "resnet18-f37072fd.pth",
+    (34, "v1", "conv"): _TORCHVISION + "resnet34-b627a593.pth",
+    (50, "v1", "conv"): _TORCHVISION + "resnet50-0676ba61.pth",
+    (101, "v1", "conv"): _TORCHVISION + "resnet101-63fe2227.pth",
+    (152, "v1", "conv"): _TORCHVISION + "resnet152-394f9c45.pth",
+    (18, "v1c", "conv"): _OPENMMLAB + "resnet18_v1c-b5776b93.pth",
+    (50, "v1c", "conv"): _OPENMMLAB + "resnet50_v1c-2cccc1ad.pth",
+    (101, "v1c", "conv"): _OPENMMLAB + "resnet101_v1c-e67eebb6.pth",
+    (152, "v1c", "conv"): _TIMM.format("resnet152c.gluon_in1k"),
+    (50, "deep", "conv"): _TIMM.format("resnet50s.gluon_in1k"),
+    (101, "deep", "conv"): _TIMM.format("resnet101s.gluon_in1k"),
+    (152, "deep", "conv"): _TIMM.format("resnet152s.gluon_in1k"),
+    (50, "v1c", "vd"): _TIMM.format("resnet50d.gluon_in1k"),
+    (101, "v1c", "vd"): _TIMM.format("resnet101d.gluon_in1k"),
+    (152, "v1c", "vd"): _TIMM.format("resnet152d.gluon_in1k"),
+}
+
+
+def _stem(names):
+    for stem in _STEMS.values():
+        if all(f"{conv}.weight" in names for conv, _ in stem):
+            return stem
+    return None
+
+
+def imagenet(model) -> Path:
+    """The file of ImageNet weights for a `ResNet`, fetched where it is not in the cache.
+
+    Raises:
+        ValueError: where nobody is known to publish any.
+        OSError: where it cannot be fetched.
+    """
+    key = (model.depth, model.stem, model.shortcut)
+    if key not in IMAGENET or model.filters != 64:
+        known = ", ".join("/".join(map(str, k)) for k in IMAGENET)
+        raise ValueError(
+            f'weights="imagenet": none are known for {model.name} (depth/stem/shortcut '
+            f"{'/'.join(map(str, key))}, {model.filters} filters), but for {known}; or give a file"
+        )
+    url = IMAGENET[key]
+    # timm's files all have one name.
+    name = f"{url.split('/')[-4]}.safetensors" if url.endswith("/model.safetensors") else None
+    return cache.fetch(url, name)
+
+
+def arguments(tensors, path, prefix="") -> dict:
+    """What a checkpoint's tensors tell of its ResNet.
+
+    Args:
+        tensors: dict of arrays by name.
+        path: where they come from, for the errors.
+        prefix: str, what the names of the backbone begin with. Defaults to "".
+
+    Returns:
+        dict of arguments of `isa_tf.backbones.ResNet`: depth, stem, shortcut, filters.
+
+    Raises:
+        ValueError: where they are not those of a ResNet, saying why not.
+    """
+    from isa_tf.backbones.resnet import DEPTHS  # it imports this package
+
+    names = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+    found = [m for m in map(_BLOCKS.fullmatch, names) if m]
+    blocks = tuple(
+        len({m[2] for m in found if m[1] == str(stage)})  # one number a stage
+        for stage in (1, 2, 3, 4)
+    )
+    bottleneck = any(m[3] == "3" for m in found)
+    depths = [d for d, n in DEPTHS.items() if n == blocks and (d >= 50) == bottleneck]
+    stem = _stem(names)
+    if not depths or stem is None:
+        reason = "has no stem that is known" if depths else f"has {blocks} blocks in its stages"
+        raise ValueError(f"{path}: these are no weights of a ResNet that is known: it {reason}")
+    widths = tuple(int(names[f"{conv}.weight"].shape[0]) for conv, _ in stem)
+    filters = int(names["layer1.0.conv1.weight"].shape[0])
+    stems = {
+        (filters,): "v1",
+        (filters // 2, filters // 2, filters): "v1c",
+        (filters, filters, 2 * filters): "deep",
+    }
+    if widths not in stems:
+        raise ValueError(f"{path}: no ResNet that is known has a stem of {widths} filters")
+    vd = "layer2.0.downsample.1.weight" in names and names["layer2.0.downsample.1.weight"].ndim == 4
+    return {
+        "depth": depths[0],
+        "stem": stems[widths],
+        "shortcut": "vd" if vd else "conv",
+        "filters": filters,
+    }
+
+
+def fill(transfer: Transfer, model, bgr=False):
+    """Says what each weight of a `ResNet` becomes.
+
+    Args:
+        transfer: `Transfer` whose names are the backbone's.
+        model: `isa_tf.backbones.ResNet`.
+        bgr: bool, whether the checkpoint's network reads BGR; the model reads RGB. Defaults to
+            `False`.
+    """
+    prefix = transfer.prefix
+    stem = _stem({name[len(prefix) :] for name in transfer.tensors})
+    if stem is None:
+        raise ValueError(f"{transfer.path}: no stem of a ResNet is known in it")
+    for layer in model.layers:
+        if not isinstance(layer, ConvNormAct):
+            continue
+        if layer.name.startswith("stem_conv"):
+            i = int(layer.name.removeprefix("stem_conv"))
+            if i > len(stem):
+                raise ValueError(
+                    f"{transfer.path}: {layer.name} of {model.name} has no tensor: the stem has "
+                    f"{len(stem)} convolutions"
+                )
+            transfer.conv_norm(layer, *stem[i - 1], inputs=REVERSED if bgr and i == 1 else None)
+            continue
+        stage, number, part, conv = _LAYER.fullmatch(layer.name).groups()
+        block = f"layer{stage}.{int(number) - 1}"
+        if part == "shortcut":
+            # timm's average pooling has a place in the sequence, even where it does nothing.
+            first = 1 if f"{block}.downsample.2.weight" in transfer else 0
+            transfer.conv_norm(
+                layer, f"{block}.downsample.{first}", f"{block}.downsample.{first + 1}"
+            )
+        else:
+            transfer.conv_norm(layer, f"{block}.conv{conv}", f"{block}.bn{conv}")
+
+
+def load(model, tensors, path) -> Report:
+    """Gives a `ResNet` the ImageNet weights of torchvision, OpenMMLab, timm or the official code.
+
+    Args:
+        model: `isa_tf.backbones.ResNet`.
+        tensors: dict of arrays by name, from `read_checkpoint`; those of a whole classifier or
+            segmenter have the prefix "backbone.".
+        path: where they come from, for the errors.
+
+    Returns:
+        `Report`; the tensors left over are those of a classifier or of a head.
+
+    Raises:
+        ValueError: where a weight is missing, has another shape, or a tensor has no place. The
+            model is then as it was.
+    """
+    nested = any(name.startswith("backbone.") for name in tensors)
+    transfer = Transfer(tensors, path, prefix="backbone." if nested else "")
+    found = arguments(tensors, path, transfer.prefix)
+    for name, value in found.items():
+        if getattr(model, name) != value:
+            raise ValueError(
+                f"{path}: these are the weights of a ResNet with {name} {value!r}; "
+                f"{model.name} has {getattr(model, name)!r}"
+            )
+    fill(transfer, model)
+    return transfer.finish(model, LEFT_OVER)

@@ -1,0 +1,198 @@
+"""From the tensors of a checkpoint to the weights of a model: all of them, or none."""
+
+import os
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+# What batch normalisation calls its moving mean and variance.
+PYTORCH = ("running_mean", "running_var")
+PADDLE = ("_mean", "_variance")
+_COUNTER = ".num_batches_tracked"
+
+
+class Report(NamedTuple):
+    """What a transfer did not do.
+
+    Attributes:
+        left_over: names of the tensors that have no place in the model, sorted.
+        kept: paths of the model's weights that were left as they are, sorted.
+    """
+
+    left_over: list[str]
+    kept: list[str]
+
+
+class Transfer:
+    """Collects what each weight of a model is to become, and sets them all at the end.
+
+    A name map goes through a model's layers and says which tensors each of them takes; nothing
+    changes before `finish`, which refuses where something is missing or has no place.
+
+    Args:
+        tensors: dict of arrays by name, as `read_checkpoint` gives.
+        path: where they come from, for the errors.
+        prefix: str, what all names begin with; tensors of other names are none of this transfer's
+            business. Defaults to "".
+        statistics: names of the moving mean and variance: `PYTORCH` or `PADDLE`. Defaults to
+            `PYTORCH`.
+        positive_scale: float or `None`. In-place activated BN scales by abs(weight) + this.
+            Defaults to `None`, the weight itself.
+        optional: tuple of str; a variable whose path holds one of them keeps its value where its
+            tensor is missing or has another shape. Defaults to ().
+
+    Example:
+
+    >>> transfer = Transfer(read_checkpoint(path), path)
+    >>> transfer.conv_norm(layer, "stem.0", "stem.1")
+    >>> report = transfer.finish(layer)
+    """
+
+    def __init__(
+        self,
+        tensors,
+        path,
+        prefix="",
+        statistics=PYTORCH,
+        positive_scale=None,
+        optional=(),
+    ):
+        self.path = os.fspath(path)
+        self.tensors = {name: t for name, t in tensors.items() if name.startswith(prefix)}
+        self.prefix = prefix
+        self.statistics = statistics
+        self.positive_scale = positive_scale
+        self.optional = tuple(optional)
+        self._values = {}  # id of a variable -> (variable, value)
+        self._used = set()
+
+    def __contains__(self, name):
+        return self.prefix + name in self.tensors
+
+    def take(self, name, variable) -> np.ndarray:
+        """The tensor of a name as float32, for a variable, both for the error if it is missing."""
+        name = self.prefix + name
+        self._used.add(name)
+        if name not in self.tensors:
+            raise ValueError(f"{self.path}: {name}, for {variable.path}, is missing")
+        return np.asarray(self.tensors[name]).astype("float32")
+
+    def put(self, variable, value, name):
+        """Says what a variable becomes; `name` is the tensor's, for the error of a wrong shape."""
+        if value.shape != tuple(variable.shape):
+            given = self.tensors.get(self.prefix + name, value)
+            raise ValueError(
+                f"{self.path}: {self.prefix}{name} of shape {np.shape(given)} doesn't fit "
+                f"{variable.path} of shape {tuple(variable.shape)}"
+            )
+        self._values[id(variable)] = (variable, value)
+
+    def _maybe(self, variable, name, convert):
+        """Takes, converts and puts one tensor, unless the variable may go without it."""
+        try:
+            self.put(variable, convert(self.take(name, variable)), name)
+        except ValueError:
+            if not any(part in variable.path for part in self.optional):
+                raise
+            self._used.discard(self.prefix + name)
+
+    def conv(self, layer, name, inputs=None):
+        """Kernel of a convolution (also depthwise), and its bias if it has one.
+
+        Args:
+            layer: `keras.layers.Conv2D` or `DepthwiseConv2D`.
+            name: str, of the convolution in the checkpoint.
+            inputs: permutation of its input channels, or `None`. Defaults to `None`.
+        """
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+
+        def convert(kernel):
+            if kernel.ndim != 4:
+                return kernel
+            kernel = kernel if inputs is None else kernel[:, inputs]
+            # (C, 1, H, W) -> (H, W, C, 1), or OIHW -> HWIO.
+            return kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
+
+        self._maybe(layer.kernel, f"{name}.weight", convert)
+        if layer.use_bias:
+            self._maybe(layer.bias, f"{name}.bias", np.asarray)
+
+    def norm(self, layer, name, shift=0.0):
+        """Scale, offset and moving statistics of a batch normalisation.
+
+        Args:
+            layer: `keras.layers.BatchNormalization`.
+            name: str, of the normalisation in the checkpoint.
+            shift: vector added to what the layer reads in the checkpoint's network and not in the
+                model: the bias of a convolution before it. It is taken off the moving mean, which
+                is the same, and in training such a bias has no effect. Defaults to 0.
+        """
+
+        def scale(weight):
+            if self.positive_scale is None:
+                return weight
+            return np.abs(weight) + np.float32(self.positive_scale)
+
+        mean, variance = self.statistics
+        self._maybe(layer.gamma, f"{name}.weight", scale)
+        self._maybe(layer.beta, f"{name}.bias", np.asarray)
+        self._maybe(layer.moving_mean, f"{name}.{mean}", lambda value: value - shift)
+        self._maybe(layer.moving_variance, f"{name}.{variance}", np.asarray)
+
+    def conv_norm(self, layer, conv, norm, inputs=None, shift=None):
+        """A `ConvNormAct`; a bias of its convolution goes into the normalisation.
+
+        Args:
+            layer: `isa_tf.layers.ConvNormAct`.
+            conv: str, of the convolution in the checkpoint.
+            norm: str, of the normalisation.
+            inputs: permutation of its input channels, or `None`. Defaults to `None`.
+            shift: vector that is added to every input in the checkpoint's network and not in the
+                model, for a 1x1 convolution; or `None`. Defaults to `None`.
+        """
+        self.conv(layer.conv, conv, inputs)
+        total = np.float32(0)
+        if f"{conv}.bias" in self:
+            total = total + self.take(f"{conv}.bias", layer.norm.moving_mean)
+        if shift is not None:
+            kernel = self.take(f"{conv}.weight", layer.conv.kernel)
+            total = total + (kernel[:, :, 0, 0].astype("float64") @ shift).astype("float32")
+        self.norm(layer.norm, norm, total)
+
+    def include(self, other):
+        """Takes over what another transfer from the same tensors, with a prefix, collected."""
+        self._values.update(other._values)
+        self._used |= other._used
+
+    def finish(self, model, left_over=()) -> Report:
+        """Sets every weight of a model.
+
+        Args:
+            model: keras model or layer; each of its weights must have been named.
+            left_over: tuple of str, how the names of tensors begin that may have no place.
+
+        Returns:
+            `Report`.
+
+        Raises:
+            ValueError: for a tensor without a place, or a weight that was not named. The model is
+                then as it was.
+        """
+        weights = [v for v in model.weights if "seed_generator" not in v.path]
+        kept = sorted(v.path for v in weights if id(v) not in self._values)
+        unknown = [p for p in kept if not any(part in p for part in self.optional)]
+        if unknown:
+            raise ValueError(f"{self.path}: no names are known for {', '.join(unknown)}")
+        left = sorted(self.tensors.keys() - self._used)
+        left = [name for name in left if not name.endswith(_COUNTER)]
+        allowed = tuple(self.prefix + start for start in left_over)
+        unknown = [name for name in left if not name.startswith(allowed)]
+        if unknown:
+            raise ValueError(
+                f"{self.path}: {model.name} has no place for {', '.join(unknown[:10])}"
+                + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+            )
+        for variable, value in self._values.values():
+            variable.assign(value)
+        return Report(left, kept)

@@ -1,0 +1,193 @@
+"""Published models by name: fetched from a server in the test, checked, converted once."""
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import threading
+
+import keras
+import numpy as np
+import pytest
+from golden import checkpoint_arrays
+
+from isa_tf.backbones import ResNet
+from isa_tf.cost import count_flops
+from isa_tf.models import ISANet, from_preset, list_presets, presets
+from isa_tf.weights import cache
+
+NAME = "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server over a folder: (folder, address, list of requests)."""
+    folder, requests = tmp_path / "published", []
+    folder.mkdir()
+
+    class Handler(Quiet):
+        def do_GET(self):
+            requests.append(self.path)
+            super().do_GET()
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}", requests
+        running.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "isa_tf"
+
+
+def publish(server, monkeypatch, content=None, digits=None, name=NAME):
+    """Puts a file on the server and changes the preset's address to it."""
+    folder, address, _ = server
+    path = folder / "content"
+    if content is None:
+        with open(path, "wb") as file:
+            np.savez(file, **checkpoint_arrays())
+        content = path.read_bytes()
+    digits = digits or hashlib.sha256(content).hexdigest()[:8]
+    (folder / f"isanet_made_here-{digits}.pth").write_bytes(content)
+    url = f"{address}/isanet_made_here-{digits}.pth"
+    changed = [
+        dataclasses.replace(p, url=url) if p.name == name else p for p in presets.list_presets()
+    ]
+    monkeypatch.setattr(presets, "_PRESETS", changed)
+    # The golden model has 5 classes.
+    monkeypatch.setitem(presets._LABELS, "Cityscapes", small_labels())
+    return url
+
+
+def small_labels():
+    labels = presets._LABELS["Cityscapes"]
+    return labels._replace(class_names=labels.class_names[:5], palette=labels.palette[:5])
+
+
+def test_fetched_converted_and_kept(server, monkeypatch, home, capsys):
+    url = publish(server, monkeypatch)
+    model = ISANet.from_preset(NAME)
+    assert isinstance(model, ISANet)
+    assert model.class_names[0] == "road" and model.palette[0] == (128, 64, 128)
+    assert model.coordinates == "align_corners" and not model.context.attentions[0].mask_padding
+    assert model.protocol["mode"] == "slide" and model.protocol["fit_size"] == (2049, 1025)
+    assert "Downloading" in capsys.readouterr().out
+    file = home / url.rsplit("/", 1)[1]
+    converted = file.with_suffix(".keras")
+    assert sorted(home.iterdir()) == sorted([file, converted])
+
+    # The converted file is all that is needed from now on.
+    file.unlink()
+    again = from_preset(NAME)
+    assert len(server[2]) == 1 and not file.exists()
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert again.class_names == model.class_names
+    assert keras.models.load_model(converted).coordinates == "align_corners"
+
+
+def test_other_classes(server, monkeypatch, home):
+    publish(server, monkeypatch)
+    model = from_preset(NAME, num_classes=3, dropout=0.5)
+    assert model.num_classes == 3 and model.class_names is None and model.dropout == 0.5
+    published = from_preset(NAME)
+    head = [m.get_layer("head").get_weights() for m in (model, published)]
+    for a, b in zip(*head, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(server[2]) == 1
+
+
+def test_a_file_carried_by_hand(home, monkeypatch, server):
+    url = publish(server, monkeypatch)
+    home.mkdir(parents=True)
+    (server[0] / url.rsplit("/", 1)[1]).rename(home / url.rsplit("/", 1)[1])
+    assert from_preset(NAME).num_classes == 5
+    assert server[2] == []
+
+
+def test_no_network(monkeypatch, server, home):
+    url = publish(server, monkeypatch)
+    (server[0] / url.rsplit("/", 1)[1]).unlink()
+    with pytest.raises(OSError, match="cannot fetch http://127.*put the file at"):
+        from_preset(NAME)
+    assert not list(home.glob("*.pth")) and not list(home.glob("*.keras"))
+
+
+@pytest.mark.parametrize(
+    ("content", "digits", "message"),
+    [
+        (b"<!DOCTYPE html><p>moved", None, r"a web page \(HTML\)"),
+        (b"PK\x03\x04 and something else", "0123abcd", "sha256 begins with .* with 0123abcd"),
+        (b"PK\x03\x04 and something else", None, "made_here.*pth"),
+    ],
+    ids=["html", "digits", "broken"],
+)
+def test_a_wrong_file(server, monkeypatch, home, content, digits, message):
+    publish(server, monkeypatch, content, digits)
+    with pytest.raises(ValueError, match=message):
+        from_preset(NAME)
+    assert not list(home.glob("*.keras"))
+
+
+def test_a_file_without_published_sum(tmp_path):
+    path = tmp_path / "model.pdparams"
+    path.write_bytes(b"\x80\x02one")
+    cache.check(path, "https://somewhere")
+    cache.check(path, "https://somewhere")
+    path.write_bytes(b"\x80\x02another")
+    with pytest.raises(ValueError, match="has changed since its first use"):
+        cache.check(path, "https://somewhere")
+
+
+def test_what_no_program_can_fetch(home):
+    with pytest.raises(OSError, match=r"no program can fetch x\.pth: see https://drive.*isa_tf/x"):
+        cache.fetch("https://drive.google.com/1", "x.pth", by_program=False)
+
+
+def test_names():
+    listed = list_presets()
+    names = [preset.name for preset in listed]
+    assert len(set(names)) == len(names) >= 16
+    for preset in listed:
+        assert presets.find_preset(preset.stem) is preset
+        assert len(preset.labels.class_names) == len(preset.labels.palette)
+    with pytest.raises(
+        ValueError, match="did you mean .*isanet_r50-d8_4xb2-80k_cityscapes-769x769"
+    ):
+        from_preset("isanet_r50-d8_4xb2-80k_cityscapes_769x769")
+
+
+def test_mmseg_presets_are_those_of_its_metafile():
+    """The table of the reference: number, scores and addresses follow its metafile's pattern."""
+    listed = [preset for preset in list_presets() if preset.source == "mmseg"]
+    assert len(listed) == 16
+    best = {(p.backbone, p.dataset, p.crop_size, p.schedule): p for p in listed}
+    preset = best["R-101-D8", "Cityscapes", (769, 769), "80k"]
+    assert (preset.miou, preset.miou_ms_flip) == (80.61, 81.59)
+    assert preset.url == (
+        "https://download.openmmlab.com/mmsegmentation/v0.5/isanet/"
+        "isanet_r101-d8_769x769_80k_cityscapes/"
+        "isanet_r101-d8_769x769_80k_cityscapes_20210903_111319-24f71dfa.pth"
+    )
+    assert sum(p.arguments.get("coordinates") == "align_corners" for p in listed) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [NAME, "isanet_resnet50_os8_voc12aug_512x512_40k"])
+def test_costs_are_those_of_the_network(name):
+    preset = presets.find_preset(name)
+    vd = {"shortcut": "vd", "contract_dilation": False} if preset.source == "paddleseg" else {}
+    backbone = ResNet(preset.depth, 8, stem="v1c", **vd)
+    model = ISANet(backbone, len(preset.labels.class_names), mask_padding=False)
+    trained = sum(np.prod(v.shape) for v in model.trainable_weights)
+    assert preset.parameters == round(trained / 1e6, 1)
+    assert preset.gflops == round(count_flops(model, preset.crop_size) / 1e9)
