@@ -4,11 +4,21 @@ import difflib
 import functools
 
 from isa_tf.backbones.backbone import Backbone
+from isa_tf.backbones.dilate import FAMILIES, application, dilate
 from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
 from isa_tf.backbones.resnet import DEPTHS, ResNet
 from isa_tf.backbones.tiny import TinyNet
 
-__all__ = ["Backbone", "EfficientNetLite", "ResNet", "TinyNet", "create", "list_names"]
+__all__ = [
+    "Backbone",
+    "EfficientNetLite",
+    "ResNet",
+    "TinyNet",
+    "create",
+    "dilate",
+    "list_keras_names",
+    "list_names",
+]
 
 _RESNETS = {
     "": {},
@@ -28,11 +38,21 @@ _BACKBONES = {
     },
     "tiny": TinyNet,
 }
+_KERAS = {
+    f"keras:{name}": functools.partial(application, name)
+    for family in FAMILIES
+    for name in family.names
+}
 
 
 def list_names() -> list[str]:
-    """The names that `create` knows."""
+    """The names of this package's own networks, which `create` knows."""
     return list(_BACKBONES)
+
+
+def list_keras_names() -> list[str]:
+    """The names of Keras's networks, which `create` knows: "keras:ResNet50", ..."""
+    return list(_KERAS)
 
 
 def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
@@ -40,10 +60,12 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
 
     Args:
         name: str, "resnet18" .. "resnet152", as it is or with "_v1c", "_deep" or "_vd" behind
-            it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny".
+            it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny"; or "keras:" and the name of
+            a `keras.applications` function, such as "keras:EfficientNetV2S", see `dilate`.
         output_stride: int. Defaults to `None`, the network's own: 32, or 4 of "tiny".
         weights: `None`, "imagenet" or a path, as the backbone takes it. Defaults to `None`.
-        **kwargs: the backbone's other arguments: dtype, synchronized, ...
+        **kwargs: the backbone's other arguments: dtype, synchronized, ...; with "keras:" also
+            those of the Keras function: alpha, minimalistic, ...
 
     Raises:
         ValueError: for an unknown name, with the nearest ones.
@@ -54,11 +76,12 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
     >>> backbone.feature_strides
     {'c1': 2, 'c2': 4, 'c3': 8, 'c4': 8, 'c5': 8}
     """
-    if name not in _BACKBONES:
-        nearest = difflib.get_close_matches(str(name), _BACKBONES, n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {list_names()}"
+    known = {**_BACKBONES, **_KERAS}
+    if name not in known:
+        nearest = difflib.get_close_matches(str(name), known, n=3)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {list(known)}"
         raise ValueError(f"unknown backbone {name!r}; {hint}")
     if output_stride is not None:
         kwargs["output_stride"] = output_stride
-    kwargs.setdefault("name", name)
-    return _BACKBONES[name](weights=weights, **kwargs)
+    kwargs.setdefault("name", name.removeprefix("keras:"))
+    return known[name](weights=weights, **kwargs)

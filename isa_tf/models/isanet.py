@@ -15,8 +15,9 @@ class ISANet(Segmenter):
     an auxiliary head on stage 3 with loss weight 0.4.
 
     Args:
-        backbone: name of a backbone (see `isa_tf.backbones.list_names`) or an
-            `isa_tf.backbones.Backbone`. Defaults to "resnet50".
+        backbone: name of a backbone (see `isa_tf.backbones.create`), such as
+            "efficientnet_lite0" or "keras:EfficientNetV2S", or an `isa_tf.backbones.Backbone`.
+            Defaults to "resnet50".
         num_classes: int. Defaults to 19.
         weights: path of a `.weights.h5` or `.keras` file of this very network; `None` for random
             ones. Defaults to `None`.
