@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from isa_tf import ops
 from isa_tf.data.base import IGNORE_LABEL
 
 # What an exported model knows about its classes: a file of this name, inside it.
@@ -22,13 +23,6 @@ ASSETS = "assets.extra"
 SIGNATURE = "serving_default"
 MAX_CLASSES = 256  # as many as fit class ids of one byte
 WINDOWS_AT_ONCE = 4  # of a slide, in one batch
-
-# How bilinear resizing finds the positions of pixels, see `layers.ResizeLike`.
-_SAMPLING = {
-    "half_pixel": {"half_pixel_centers": True},
-    "align_corners": {"align_corners": True},
-    "asymmetric": {},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -440,7 +434,7 @@ def resize_logits(logits, size, coordinates="half_pixel"):
     Args:
         logits: (B, H, W, classes).
         size: (height, width).
-        coordinates: where a pixel of the result lies in the logits, see `layers.ResizeLike`:
+        coordinates: where a pixel of the result lies in the logits, see `ops.resize_bilinear`:
             "half_pixel", "align_corners" or "asymmetric". Defaults to "half_pixel".
 
     Shapes:
@@ -455,11 +449,10 @@ def resize_logits(logits, size, coordinates="half_pixel"):
     >>> resize_logits(logits, (1, 3), "align_corners")[0, 0, :, 0]
     <tf.Tensor: shape=(3,), dtype=float32, numpy=array([0. , 0.5, 1. ], dtype=float32)>
     """
-    if coordinates not in _SAMPLING:
-        raise ValueError(f"coordinates must be one of {', '.join(_SAMPLING)}, got {coordinates!r}")
+    ops.check_coordinates(coordinates)
     if tuple(logits.shape[1:3]) == tuple(size):
         return tf.cast(logits, tf.float32)
-    return tf.raw_ops.ResizeBilinear(images=logits, size=size, **_SAMPLING[coordinates])
+    return ops.resize_bilinear(logits, size, coordinates)
 
 
 def window_starts(length, crop, stride):

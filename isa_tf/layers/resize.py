@@ -3,10 +3,7 @@
 import keras
 import tensorflow as tf
 
-# How an output position x of scale s = input / output reads the input: (x + 0.5) s - 0.5, which is
-# what `tf.image.resize` does and PyTorch's align_corners=False; from corner to corner,
-# align_corners=True; x s, Paddle's align_mode=1.
-COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+from isa_tf import ops
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -16,8 +13,7 @@ class ResizeLike(keras.layers.Layer):
     The result is computed in the layer's compute dtype.
 
     Args:
-        coordinates: where an output position lies in the input, in ONNX's terms: "half_pixel",
-            "align_corners" or "asymmetric". Defaults to "half_pixel".
+        coordinates: see `isa_tf.ops.resize_bilinear`. Defaults to "half_pixel".
 
     Call arguments:
         inputs: list of the map (B, h, w, C) and the reference (B, H, W, any).
@@ -36,9 +32,7 @@ class ResizeLike(keras.layers.Layer):
 
     def __init__(self, coordinates="half_pixel", **kwargs):
         super().__init__(**kwargs)
-        if coordinates not in COORDINATES:
-            known = ", ".join(COORDINATES)
-            raise ValueError(f"coordinates must be one of {known}, got {coordinates!r}")
+        ops.check_coordinates(coordinates)
         self.coordinates = coordinates
 
     def call(self, inputs):
@@ -46,13 +40,7 @@ class ResizeLike(keras.layers.Layer):
         size = reference.shape[1:3]
         if size.rank is None or None in size.as_list():
             size = tf.shape(reference)[1:3]
-        x = tf.raw_ops.ResizeBilinear(
-            images=x,
-            size=size,
-            align_corners=self.coordinates == "align_corners",
-            half_pixel_centers=self.coordinates == "half_pixel",
-        )
-        return tf.cast(x, self.compute_dtype)
+        return tf.cast(ops.resize_bilinear(x, size, self.coordinates), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         x, reference = input_shape
@@ -94,7 +82,7 @@ class ResizeBy(keras.layers.Layer):
             size = tf.maximum(tf.cast(tf.round(size), tf.int32), 1)
         else:
             size = [self._length(n) for n in size]
-        return tf.cast(tf.image.resize(inputs, size, method="bilinear"), self.compute_dtype)
+        return tf.cast(ops.resize_bilinear(inputs, size), self.compute_dtype)
 
     def _length(self, n):
         return None if n is None else max(round(n * self.factor), 1)

@@ -1,4 +1,4 @@
-"""Pure functions on tensors: partition and grouped attention."""
+"""Pure functions on tensors: partition, grouped attention, resizing."""
 
 from isa_tf.ops.attention import grouped_attention
 from isa_tf.ops.partition import (
@@ -12,16 +12,20 @@ from isa_tf.ops.partition import (
     spatial_size,
     to_groups,
 )
+from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
 
 __all__ = [
+    "COORDINATES",
     "LONG",
     "SHORT",
     "Heard",
     "best_partition",
+    "check_coordinates",
     "crop",
     "from_groups",
     "grouped_attention",
     "pad_to_partition",
+    "resize_bilinear",
     "spatial_size",
     "to_groups",
 ]
