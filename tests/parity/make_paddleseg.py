@@ -29,7 +29,7 @@ SIZES = ((128, 128), (129, 257), (97, 161))
 OUTPUT_STRIDE = 8
 # Residual branches, queries and keys of full size would make rounding errors grow from layer to
 # layer, as they do in no trained network: what the scales of these normalisations are.
-CALM = {".conv2._batch_norm": 0.4, "query_project": 0.7, "key_project": 0.7}
+CALM = {".conv2._batch_norm": 0.3, "query_project": 0.5, "key_project": 0.5}
 
 
 def random_image(rng, height, width):
