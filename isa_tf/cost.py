@@ -29,7 +29,6 @@ def count_flops(model, image_size) -> int:
     >>> count_flops(layer, (10, 10)) == 2 * 10 * 10 * 3 * 3 * 3 * 4
     True
     """
-    # Weights are captured as they are; an einsum of one operand, if there is any, is a copy.
     spec = tf.TensorSpec((1, *image_size, 3), tf.float32)
     arguments = {"training": False} if isinstance(model, keras.Model) else {}
     function = tf.function(lambda image: model(image, **arguments), jit_compile=False)

@@ -424,8 +424,9 @@ def resize_image(images, size):
     >>> resize_image(np.array([0, 100], "uint8").reshape(1, 1, 2, 1), (1, 4))[0, 0, :, 0]
     <tf.Tensor: shape=(4,), dtype=uint8, numpy=array([  0,  25,  75, 100], dtype=uint8)>
     """
-    resized = tf.image.resize(tf.convert_to_tensor(images), size, method="bilinear")
-    return tf.cast(tf.round(resized), tf.uint8)
+    if tuple(images.shape[1:3]) == tuple(size):
+        return tf.convert_to_tensor(images)
+    return tf.cast(tf.round(ops.resize_bilinear(images, size)), tf.uint8)
 
 
 def resize_logits(logits, size, coordinates="half_pixel"):

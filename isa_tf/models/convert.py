@@ -93,8 +93,7 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
     changed = num_classes not in (None, found["num_classes"])
     if num_classes is not None:
         settings["num_classes"] = num_classes
-    shared = {name: settings.get(name) for name in ("dtype",)}
-    shared["synchronized"] = settings.get("synchronized", False)
+    shared = {name: settings[name] for name in ("dtype", "synchronized") if name in settings}
     settings["backbone"] = ResNet(**settings["backbone"], **shared)
     settings.setdefault("mask_padding", False)  # as all of them were trained
     model = ISANet(**settings)
@@ -103,8 +102,8 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
 
 
 def _backbone(tensors, path, source, arguments):
-    nested = "backbone." if any(name.startswith("backbone.") for name in tensors) else ""
-    model = ResNet(**{**resnet.arguments(tensors, path, nested), **arguments})
+    found = resnet.arguments(tensors, path, resnet.find_prefix(tensors))
+    model = ResNet(**{**found, **arguments})
     return Converted(model, source, resnet.load(model, tensors, path))
 
 

@@ -8,6 +8,7 @@ import keras
 
 from isa_tf.data import label_sets
 from isa_tf.models.convert import from_checkpoint
+from isa_tf.training import save_model
 from isa_tf.weights import cache
 
 # Trainable parameters (millions) and operations of an image of the crop's size (GFLOPs, a
@@ -253,8 +254,6 @@ def from_preset(name, num_classes=None, **arguments):
     logger.info("converting %s", path)
     model = from_checkpoint(path, preset.source, num_classes, **settings).model
     if plain:
-        new = converted.with_name(f".new-{converted.name}")
-        model.save(new)
-        new.replace(converted)
+        save_model(model, converted)
         logger.info("kept as %s", converted)
     return model

@@ -55,11 +55,31 @@ def _other_head(tensors):
     return f"; its head has {', '.join(parts[:8])}" if parts else ""
 
 
-def load(model, tensors, path, optional=()) -> Report:
-    """Gives an `ISANet` the weights of mmsegmentation's.
+def fill_attentions(transfer, context, head, pair):
+    """Says what the attentions become, which PaddleSeg names as mmsegmentation does.
 
     The bias of the value convolution passes through the attention, whose rows sum to 1, and goes
     into the normalisation of the convolution behind it.
+
+    Args:
+        transfer: `Transfer`.
+        context: `InterlacedSparseAttention` of one partition, long then short.
+        head: str, what the names of the head begin with.
+        pair: function of a `ConvNormAct` and the name of convolution and norm together; passes
+            `shift` on to `Transfer.conv_norm`.
+    """
+    for layer, name in zip(context.attentions, ("global_relation", "local_relation"), strict=True):
+        name = f"{head}{name}"
+        for i in (0, 1):
+            pair(layer.query[i], f"{name}.query_project.{i}")
+            pair(layer.key[i], f"{name}.key_project.{i}")
+        transfer.conv(layer.value, f"{name}.value_project")
+        bias = transfer.take(f"{name}.value_project.bias", layer.output_conv.norm.moving_mean)
+        pair(layer.output_conv, f"{name}.output_project", shift=bias)
+
+
+def load(model, tensors, path, optional=()) -> Report:
+    """Gives an `ISANet` the weights of mmsegmentation's.
 
     Args:
         model: `isa_tf.models.ISANet` with a `ResNet`.
@@ -83,16 +103,7 @@ def load(model, tensors, path, optional=()) -> Report:
         transfer.conv_norm(layer, f"{name}.conv", f"{name}.bn", **arguments)
 
     conv_module(model.get_layer("head"), "decode_head.in_conv")
-    for layer, name in zip(
-        model.context.attentions, ("global_relation", "local_relation"), strict=True
-    ):
-        name = f"decode_head.{name}"
-        for i in (0, 1):
-            conv_module(layer.query[i], f"{name}.query_project.{i}")
-            conv_module(layer.key[i], f"{name}.key_project.{i}")
-        transfer.conv(layer.value, f"{name}.value_project")
-        bias = transfer.take(f"{name}.value_project.bias", layer.output_conv.norm.moving_mean)
-        conv_module(layer.output_conv, f"{name}.output_project", shift=bias)
+    fill_attentions(transfer, model.context, _ISA, conv_module)
     conv_module(model.context.fusion, "decode_head.out_conv")
     transfer.conv(model.get_layer("logits_classifier"), "decode_head.conv_seg")
     if model.auxiliary_level is not None:

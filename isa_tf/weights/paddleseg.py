@@ -3,6 +3,8 @@
 import re
 
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.weights import resnet
+from isa_tf.weights.mmseg import fill_attentions
 from isa_tf.weights.transfer import PADDLE, Report, Transfer
 
 _BLOCKS = re.compile(r"backbone\.bb_(\d)_(\d+)\.conv(\d)\._conv\.weight")
@@ -25,18 +27,16 @@ def arguments(tensors, path) -> dict:
     Raises:
         ValueError: where they are not those of an ISANet with a ResNet_vd.
     """
-    from isa_tf.backbones.resnet import DEPTHS  # it imports this package
-
     if not is_source(tensors):
         raise ValueError(f"{path}: this is not PaddleSeg's ISANet: head.global_relation is missing")
     found = [m for m in map(_BLOCKS.fullmatch, tensors) if m]
     blocks = tuple(len({m[2] for m in found if m[1] == str(stage)}) for stage in range(4))
-    depths = [depth for depth, n in DEPTHS.items() if depth >= 50 and n == blocks]
-    if not depths:
+    depth = resnet.find_depth(blocks, bottleneck=True)
+    if depth is None:
         raise ValueError(f"{path}: no ResNet_vd that is known has {blocks} blocks in its stages")
     return {
         "backbone": {
-            "depth": depths[0],
+            "depth": depth,
             "stem": "v1c",
             "shortcut": "vd",
             "filters": int(tensors["backbone.conv1_3._conv.weight"].shape[0]),
@@ -53,9 +53,6 @@ def arguments(tensors, path) -> dict:
 
 def load(model, tensors, path, optional=()) -> Report:
     """Gives an `ISANet` the weights of PaddleSeg's.
-
-    The bias of the value convolution goes into the normalisation behind the attention, as
-    mmsegmentation's does.
 
     Args:
         model: `isa_tf.models.ISANet` with a `ResNet`.
@@ -86,16 +83,7 @@ def load(model, tensors, path, optional=()) -> Report:
         pair(layer, f"backbone.bb_{int(stage) - 1}_{int(block) - 1}.{part}")
 
     pair(model.get_layer("head"), "head.in_conv")
-    for layer, name in zip(
-        model.context.attentions, ("global_relation", "local_relation"), strict=True
-    ):
-        name = f"head.{name}"
-        for i in (0, 1):
-            pair(layer.query[i], f"{name}.query_project.{i}")
-            pair(layer.key[i], f"{name}.key_project.{i}")
-        transfer.conv(layer.value, f"{name}.value_project")
-        bias = transfer.take(f"{name}.value_project.bias", layer.output_conv.norm.moving_mean)
-        pair(layer.output_conv, f"{name}.output_project", shift=bias)
+    fill_attentions(transfer, model.context, "head.", pair)
     pair(model.context.fusion, "head.out_conv")
     transfer.conv(model.get_layer("logits_classifier"), "head.cls.1")
     pair(model.get_layer("auxiliary"), "head.aux.0")

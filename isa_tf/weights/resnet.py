@@ -74,6 +74,21 @@ def imagenet(model) -> Path:
     return cache.fetch(url, name)
 
 
+def find_depth(blocks, bottleneck):
+    """The depth of the ResNet with these blocks in its stages, `None` where none is known."""
+    from isa_tf.backbones.resnet import BASIC, DEPTHS  # it imports this package
+
+    for depth, known in DEPTHS.items():
+        if known == blocks and (depth not in BASIC) == bottleneck:
+            return depth
+    return None
+
+
+def find_prefix(tensors) -> str:
+    """What the names of a backbone begin with: "backbone." in a classifier or segmenter."""
+    return "backbone." if any(name.startswith("backbone.") for name in tensors) else ""
+
+
 def arguments(tensors, path, prefix="") -> dict:
     """What a checkpoint's tensors tell of its ResNet.
 
@@ -88,8 +103,6 @@ def arguments(tensors, path, prefix="") -> dict:
     Raises:
         ValueError: where they are not those of a ResNet, saying why not.
     """
-    from isa_tf.backbones.resnet import DEPTHS  # it imports this package
-
     names = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
     found = [m for m in map(_BLOCKS.fullmatch, names) if m]
     blocks = tuple(
@@ -97,10 +110,10 @@ def arguments(tensors, path, prefix="") -> dict:
         for stage in (1, 2, 3, 4)
     )
     bottleneck = any(m[3] == "3" for m in found)
-    depths = [d for d, n in DEPTHS.items() if n == blocks and (d >= 50) == bottleneck]
+    depth = find_depth(blocks, bottleneck)
     stem = _stem(names)
-    if not depths or stem is None:
-        reason = "has no stem that is known" if depths else f"has {blocks} blocks in its stages"
+    if depth is None or stem is None:
+        reason = "has no stem that is known" if depth else f"has {blocks} blocks in its stages"
         raise ValueError(f"{path}: these are no weights of a ResNet that is known: it {reason}")
     widths = tuple(int(names[f"{conv}.weight"].shape[0]) for conv, _ in stem)
     filters = int(names["layer1.0.conv1.weight"].shape[0])
@@ -113,7 +126,7 @@ def arguments(tensors, path, prefix="") -> dict:
         raise ValueError(f"{path}: no ResNet that is known has a stem of {widths} filters")
     vd = "layer2.0.downsample.1.weight" in names and names["layer2.0.downsample.1.weight"].ndim == 4
     return {
-        "depth": depths[0],
+        "depth": depth,
         "stem": stems[widths],
         "shortcut": "vd" if vd else "conv",
         "filters": filters,
@@ -173,8 +186,7 @@ def load(model, tensors, path) -> Report:
         ValueError: where a weight is missing, has another shape, or a tensor has no place. The
             model is then as it was.
     """
-    nested = any(name.startswith("backbone.") for name in tensors)
-    transfer = Transfer(tensors, path, prefix="backbone." if nested else "")
+    transfer = Transfer(tensors, path, prefix=find_prefix(tensors))
     found = arguments(tensors, path, transfer.prefix)
     for name, value in found.items():
         if getattr(model, name) != value:
