@@ -23,6 +23,7 @@ ASSETS = "assets.extra"
 SIGNATURE = "serving_default"
 MAX_CLASSES = 256  # as many as fit class ids of one byte
 WINDOWS_AT_ONCE = 4  # of a slide, in one batch
+PAD_COLOR = 128  # PaddleSeg's 127.5, as whole images have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Protocol:
             keeping its proportions; `None` for the image's own size. mmsegmentation tests ADE20K
             and VOC at `(2048, 512)` and its 769x769 models of Cityscapes at `(2049, 1025)`.
             Defaults to `None`.
+        pad_size: (height, width) to which an image that is smaller is padded at its bottom and
+            right, with mid-grey (128), before it is scaled; what is predicted there is cut off.
+            PaddleSeg tests Cityscapes at `(1025, 2049)` and VOC at `(512, 512)`. Not together with
+            `fit_size`. Defaults to `None`.
         flip: bool, whether to see the mirror image (left to right) too. Defaults to `False`.
         flip_pairs: pairs of class ids that change places in a mirror, such as left and right arm;
             `((14, 15), (16, 17), (18, 19))` for LIP. They matter where `flip` is set. Defaults to
@@ -70,11 +75,12 @@ class Protocol:
     stride: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
     fit_size: tuple[int, int] | None = None
+    pad_size: tuple[int, int] | None = None
     flip: bool = False
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
-        for name in ("crop_size", "stride", "fit_size"):
+        for name in ("crop_size", "stride", "fit_size", "pad_size"):
             object.__setattr__(self, name, _two_ints(name, getattr(self, name)))
         object.__setattr__(self, "scales", _scales(self.scales))
         object.__setattr__(self, "flip_pairs", _flip_pairs(self.flip_pairs))
@@ -87,6 +93,10 @@ class Protocol:
             raise ValueError(f'crop_size and stride are of mode "slide" alone, got {windows}')
         if self.mode == "slide" and any(s > c for c, s in zip(*windows, strict=True)):
             raise ValueError(f"a stride above the crop_size skips pixels, got {windows}")
+        if None not in (self.fit_size, self.pad_size):
+            raise ValueError(
+                f"fit_size and pad_size exclude each other, got {self.fit_size}, {self.pad_size}"
+            )
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip must be True or False, got {self.flip!r}")
 
@@ -528,6 +538,13 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
 
     >>> class_id, score = vote(view_logits(model, images, Protocol(scales=(0.75, 1), flip=True)))
     """
+    height, width = images.shape[1:3]
+    if protocol.pad_size is not None:
+        down, across = (
+            max(p - n, 0) for p, n in zip(protocol.pad_size, (height, width), strict=True)
+        )
+        pads = [[0, 0], [0, down], [0, across], [0, 0]]
+        images = tf.pad(images, pads, constant_values=tf.constant(PAD_COLOR, images.dtype))
     size = tuple(images.shape[1:3])
     for scale in protocol.scales:
         resized = resize_image(images, view_size(size, scale, protocol.fit_size))
@@ -540,7 +557,7 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
             if mirrored:
                 order = protocol.mirrored_classes(logits.shape[-1])
                 logits = tf.gather(tf.reverse(logits, [2]), order, axis=-1)
-            yield resize_logits(logits, size, coordinates)
+            yield resize_logits(logits, size, coordinates)[:, :height, :width]
 
 
 def vote(views):
@@ -633,7 +650,8 @@ def _check_fixed(protocol, size):
     if protocol.mode == "slide":
         possible = protocol.crop_size == size
     else:
-        possible = protocol.scales == (1.0,) and protocol.fit_size is None
+        resized = (protocol.fit_size, protocol.pad_size) != (None, None)
+        possible = protocol.scales == (1.0,) and not resized
     if not possible:
         raise ValueError(
             f"the model takes images of {size[0]}x{size[1]} alone: it can see whole images at "

@@ -123,6 +123,7 @@ SLIDE = {"mode": "slide", "crop_size": (7, 9), "stride": (5, 4)}
         {"mode": "slide", "crop_size": 769, "stride": (513,), "scales": 0.5},
         {"scales": [0.1, 1, 1.75], "flip": True, "flip_pairs": [[14, 15], [16, 17]]},
         {"fit_size": [2048, 512]},
+        {"pad_size": [1025, 2049]},
     ],
 )
 def test_protocol_round_trip(values):
@@ -151,6 +152,8 @@ def test_protocol_spellings():
         ({**SLIDE, "stride": (1, 2, 3)}, "stride must be"),
         ({"fit_size": 512.5}, "fit_size must be"),
         ({"fit_size": "512"}, "fit_size must be"),
+        ({"pad_size": (512, 0)}, "pad_size must be"),
+        ({"pad_size": 512, "fit_size": 512}, "fit_size and pad_size exclude each other"),
         ({"scales": ()}, "scales must be numbers above 0, at least one"),
         ({"scales": (1.0, 0.0)}, "scales must be"),
         ({"scales": (float("nan"),)}, "scales must be"),
@@ -422,7 +425,12 @@ def test_a_model_of_one_size():
     flipping = Predictor.from_model(model, FLIP)
     assert flipping.image_size == (8, 10)
     assert flipping(images)[0].shape == (1, 13, 22)
-    for wrong in (Protocol(**SLIDE), Protocol(scales=(0.5,)), Protocol(fit_size=10)):
+    for wrong in (
+        Protocol(**SLIDE),
+        Protocol(scales=(0.5,)),
+        Protocol(fit_size=10),
+        Protocol(pad_size=9),
+    ):
         with pytest.raises(ValueError, match="takes images of 8x10 alone"):
             Predictor.from_model(model, wrong)
 
@@ -480,6 +488,26 @@ def test_fitted_views_come_back_at_the_image_s_size():
     protocol = Protocol(fit_size=(20, 10), scales=(1.0, 0.5))
     shapes = {tuple(logits.shape) for logits in view_logits(run, images, protocol)}
     assert seen == [(8, 20), (4, 10)] and shapes == {(1, 12, 30, 3)}
+
+
+@pytest.mark.parametrize("size", [(12, 30), (40, 10), (32, 24), (40, 50)])
+def test_small_images_are_padded(size):
+    images = photos(2, *size)
+    whole = np.full((2, max(size[0], 32), max(size[1], 24), 3), 128, "uint8")
+    whole[:, : size[0], : size[1]] = images
+    seen = []
+
+    def run(view):
+        seen.append(view.numpy())
+        return tf.cumsum(tf.cumsum(tf.cast(view, tf.float32), 1, reverse=True), 2, reverse=True)
+
+    protocol = Protocol(pad_size=(32, 24), flip=True)
+    plain, mirrored = view_logits(run, images, protocol)
+    np.testing.assert_array_equal(seen[0], whole)
+    np.testing.assert_array_equal(seen[1], whole[:, :, ::-1])
+    expected = [run(tf.constant(whole)), run(tf.constant(whole[:, :, ::-1]))[:, :, ::-1]]
+    for found, wanted in zip((plain, mirrored), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted[:, : size[0], : size[1]])
 
 
 # === load_predictor ===

@@ -8,6 +8,7 @@ from isa_tf.backbones.dilate import FAMILIES, application, dilate
 from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
 from isa_tf.backbones.resnet import DEPTHS, ResNet
 from isa_tf.backbones.tiny import TinyNet
+from isa_tf.weights.resnet import PUBLISHED
 
 __all__ = [
     "Backbone",
@@ -18,6 +19,7 @@ __all__ = [
     "dilate",
     "list_keras_names",
     "list_names",
+    "list_weights",
 ]
 
 _RESNETS = {
@@ -55,6 +57,14 @@ def list_keras_names() -> list[str]:
     return list(_KERAS)
 
 
+def list_weights() -> list[str]:
+    """The names of published ImageNet weights that a `ResNet` takes as `weights`.
+
+    >>> backbone = create("resnet50_v1c", weights="open-mmlab://resnet50_v1c")
+    """
+    return list(PUBLISHED)
+
+
 def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
     """Makes a backbone by name.
 
@@ -63,7 +73,8 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
             it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny"; or "keras:" and the name of
             a `keras.applications` function, such as "keras:EfficientNetV2S", see `dilate`.
         output_stride: int. Defaults to `None`, the network's own: 32, or 4 of "tiny".
-        weights: `None`, "imagenet" or a path, as the backbone takes it. Defaults to `None`.
+        weights: `None`, "imagenet", a name of `list_weights` or a path, as the backbone takes it.
+            Defaults to `None`.
         **kwargs: the backbone's other arguments: dtype, synchronized, ...; with "keras:" also
             those of the Keras function: alpha, minimalistic, ...
 

@@ -1,8 +1,14 @@
 """What every backbone is: an image in, a dict of feature maps and their strides out."""
 
+from pathlib import Path
+
 import keras
 
+from isa_tf.weights import read_checkpoint
+
 OUTPUT_STRIDES = (8, 16, 32)
+# Of the files that hold tensors by name.
+CHECKPOINTS = (".pth", ".pt", ".tar", ".bin", ".pdparams", ".safetensors", ".npz")
 
 
 class Backbone(keras.Model):
@@ -36,6 +42,28 @@ class Backbone(keras.Model):
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.feature_strides = dict(feature_strides)
+
+    def load_file(self, path, convert):
+        """Gives the backbone the weights of a file.
+
+        Args:
+            path: `.weights.h5` or `.keras` of such a backbone, or another framework's checkpoint.
+            convert: function from (backbone, dict of arrays by name, path), for a checkpoint.
+
+        Raises:
+            ValueError: for a file of another kind, or weights that do not fit.
+            OSError: for a file that cannot be read.
+        """
+        path = Path(path)
+        if path.name.endswith((".weights.h5", ".keras")):
+            self.load_weights(path)
+        elif path.suffix in CHECKPOINTS:
+            convert(self, read_checkpoint(path), path)
+        else:
+            raise ValueError(
+                'weights must be "imagenet" or the path of a .keras, .weights.h5 or checkpoint '
+                f"file ({', '.join(CHECKPOINTS)}), got {str(path)!r}"
+            )
 
     def get_config(self):
         # Not Functional's, which would write out the whole graph.

@@ -9,7 +9,6 @@ import keras
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
 from isa_tf.layers.conv import ConvNormAct
 from isa_tf.weights import efficientnet_lite as weights_lib
-from isa_tf.weights import read_checkpoint
 
 # Width and depth factor of each variant.
 VARIANTS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
@@ -150,18 +149,7 @@ class EfficientNetLite(Backbone):
         self.synchronized = synchronized
 
         if weights is not None:
-            self._load(Path(weights))
-
-    def _load(self, path):
-        if path.suffix == ".pth":
-            weights_lib.load(self, read_checkpoint(path), path)
-        elif path.name.endswith((".weights.h5", ".keras")):
-            self.load_weights(path)
-        else:
-            raise ValueError(
-                'weights must be "imagenet" or the path of a .pth, .weights.h5 or .keras file, '
-                f"got {str(path)!r}"
-            )
+            self.load_file(weights, weights_lib.load)
 
     def get_config(self):
         return {

@@ -1,12 +1,9 @@
 """ResNet as the published ISA networks have it: dilated, with their stems and shortcuts."""
 
-from pathlib import Path
-
 import keras
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
 from isa_tf.layers.conv import ConvNormAct
-from isa_tf.weights import read_checkpoint
 from isa_tf.weights import resnet as weights_lib
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -56,10 +53,11 @@ class ResNet(Backbone):
         std: three floats that it is divided by afterwards. Defaults to ImageNet's.
         filters: int, of the first stage's 3x3 convolutions; all others are in proportion. Defaults
             to 64.
-        weights: `None` for random ones; "imagenet" for those that torchvision (stem "v1"),
-            OpenMMLab ("v1c") or timm ("vd" shortcut) publish, fetched once; or the path of a file:
-            such a backbone's `.weights.h5` or `.keras`, or a checkpoint of theirs or of the
-            official code (`.pth`, `.safetensors`). Defaults to `None`.
+        weights: `None` for random ones; "imagenet" for the published ones of this depth, stem and
+            shortcut, or their name, such as "open-mmlab://resnet50_v1c" (see
+            `isa_tf.backbones.list_weights`), fetched once; or the path of a file: such a
+            backbone's `.weights.h5` or `.keras`, or a checkpoint of torchvision, OpenMMLab, timm
+            or the official code (`.pth`, `.safetensors`). Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         **kwargs: name, trainable.
@@ -100,15 +98,15 @@ class ResNet(Backbone):
         **kwargs,
     ):
         for name, value, valid in (
-            ("depth", depth, DEPTHS),
+            ("depth", None if isinstance(depth, bool) else depth, DEPTHS),
             ("stem", stem, STEMS),
             ("shortcut", shortcut, SHORTCUTS),
         ):
             if value not in valid:
                 raise ValueError(f"{name} must be one of {list(valid)}, got {value!r}")
         check_output_stride(output_stride)
-        if filters < 2 or filters % 2:
-            raise ValueError(f"filters must be even and positive, got {filters}")
+        if isinstance(filters, bool) or filters not in range(2, 1 << 16, 2):
+            raise ValueError(f"filters must be an even int above 0, got {filters!r}")
         kwargs.setdefault("name", f"resnet{depth}")
 
         def conv(name, filters, kernel_size=1, *, activation="relu", **arguments):
@@ -186,13 +184,7 @@ class ResNet(Backbone):
         self.synchronized = synchronized
 
         if weights is not None:
-            self._load(Path(weights_lib.imagenet(self) if weights == "imagenet" else weights))
-
-    def _load(self, path):
-        if path.name.endswith((".weights.h5", ".keras")):
-            self.load_weights(path)
-        else:
-            weights_lib.load(self, read_checkpoint(path), path)
+            self.load_file(weights_lib.find(self, weights), weights_lib.load)
 
     def get_config(self):
         return {

@@ -44,6 +44,7 @@ class Preset:
     Attributes:
         name: str, the publisher's name of the model.
         source: str, whose it is: "mmseg", "paddleseg" or "openseg".
+        depth: int, of the ResNet.
         backbone: str, as the publisher writes it, such as "R-50-D8".
         dataset: str, "Cityscapes", "ADE20K" or "VOC12aug".
         crop_size: (height, width) of the training.
@@ -57,6 +58,7 @@ class Preset:
 
     name: str
     source: str
+    depth: int
     backbone: str
     dataset: str
     crop_size: tuple[int, int]
@@ -77,11 +79,6 @@ class Preset:
     def stem(self) -> str:
         """The name of the weight file without its ending."""
         return self.file_name.rsplit(".", 1)[0]
-
-    @property
-    def depth(self) -> int:
-        """Of the ResNet."""
-        return 101 if "101" in self.backbone else 50
 
     @property
     def parameters(self) -> float:
@@ -121,6 +118,7 @@ def _mmseg(depth, dataset, crop_size, schedule, file, miou, miou_ms_flip):
     return Preset(
         name=f"isanet_r{depth}-d8_{batch}-{schedule}_{data}-{size}",
         source="mmseg",
+        depth=depth,
         backbone=f"R-{depth}-D8",
         dataset=dataset,
         crop_size=crop_size,
@@ -133,16 +131,21 @@ def _mmseg(depth, dataset, crop_size, schedule, file, miou, miou_ms_flip):
 
 
 def _paddleseg(depth, dataset, crop_size, schedule, miou, miou_ms_flip):
-    """A model of PaddleSeg's; it was tested on whole images, padded to the size of the crops."""
+    """A model of PaddleSeg's; it was tested on whole images, padded."""
     height, width = crop_size
     folder, data = {
         "Cityscapes": ("cityscapes", "cityscapes"),
         "VOC12aug": ("pascal_voc12", "voc12aug"),
     }[dataset]
     name = f"isanet_resnet{depth}_os8_{data}_{height}x{width}_{schedule}"
+    padded = {"Cityscapes": (1025, 2049), "VOC12aug": (512, 512)}[dataset]
+    arguments = {"protocol": {"pad_size": padded}}
+    if dataset == "VOC12aug":
+        arguments["coordinates"] = "align_corners"
     return Preset(
         name=name,
         source="paddleseg",
+        depth=depth,
         backbone=f"ResNet{depth}_vd OS8",
         dataset=dataset,
         crop_size=crop_size,
@@ -150,7 +153,7 @@ def _paddleseg(depth, dataset, crop_size, schedule, miou, miou_ms_flip):
         miou=miou,
         miou_ms_flip=miou_ms_flip,
         url=f"https://bj.bcebos.com/paddleseg/dygraph/{folder}/{name}/model.pdparams",
-        arguments={"coordinates": "align_corners"} if dataset == "VOC12aug" else {},
+        arguments=arguments,
     )
 
 
@@ -179,13 +182,14 @@ _PRESETS = [
     Preset(
         name="isanet_r101-d8_openseg_cityscapes-512x1024",
         source="openseg",
+        depth=101,
         backbone="R-101-D8, deep stem",
         dataset="Cityscapes",
         crop_size=_WIDE,
         schedule="40k",
         miou=79.55,
         miou_ms_flip=None,
-        url="https://github.com/openseg-group/openseg.pytorch/blob/master/MODEL_ZOO.md",
+        url="https://drive.google.com/open?id=1Sf9YFjo9dpirojzLev8CfHAc99U6cBwH",
         arguments={},
     ),
 ]

@@ -4,6 +4,8 @@ All of them name the stages alike; they differ in the stem, and timm's "vd" shor
 pooling before its convolution.
 """
 
+import difflib
+import os
 import re
 from pathlib import Path
 
@@ -26,24 +28,27 @@ _LAYER = re.compile(r"stage(\d)_block(\d+)_(conv(\d)|shortcut)")
 REVERSED = (2, 1, 0)  # BGR for RGB
 _TORCHVISION = "https://download.pytorch.org/models/"
 _OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/"
-_TIMM = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
-# ImageNet weights by depth, stem and shortcut.
-IMAGENET = {
-    (18, "v1", "conv"): _TORCHVISION + "resnet18-f37072fd.pth",
-    (34, "v1", "conv"): _TORCHVISION + "resnet34-b627a593.pth",
-    (50, "v1", "conv"): _TORCHVISION + "resnet50-0676ba61.pth",
-    (101, "v1", "conv"): _TORCHVISION + "resnet101-63fe2227.pth",
-    (152, "v1", "conv"): _TORCHVISION + "resnet152-394f9c45.pth",
-    (18, "v1c", "conv"): _OPENMMLAB + "resnet18_v1c-b5776b93.pth",
-    (50, "v1c", "conv"): _OPENMMLAB + "resnet50_v1c-2cccc1ad.pth",
-    (101, "v1c", "conv"): _OPENMMLAB + "resnet101_v1c-e67eebb6.pth",
-    (152, "v1c", "conv"): _TIMM.format("resnet152c.gluon_in1k"),
-    (50, "deep", "conv"): _TIMM.format("resnet50s.gluon_in1k"),
-    (101, "deep", "conv"): _TIMM.format("resnet101s.gluon_in1k"),
-    (152, "deep", "conv"): _TIMM.format("resnet152s.gluon_in1k"),
-    (50, "v1c", "vd"): _TIMM.format("resnet50d.gluon_in1k"),
-    (101, "v1c", "vd"): _TIMM.format("resnet101d.gluon_in1k"),
-    (152, "v1c", "vd"): _TIMM.format("resnet152d.gluon_in1k"),
+_TIMM = "https://huggingface.co/{}/resolve/main/model.safetensors"
+# ImageNet weights by the names that their publishers' users know (mmcv's for torchvision's and
+# OpenMMLab's): depth, stem and shortcut of the network, and the file's name (timm's all have one).
+PUBLISHED = {
+    "torchvision://resnet18": (18, "v1", "conv", "resnet18-f37072fd.pth"),
+    "torchvision://resnet34": (34, "v1", "conv", "resnet34-b627a593.pth"),
+    "torchvision://resnet50": (50, "v1", "conv", "resnet50-0676ba61.pth"),
+    "torchvision://resnet101": (101, "v1", "conv", "resnet101-63fe2227.pth"),
+    "torchvision://resnet152": (152, "v1", "conv", "resnet152-394f9c45.pth"),
+    "open-mmlab://resnet18_v1c": (18, "v1c", "conv", "resnet18_v1c-b5776b93.pth"),
+    "open-mmlab://resnet50_v1c": (50, "v1c", "conv", "resnet50_v1c-2cccc1ad.pth"),
+    "open-mmlab://resnet101_v1c": (101, "v1c", "conv", "resnet101_v1c-e67eebb6.pth"),
+    "timm/resnet152c.gluon_in1k": (152, "v1c", "conv", None),
+    "timm/resnet50s.gluon_in1k": (50, "deep", "conv", None),
+    "timm/resnet101s.gluon_in1k": (101, "deep", "conv", None),
+    "timm/resnet152s.gluon_in1k": (152, "deep", "conv", None),
+    "timm/resnet50c.gluon_in1k": (50, "v1c", "conv", None),
+    "timm/resnet101c.gluon_in1k": (101, "v1c", "conv", None),
+    "timm/resnet50d.gluon_in1k": (50, "v1c", "vd", None),
+    "timm/resnet101d.gluon_in1k": (101, "v1c", "vd", None),
+    "timm/resnet152d.gluon_in1k": (152, "v1c", "vd", None),
 }
 
 
@@ -54,24 +59,39 @@ def _stem(names):
     return None
 
 
-def imagenet(model) -> Path:
-    """The file of ImageNet weights for a `ResNet`, fetched where it is not in the cache.
+def find(model, weights) -> Path:
+    """The file of a `ResNet`'s weights, fetched where a name is given and not in the cache yet.
+
+    Args:
+        model: `isa_tf.backbones.ResNet`.
+        weights: "imagenet" for the first of `PUBLISHED` that fits, one of those names, or a path.
 
     Raises:
-        ValueError: where nobody is known to publish any.
+        ValueError: where nobody is known to publish any, or for an unknown name.
         OSError: where it cannot be fetched.
     """
-    key = (model.depth, model.stem, model.shortcut)
-    if key not in IMAGENET or model.filters != 64:
-        known = ", ".join("/".join(map(str, k)) for k in IMAGENET)
-        raise ValueError(
-            f'weights="imagenet": none are known for {model.name} (depth/stem/shortcut '
-            f"{'/'.join(map(str, key))}, {model.filters} filters), but for {known}; or give a file"
-        )
-    url = IMAGENET[key]
-    # timm's files all have one name.
-    name = f"{url.split('/')[-4]}.safetensors" if url.endswith("/model.safetensors") else None
-    return cache.fetch(url, name)
+    name = os.fspath(weights)
+    if name == "imagenet":
+        network = (model.depth, model.stem, model.shortcut)
+        fitting = [name for name, entry in PUBLISHED.items() if entry[:3] == network]
+        if not fitting or model.filters != 64:
+            raise ValueError(
+                f'weights="imagenet": none are known for {model.name} (depth/stem/shortcut '
+                f"{'/'.join(map(str, network))}, {model.filters} filters), but "
+                f"{', '.join(PUBLISHED)}; or give a file"
+            )
+        name = fitting[0]
+    if name not in PUBLISHED:
+        if "://" in name or name.startswith("timm/"):
+            near = difflib.get_close_matches(name, PUBLISHED, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {list(PUBLISHED)}"
+            raise ValueError(f"unknown weights {name!r}; {hint}")
+        return Path(name)
+    file_name = PUBLISHED[name][-1]
+    if file_name is None:
+        return cache.fetch(_TIMM.format(name), f"{name.removeprefix('timm/')}.safetensors")
+    folder = _TORCHVISION if name.startswith("torchvision") else _OPENMMLAB
+    return cache.fetch(folder + file_name)
 
 
 def find_depth(blocks, bottleneck):

@@ -80,13 +80,16 @@ class Transfer:
 
     def put(self, variable, value, name):
         """Says what a variable becomes; `name` is the tensor's, for the error of a wrong shape."""
+        self._check(variable, value, name)
+        self._values[id(variable)] = (variable, value)
+
+    def _check(self, variable, value, name):
         if value.shape != tuple(variable.shape):
             given = self.tensors.get(self.prefix + name, value)
             raise ValueError(
                 f"{self.path}: {self.prefix}{name} of shape {np.shape(given)} doesn't fit "
                 f"{variable.path} of shape {tuple(variable.shape)}"
             )
-        self._values[id(variable)] = (variable, value)
 
     def _maybe(self, variable, name, convert):
         """Takes, converts and puts one tensor, unless the variable may go without it."""
@@ -154,7 +157,8 @@ class Transfer:
         self.conv(layer.conv, conv, inputs)
         total = np.float32(0)
         if f"{conv}.bias" in self:
-            total = total + self.take(f"{conv}.bias", layer.norm.moving_mean)
+            total = self.take(f"{conv}.bias", layer.norm.moving_mean)
+            self._check(layer.norm.moving_mean, total, f"{conv}.bias")
         if shift is not None:
             kernel = self.take(f"{conv}.weight", layer.conv.kernel)
             total = total + (kernel[:, :, 0, 0].astype("float64") @ shift).astype("float32")

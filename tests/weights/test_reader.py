@@ -224,6 +224,17 @@ def read(tmp_path):
     return read
 
 
+def refused_in_little_memory(read, data, reason):
+    """A file of lies about its size must cost less than a megabyte."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=rf"model\.pth: .*{reason}"):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def ordered(**tensors):
     """As a module's state_dict: ordered, with metadata in an attribute."""
     result = collections.OrderedDict(tensors)
@@ -478,13 +489,7 @@ def test_paddle_slices_that_share_their_bytes_multiply_nothing(read):
 )
 def test_paddle_arrays_that_lie(read, state, reason):
     data = pickle.dumps({"a": np.ones(3), "b": array_of(state)}, 2)
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError, match=rf"model\.pth: .*{reason}"):
-            read(data)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    refused_in_little_memory(read, data, reason)
 
 
 @pytest.mark.parametrize(
@@ -607,13 +612,7 @@ F4 = {"descr": "<f4", "fortran_order": False, "shape": (2,)}
     ],
 )
 def test_npz_that_lies(read, data, reason):
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError, match=rf"model\.pth: .*{reason}"):
-            read(data)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    refused_in_little_memory(read, data, reason)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
@@ -766,13 +765,7 @@ NDARRAY, DTYPE = b"cnumpy\nndarray\n", b"cnumpy\ndtype\n"
     ],
 )
 def test_numpy_names_can_do_little(read, opcodes, reason):
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError, match=rf"model\.pth: .*{reason}"):
-            read(b"\x80\x02" + opcodes)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    refused_in_little_memory(read, b"\x80\x02" + opcodes, reason)
 
 
 @pytest.mark.parametrize(

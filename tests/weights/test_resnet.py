@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from isa_tf.backbones import ResNet
+from isa_tf.backbones import ResNet, list_weights
 from isa_tf.models import from_checkpoint
 from isa_tf.models.convert import find_source
 from isa_tf.weights import resnet as weights_lib
@@ -127,6 +127,42 @@ def test_all_or_nothing(change, message):
         weights_lib.load(model, tensors, "file.pth")
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_bias_of_a_convolution_before_a_norm(length):
+    model = ResNet(18, filters=4)
+    tensors = checkpoint(model, "torchvision")
+    bias = np.linspace(1, 2, 4).astype("float32")
+    weights_lib.load(model, {**tensors, "conv1.bias": bias}, "file.pth")
+    np.testing.assert_array_equal(
+        model.get_layer("stem_conv1").norm.moving_mean, tensors["bn1.running_mean"] - bias
+    )
+    with pytest.raises(ValueError, match=rf"conv1\.bias of shape \({length},\) doesn't fit .*stem"):
+        weights_lib.load(model, {**tensors, "conv1.bias": bias[:length]}, "file.pth")
+
+
+@pytest.mark.parametrize("name", list_weights())
+def test_published_weights_fit_the_network_they_are_listed_for(name, tmp_path, monkeypatch):
+    depth, stem, shortcut, _ = weights_lib.PUBLISHED[name]
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    asked = []
+
+    def get_file(file_name, url, cache_dir, cache_subdir):
+        asked.append((file_name, url))
+        raise OSError("offline")
+
+    monkeypatch.setattr(weights_lib.cache.keras.utils, "get_file", get_file)
+    model = ResNet(18, stem=stem, shortcut=shortcut, filters=4)
+    with pytest.raises(OSError, match="put the file at .*by hand"):
+        weights_lib.find(model, name)
+    ((file_name, url),) = asked
+    assert f"resnet{depth}" in file_name and file_name.rsplit(".", 1)[1] in ("pth", "safetensors")
+    assert url.startswith("https://") and "{" not in url
+    # The name that "imagenet" stands for is the first that fits.
+    network = (depth, stem, shortcut)
+    first = next(n for n, entry in weights_lib.PUBLISHED.items() if entry[:3] == network)
+    assert name == first or name.startswith("timm/")
 
 
 def test_another_network():
