@@ -31,6 +31,7 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
         config.train.steps,
         config.train.validate_every,
         setup.make_draw(config, dataset),
+        config.train.ema_batches,
         verbose=verbose,
     )
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from isa_tf.schedules import CoupledSGD, PolyDecay
@@ -128,7 +129,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     `last.keras` holds weights, optimizer and step after every epoch. `best.keras` is the model
     alone, with the weights that were validated; put this callback before
-    `keras.callbacks.SwapEMAWeights`, so that those are the averaged ones. Files are replaced only
+    `SwapAveragedWeights`, so that those are the averaged ones. Files are replaced only
     once they are complete.
 
     Args:
@@ -158,6 +159,97 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         save_model(self.model, self.workdir / LAST)
+
+
+def estimate_statistics(model, batches):
+    """Sets the moving statistics of every batch normalisation to their mean over batches.
+
+    An average of weights needs it: the moving statistics were gathered under the weights of each
+    step, whose activations are spread otherwise, and with them an average taken while the weights
+    still move scores far below either.
+
+    Args:
+        model: `keras.Model`; normalisations that are not trainable stay as they are.
+        batches: iterable of (image, label), at least one.
+
+    Raises:
+        ValueError: where there is no batch.
+
+    Example:
+
+    >>> estimate_statistics(model, train_data.take(32))
+
+    Source: as `torch.optim.swa_utils.update_bn`.
+    """
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if not norms:
+        return
+    statistics = [s for norm in norms for s in (norm.moving_mean, norm.moving_variance)]
+    # A step keeps `momentum` of what was there, here zeros, and takes up the rest.
+    shares = np.repeat([1.0 - norm.momentum for norm in norms], 2)
+    others = [v for v in model.non_trainable_variables if all(v is not s for s in statistics)]
+    kept = [v.numpy() for v in others]  # the state of dropout
+    strategy = tf.distribute.get_strategy()
+    run = tf.function(lambda image: strategy.run(forward, (image,)), jit_compile=False)
+
+    def forward(image):
+        model(image, training=True)
+
+    totals, count = [0.0] * len(statistics), 0
+    for image, _ in batches:
+        for moving in statistics:
+            moving.assign(tf.zeros_like(moving))
+        run(image)
+        totals = [total + s.numpy() for total, s in zip(totals, statistics, strict=True)]
+        count += 1
+    if not count:
+        raise ValueError("no batch to estimate the moving statistics on")
+    for moving, total, share in zip(statistics, totals, shares, strict=True):
+        moving.assign(total / (count * share))
+    for variable, value in zip(others, kept, strict=True):
+        variable.assign(value)
+
+
+class SwapAveragedWeights(keras.callbacks.SwapEMAWeights):
+    """Validates the averaged weights, with moving statistics that are theirs.
+
+    For the time of a validation the optimizer's averages stand in the model, and the moving
+    statistics are estimated anew (see `estimate_statistics`). After it all is as it was, also at
+    the end of `fit`, where Keras would leave the averages in the model.
+
+    Args:
+        batches: iterable of (image, label) to estimate on, the same at each validation.
+
+    Example:
+
+    >>> model.fit(data, validation_data=val, callbacks=[SwapAveragedWeights(data.take(32))])
+    """
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_test_begin(self, logs=None):
+        super().on_test_begin(logs)
+        self._kept = [v.numpy() for v in self.model.non_trainable_variables]
+        estimate_statistics(self.model, self.batches)
+
+    def on_test_end(self, logs=None):
+        super().on_test_end(logs)
+        for variable, value in zip(self.model.non_trainable_variables, self._kept, strict=True):
+            variable.assign(value)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self._weights = [v.numpy() for v in self.model.trainable_variables]
+
+    def on_train_end(self, logs=None):
+        for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
+            variable.assign(value)
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -257,7 +349,17 @@ def segments(step, steps, validate_every):
     return calls
 
 
-def fit(model, make_train_data, val_data, workdir, steps, validate_every, draw=None, **kwargs):
+def fit(
+    model,
+    make_train_data,
+    val_data,
+    workdir,
+    steps,
+    validate_every,
+    draw=None,
+    ema_batches=32,
+    **kwargs,
+):
     """Trains a compiled model up to `steps`, from where its work directory left off.
 
     Args:
@@ -270,6 +372,8 @@ def fit(model, make_train_data, val_data, workdir, steps, validate_every, draw=N
         steps: int, the length of the whole training.
         validate_every: int, steps.
         draw: see `TensorBoardLog`.
+        ema_batches: int, where the optimizer averages the weights: batches on which the moving
+            statistics of the average are estimated. Defaults to 32.
         **kwargs: for `model.fit`, such as `verbose`.
 
     Returns:
@@ -292,7 +396,7 @@ def fit(model, make_train_data, val_data, workdir, steps, validate_every, draw=N
         keras.callbacks.TerminateOnNaN(),
     ]
     if model.optimizer.use_ema:
-        callbacks.append(keras.callbacks.SwapEMAWeights())
+        callbacks.append(SwapAveragedWeights(make_train_data(0).take(ema_batches).cache()))
     for first, epochs, length in segments(step, steps, validate_every):
         done = first // validate_every
         model.fit(

@@ -61,6 +61,7 @@ def get_config():
     config.train.warmup_steps = 0
     config.train.clip_norm = placeholder(float)  # of the whole gradient
     config.train.ema = 0.0  # share of the averaged weights kept a step; 0: no averaging
+    config.train.ema_batches = 32  # on which the average's moving statistics are estimated
     config.train.class_weights = placeholder(tuple)
     config.train.loss_average = "valid"  # or "all", see isa_tf.losses.PixelCrossEntropy
     config.train.jaccard_weight = 0.0  # of isa_tf.losses.SoftJaccard beside the cross-entropy
