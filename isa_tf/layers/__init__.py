@@ -1,19 +1,31 @@
 """Keras layers: the attention family and the bricks of the networks."""
 
+from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
 from isa_tf.layers.context import create_context, list_contexts
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import (
     InterlacedSparseAttention,
     LongRangeAttention,
     ShortRangeAttention,
 )
+from isa_tf.layers.module import ContextModule
+from isa_tf.layers.non_local import NonLocal2D
+from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 from isa_tf.layers.resize import ResizeBy, ResizeLike
 from isa_tf.layers.self_attention import SelfAttention2D
 
 __all__ = [
+    "AtrousSpatialPyramidPooling",
+    "CompactGeneralizedNonLocal",
+    "ContextModule",
     "ConvNormAct",
+    "DoubleAttention",
     "InterlacedSparseAttention",
     "LongRangeAttention",
+    "NonLocal2D",
+    "PyramidPooling",
+    "RecurrentCrissCrossAttention",
     "ResizeBy",
     "ResizeLike",
     "SelfAttention2D",

@@ -2,7 +2,11 @@
 
 import difflib
 
+from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
+from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import InterlacedSparseAttention
+from isa_tf.layers.non_local import NonLocal2D
+from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 
 
 def _dense(**kwargs):
@@ -10,7 +14,17 @@ def _dense(**kwargs):
     return InterlacedSparseAttention(**{**kwargs, "partition": 1, "order": "long"})
 
 
-_CONTEXTS = {"none": None, "isa": InterlacedSparseAttention, "self_attention": _dense}
+_CONTEXTS = {
+    "none": None,
+    "isa": InterlacedSparseAttention,
+    "self_attention": _dense,
+    "nonlocal": NonLocal2D,
+    "ppm": PyramidPooling,
+    "aspp": AtrousSpatialPyramidPooling,
+    "rcca": RecurrentCrissCrossAttention,
+    "cgnl": CompactGeneralizedNonLocal,
+    "a2": DoubleAttention,
+}
 
 
 def list_contexts():
@@ -23,7 +37,8 @@ def create_context(name, /, **kwargs):
 
     Args:
         name: str; "isa" for `InterlacedSparseAttention`, "self_attention" for the same module with
-            dense attention, "none" for no module.
+            dense attention, "none" for no module; "nonlocal", "ppm", "aspp", "rcca", "cgnl" or "a2"
+            for other authors' modules, each with the defaults of its paper.
         **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
             "none" takes no notice of any.
 

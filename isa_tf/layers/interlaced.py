@@ -4,14 +4,9 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
-from isa_tf.layers.self_attention import (
-    AUTO,
-    SelfAttention2D,
-    check_feature_map,
-    check_partition,
-    pad_and_mask,
-)
+from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM
+from isa_tf.layers.module import AttentionModule, check_positive
+from isa_tf.layers.self_attention import AUTO, SelfAttention2D, check_partition, pad_and_mask
 
 ORDERS = {
     "long_short": (ops.LONG, ops.SHORT),
@@ -94,7 +89,7 @@ class ShortRangeAttention(_Sparse):
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class InterlacedSparseAttention(keras.layers.Layer):
+class InterlacedSparseAttention(AttentionModule):
     """Interlaced sparse self-attention (ISA), the whole module.
 
     A long-range attention, then a short-range one, on one padded map: after both, every position
@@ -167,36 +162,21 @@ class InterlacedSparseAttention(keras.layers.Layer):
         synchronized=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        norm = {"epsilon": epsilon, "momentum": momentum, "synchronized": synchronized}
+        super().__init__(filters, dropout, activation, **norm, **kwargs)
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        check_positive(depth=depth)
         if isinstance(partition, list) and not partition:
             raise ValueError("partition is an empty list")
         partitions = partition if isinstance(partition, list) else [partition]
         self.partitions = [check_partition(p) for p in partitions]
-        self.filters = filters
         self.key_filters = key_filters
         self.order = order
         self.depth = depth
         self.mask_padding = mask_padding
-        self.dropout = dropout
         self.fuse = fuse
         self.jit_compile = jit_compile
-        self.activation = keras.activations.get(activation)
-        self.epsilon = epsilon
-        self.momentum = momentum
-        self.synchronized = synchronized
-        norm = {
-            "activation": self.activation,
-            "epsilon": epsilon,
-            "momentum": momentum,
-            "synchronized": synchronized,
-            "dtype": self.dtype_policy,
-        }
         layers = {ops.LONG: LongRangeAttention, ops.SHORT: ShortRangeAttention}
         steps = [kind for _ in range(depth) for kind in ORDERS[order]]
         # One flat list, because Keras saves no lists of lists.
@@ -208,17 +188,15 @@ class InterlacedSparseAttention(keras.layers.Layer):
                 mask_padding=mask_padding,
                 jit_compile=jit_compile,
                 name=f"branch{i + 1}_{kind}{step // len(ORDERS[order]) + 1}",
-                **norm,
+                **self.norm_arguments,
             )
             for i, partition in enumerate(self.partitions)
             for step, kind in enumerate(steps)
         ]
         self._steps = len(steps)
-        self._norm = norm
-        self.drop = keras.layers.SpatialDropout2D(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, input_shape):
-        check_feature_map(self, input_shape)
+        super().build(input_shape)
         channels = input_shape[-1]
         filters = self.filters or channels
         for branch in self._branches():
@@ -230,11 +208,9 @@ class InterlacedSparseAttention(keras.layers.Layer):
         self.widen = self.fusion = None
         if self.fuse:
             if len(self.partitions) > 1:
-                self.widen = ConvNormAct(gathered, name="widen", **self._norm)
-                self.widen.build((None, None, None, channels))
+                self.widen = self.conv_norm("widen", gathered, channels)
                 channels = gathered
-            self.fusion = ConvNormAct(filters, name="fusion", **self._norm)
-            self.fusion.build((None, None, None, gathered + channels))
+            self.fusion = self.conv_norm("fusion", filters, gathered + channels)
 
     def _branches(self):
         """The attentions that follow each other on one partition, a list for each."""
@@ -263,28 +239,15 @@ class InterlacedSparseAttention(keras.layers.Layer):
         filters = self.filters or input_shape[-1]
         return (*input_shape[:-1], filters if self.fuse else filters * len(self.partitions))
 
-    def compute_output_spec(self, inputs, training=None, return_affinity=False):
-        if return_affinity:
-            return keras.Operation.compute_output_spec(
-                self, inputs, training=training, return_affinity=True
-            )
-        return super().compute_output_spec(inputs, training=training)
-
     def get_config(self):
         return {
             **super().get_config(),
             # Always a list of partitions: a lone pair would come back from JSON as one.
             "partition": list(self.partitions),
-            "filters": self.filters,
             "key_filters": self.key_filters,
             "order": self.order,
             "depth": self.depth,
             "mask_padding": self.mask_padding,
-            "dropout": self.dropout,
             "fuse": self.fuse,
             "jit_compile": self.jit_compile,
-            "activation": keras.activations.serialize(self.activation),
-            "epsilon": self.epsilon,
-            "momentum": self.momentum,
-            "synchronized": self.synchronized,
         }

@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
+from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM
+from isa_tf.layers.module import AttentionModule, check_positive
 
 AUTO = "auto"
 
@@ -39,16 +40,8 @@ def pad_and_mask(inputs, partition, mask_padding):
     return padded, offset, ops.Heard.image(offset, size, ops.spatial_size(padded))
 
 
-def check_feature_map(layer, shape):
-    """Raises ValueError unless `shape` is that of a feature map (B, H, W, C)."""
-    if len(shape) != 4 or shape[-1] is None:
-        raise ValueError(
-            f"{layer.name} reads a feature map (B, H, W, C) with known C, got shape {tuple(shape)}"
-        )
-
-
 @keras.saving.register_keras_serializable("isa_tf")
-class SelfAttention2D(keras.layers.Layer):
+class SelfAttention2D(AttentionModule):
     """Dense self-attention: every position of a map attends to every other.
 
     Query and key are two 1x1 convolutions each with normalisation and ReLU, the value is one linear
@@ -110,59 +103,25 @@ class SelfAttention2D(keras.layers.Layer):
         synchronized=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        norm = {"epsilon": epsilon, "momentum": momentum, "synchronized": synchronized}
+        super().__init__(filters, dropout, activation, **norm, **kwargs)
+        check_positive(key_filters=key_filters)
         self.partition = check_partition(partition)
-        for name, value in (("filters", filters), ("key_filters", key_filters)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.filters = filters
         self.key_filters = key_filters
         self.mask_padding = mask_padding
-        self.dropout = dropout
         self.jit_compile = jit_compile
-        self.activation = keras.activations.get(activation)
-        self.epsilon = epsilon
-        self.momentum = momentum
-        self.synchronized = synchronized
 
     def build(self, input_shape):
-        check_feature_map(self, input_shape)
+        super().build(input_shape)
         channels = input_shape[-1]
         filters = self.filters or channels
-        key_filters = self.key_filters or max(1, filters // 2)
-        norm = {
-            "activation": self.activation,
-            "epsilon": self.epsilon,
-            "momentum": self.momentum,
-            "synchronized": self.synchronized,
-            "dtype": self.dtype_policy,
-        }
-
-        def conv(name, width, reads):
-            layer = ConvNormAct(width, name=name, **norm)
-            layer.build((None, None, None, reads))
-            return layer
-
-        self.query = [
-            conv("query1", key_filters, channels),
-            conv("query2", key_filters, key_filters),
-        ]
-        self.key = [conv("key1", key_filters, channels), conv("key2", key_filters, key_filters)]
-        self.value = keras.layers.Conv2D(
-            filters,
-            1,
-            use_bias=False,
-            kernel_initializer="he_normal",
-            dtype=self.dtype_policy,
-            name="value",
+        width = self.key_filters or max(1, filters // 2)
+        self.query, self.key = (
+            [self.conv_norm(f"{of}1", width, channels), self.conv_norm(f"{of}2", width, width)]
+            for of in ("query", "key")
         )
-        self.value.build((None, None, None, channels))
-        self.output_conv = conv("output", filters, filters)
-        self.drop = keras.layers.SpatialDropout2D(
-            self.dropout, dtype=self.dtype_policy, name="drop"
-        )
+        self.value = self.linear("value", filters, channels)
+        self.output_conv = self.conv_norm("output", filters, filters)
 
     def attend(self, x, partition, heard, training=None):
         """Attention inside the groups of a map that its partition divides.
@@ -214,27 +173,11 @@ class SelfAttention2D(keras.layers.Layer):
         x = self.drop(ops.crop(x, offset, size), training=training)
         return (x, affinity) if return_affinity else x
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.filters or input_shape[-1])
-
-    def compute_output_spec(self, inputs, training=None, return_affinity=False):
-        if return_affinity:
-            return keras.Operation.compute_output_spec(
-                self, inputs, training=training, return_affinity=True
-            )
-        return super().compute_output_spec(inputs, training=training)
-
     def get_config(self):
         return {
             **super().get_config(),
             "partition": self.partition,
-            "filters": self.filters,
             "key_filters": self.key_filters,
             "mask_padding": self.mask_padding,
-            "dropout": self.dropout,
             "jit_compile": self.jit_compile,
-            "activation": keras.activations.serialize(self.activation),
-            "epsilon": self.epsilon,
-            "momentum": self.momentum,
-            "synchronized": self.synchronized,
         }

@@ -7,7 +7,7 @@ from isa_tf.layers import InterlacedSparseAttention, create_context, list_contex
 
 
 def test_every_name_makes_a_module_of_the_same_size():
-    x = tf.random.normal((1, 7, 9, 8))
+    x = tf.random.normal((1, 7, 9, 16))
     for name in list_contexts():
         module = create_context(name, name="context", dtype="float32")
         if name == "none":

@@ -1,0 +1,144 @@
+"""What every context module is."""
+
+import keras
+
+from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
+
+
+def check_feature_map(layer, shape):
+    """Raises ValueError unless `shape` is that of a feature map (B, H, W, C)."""
+    if len(shape) != 4 or shape[-1] is None:
+        raise ValueError(
+            f"{layer.name} reads a feature map (B, H, W, C) with known C, got shape {tuple(shape)}"
+        )
+
+
+def check_positive(**counts):
+    """Raises ValueError where a count is below 1; `None` leaves it to the module."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+class ContextModule(keras.layers.Layer):
+    """A layer from a map (B, H, W, C) to one of the same height and width: the base of them all.
+
+    A subclass has arguments of its own before these, calls `super().build(input_shape)` first, and
+    makes its convolutions by `conv_norm` and `linear`.
+
+    Args:
+        filters: int, output channels; `None` for as many as the input has. Defaults to `None`.
+        dropout: float, channel-wise (spatial) dropout, for the subclass to put on its output as
+            `self.drop`. Defaults to 0.
+        activation: name or callable, after the normalisations. Defaults to "relu".
+        epsilon: float, of the normalisations. Defaults to 1e-5.
+        momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
+        synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        **kwargs: of `keras.layers.Layer`.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for filters below 1, a dropout outside [0, 1), an input that is no map, or,
+            where the module adds to its input, filters other than the input's channels.
+    """
+
+    residual = False  # whether the output is added to the input
+
+    def __init__(
+        self,
+        filters=None,
+        dropout=0.0,
+        activation="relu",
+        epsilon=BN_EPSILON,
+        momentum=BN_MOMENTUM,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive(filters=filters)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.filters = filters
+        self.dropout = dropout
+        self.activation = keras.activations.get(activation)
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.synchronized = synchronized
+        self.drop = keras.layers.SpatialDropout2D(dropout, dtype=self.dtype_policy, name="drop")
+
+    def build(self, input_shape):
+        check_feature_map(self, input_shape)
+        channels = input_shape[-1]
+        if self.residual and self.filters not in (None, channels):
+            raise ValueError(
+                f"{self.name} adds to its input of {channels} channels; filters must be None or "
+                f"{channels}, got {self.filters}"
+            )
+
+    @property
+    def norm_arguments(self):
+        """What all its normalisations and activations have in common, for `ConvNormAct`."""
+        return {
+            "activation": self.activation,
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+            "dtype": self.dtype_policy,
+        }
+
+    @property
+    def wide_dtype(self):
+        """The dtype of long sums: float32 where the computations are in half precision."""
+        return keras.backend.result_type(self.compute_dtype, "float32")
+
+    def conv_norm(self, name, filters, reads, **arguments):
+        """A built `ConvNormAct` that reads maps of `reads` channels."""
+        layer = ConvNormAct(filters, name=name, **{**self.norm_arguments, **arguments})
+        layer.build((None, None, None, reads))
+        return layer
+
+    def linear(self, name, filters, reads, use_bias=False, kernel_initializer="he_normal"):
+        """A built 1x1 convolution that reads maps of `reads` channels."""
+        layer = keras.layers.Conv2D(
+            filters,
+            1,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        layer.build((None, None, None, reads))
+        return layer
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters or input_shape[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+        }
+
+
+class AttentionModule(ContextModule):
+    """A context module that can return what its positions attended to.
+
+    Call arguments:
+        inputs: feature map (B, H, W, C).
+        training: bool.
+        return_affinity: bool, whether to return (output, affinity).
+    """
+
+    def compute_output_spec(self, inputs, training=None, return_affinity=False):
+        if return_affinity:
+            return keras.Operation.compute_output_spec(
+                self, inputs, training=training, return_affinity=True
+            )
+        return super().compute_output_spec(inputs, training=training)
