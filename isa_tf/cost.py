@@ -1,6 +1,7 @@
 """What a model costs: the floating-point operations of a forward pass, counted on its graph."""
 
 import math
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -9,12 +10,59 @@ import tensorflow as tf
 _RESIZE_FLOPS = 6
 
 
-def count_flops(model, image_size) -> int:
-    """Floating-point operations of one image's forward pass; a multiply-add counts 2.
+class Flops(NamedTuple):
+    """Floating-point operations by what does them; a multiply-add counts 2.
+
+    Attributes:
+        convolutions: int, depthwise ones included: in attention, the projections.
+        products: int, matrix products and `tf.einsum`: attention proper.
+        resizing: int, bilinear.
+    """
+
+    convolutions: int
+    products: int
+    resizing: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def flops_by_kind(model, input_shape) -> Flops:
+    """Floating-point operations of a forward pass, by kind; a multiply-add counts 2.
 
     Convolutions, matrix products (`tf.einsum` included, which TensorFlow's profiler counts as 0)
     and bilinear resizing are counted; additions, activations and normalisations, a per cent or
     less of a network, are not.
+
+    Args:
+        model: Keras model or layer of one tensor, or a callable.
+        input_shape: shape of the tensor, without unknown sizes, such as (1, 97, 97, 512).
+
+    Returns:
+        `Flops`.
+
+    Raises:
+        ValueError: where the shape of an operation's tensors cannot be told beforehand.
+
+    Example:
+
+    >>> flops_by_kind(isa_tf.layers.SelfAttention2D(key_filters=4), (1, 6, 6, 8)).products
+    31104
+    """
+    spec = tf.TensorSpec(input_shape, tf.float32)
+    arguments = {"training": False} if isinstance(model, keras.Model) else {}
+    function = tf.function(lambda inputs: model(inputs, **arguments), jit_compile=False)
+    graph = function.get_concrete_function(spec).graph
+    total = dict.fromkeys(Flops._fields, 0)
+    for op in _operations(graph):
+        kind, flops = _flops(op)
+        total[kind] += flops
+    return Flops(**total)
+
+
+def count_flops(model, image_size) -> int:
+    """Floating-point operations of one image's forward pass; see `flops_by_kind`.
 
     Args:
         model: Keras model of an image (B, H, W, 3), or a callable.
@@ -29,11 +77,7 @@ def count_flops(model, image_size) -> int:
     >>> count_flops(layer, (10, 10)) == 2 * 10 * 10 * 3 * 3 * 3 * 4
     True
     """
-    spec = tf.TensorSpec((1, *image_size, 3), tf.float32)
-    arguments = {"training": False} if isinstance(model, keras.Model) else {}
-    function = tf.function(lambda image: model(image, **arguments), jit_compile=False)
-    graph = function.get_concrete_function(spec).graph
-    return sum(_flops(op) for op in _operations(graph))
+    return flops_by_kind(model, (1, *image_size, 3)).total
 
 
 def _operations(graph):
@@ -61,16 +105,17 @@ def _shape(tensor):
 
 
 def _flops(op):
+    """(kind, operations) of one operation of a graph."""
     if op.type == "Conv2D":
         height, width, inputs, _ = _shape(op.inputs[1])
-        return 2 * math.prod(_shape(op.outputs[0])) * height * width * inputs
+        return "convolutions", 2 * math.prod(_shape(op.outputs[0])) * height * width * inputs
     if op.type == "DepthwiseConv2dNative":
         height, width, _, _ = _shape(op.inputs[1])
-        return 2 * math.prod(_shape(op.outputs[0])) * height * width
+        return "convolutions", 2 * math.prod(_shape(op.outputs[0])) * height * width
     if op.type in ("MatMul", "BatchMatMul", "BatchMatMulV2"):
         transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
         inner = _shape(op.inputs[0])[-2 if transposed else -1]
-        return 2 * math.prod(_shape(op.outputs[0])) * inner
+        return "products", 2 * math.prod(_shape(op.outputs[0])) * inner
     if op.type == "Einsum":
         terms = op.get_attr("equation").decode().split("->")[0].split(",")
         sizes = {}
@@ -80,7 +125,7 @@ def _flops(op):
             sizes.update(zip(letters, shape[lead:], strict=True))
             if "..." in term:
                 sizes["..."] = math.prod(shape[:lead])
-        return 2 * math.prod(sizes.values()) if len(terms) > 1 else 0
+        return "products", 2 * math.prod(sizes.values()) if len(terms) > 1 else 0
     if op.type == "ResizeBilinear":
-        return _RESIZE_FLOPS * math.prod(_shape(op.outputs[0]))
-    return 0
+        return "resizing", _RESIZE_FLOPS * math.prod(_shape(op.outputs[0]))
+    return "products", 0

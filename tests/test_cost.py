@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from isa_tf import layers
-from isa_tf.cost import count_flops
+from isa_tf.cost import count_flops, flops_by_kind
 from isa_tf.models import ISANet
 
 
@@ -34,6 +34,8 @@ def test_attention_of_isa():
     attention = 2 * n * (6 + 64) * (k + c)
     fusion = 2 * n * 2 * c * c
     assert count_flops(layer, (16, 24)) == 2 * projections + attention + fusion
+    found = flops_by_kind(layer, (1, 16, 24, c))
+    assert found == (2 * projections + fusion, attention, 0)
 
 
 def test_compiled_attention_counts_too():

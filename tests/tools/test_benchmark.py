@@ -1,0 +1,159 @@
+"""The cost tool: what it counts, measures, refuses and writes."""
+
+import csv
+
+import numpy as np
+import pytest
+from absl import app
+
+from tools import benchmark
+
+
+def case(**more):
+    values = {
+        "what": "context",
+        "module": "isa:partition=2",
+        "size": [6, 8],
+        "channels": 8,
+        "batch": 2,
+        "seconds": 0.0,
+        "pass": "forward",
+    }
+    return {**values, **more}
+
+
+def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
+    cases = []
+    fresh = benchmark.run_case
+    monkeypatch.setattr(benchmark, "run_case", lambda c: cases.append(c) or fresh(c))
+    arguments = ["--modules=self_attention", "--size=6x8", "--channels=8", "--seconds=0"]
+    status, printed = run(benchmark, "context", *arguments, f"--output={tmp_path}")
+    assert status == 0 and printed.count("| self_attention | 6x8 |") == 1
+    assert [c.get("pass", c["what"]) for c in cases] == ["forward", "backward", "core", "gemm"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"context.{e}" for e in ("csv", "md", "png", "svg")
+    }
+    (row,) = csv.DictReader((tmp_path / "context.csv").open())
+    n, c, k = 48, 8, 4
+    projections = 2 * n * (2 * (c * k + k * k) + 2 * c * c) + 2 * n * 2 * c * c
+    assert float(row["projections"]) * 1e9 == pytest.approx(projections)
+    assert float(row["products"]) * 1e9 == pytest.approx(2 * n * n * (k + c))
+    # Query, key, value, output and fusion; two numbers a channel of each normalisation.
+    weights = 2 * (c * k + k * k) + 2 * c * c + 2 * c * c
+    assert float(row["parameters"]) * 1e6 == pytest.approx(weights + 2 * (4 * k + 2 * c))
+    assert float(row["time_ratio"]) == float(row["memory_ratio"]) == 1.0 or row["forward_mb"] == "0"
+    assert min(float(row[f"{kind}_ms"]) for kind in ("forward", "backward", "core")) > 0
+
+
+def test_the_attention_proper_is_the_layer_s():
+    """With identities for projections, the module's attention and the one measured agree."""
+    import tensorflow as tf
+
+    from isa_tf import layers
+
+    layer, core, specs = benchmark._make_context(case(**{"pass": "core"}))
+    query, key, value = (tf.random.stateless_normal(s.shape, (i, 0)) for i, s in enumerate(specs))
+    found = core(query, key, value)
+    expected = value
+    for attention in layer.attentions:
+
+        class Given(type(attention)):
+            """Reads its three maps side by side instead of projecting one."""
+
+            def attend(self, x, partition, heard, training=None):
+                self.query = [lambda t, training: t[..., :4]]
+                self.key = [lambda t, training: t[..., 4:8]]
+                self.value = lambda t: t[..., 8:]
+                self.output_conv = lambda t, training: t
+                return super().attend(x, partition, heard, training)
+
+        given = Given(2, filters=8, key_filters=4)
+        given.built = True
+        given.drop = lambda x, training: x
+        expected = given.call(tf.concat([query, key, expected], axis=-1))
+    assert isinstance(layer, layers.InterlacedSparseAttention)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_modules_without_attention_have_no_core():
+    assert benchmark.measure(case(module="none")) == {}
+
+
+def test_a_model_and_its_training_step():
+    shared = {"backbone": "tiny", "output_stride": 4, "num_classes": 3, "dtype": "float32"}
+    model = case(what="model", size=[32, 32], jit_compile=False, **shared)
+    forward = benchmark.measure(model)
+    assert forward["gflops"] > forward["projections"] > 0 and forward["forward_ms"] > 0
+    step = benchmark.measure({**model, "pass": "backward"})
+    assert step["backward_ms"] > 0 and "gflops" not in step
+
+
+def test_peak_memory_sees_what_a_call_lets_go_of():
+    def call():
+        np.ones(50_000_000 // 8).sum()  # 50 MB, freed again
+        return []
+
+    found = benchmark.peak_memory(call)
+    if found is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert 40 < found < 80
+
+
+def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
+    monkeypatch.setattr(benchmark, "free_memory", lambda: 10**9)
+    found = benchmark.measure(case(module="self_attention", size=[256, 256], batch=1))
+    assert "65536x65536 float32, takes 17.2 GB" in found["refused"]
+    assert "1.0 GB are free" in found["refused"] and "forward_ms" not in found
+    assert found["products"] == pytest.approx(2 * 65536**2 * 12 / 1e9)
+
+
+def rows():
+    return [
+        {"name": name, "size": f"{n}x{n}", "positions": n * n, "gflops": 3.0, **figures}
+        for n in (4, 8, 16)
+        for name, figures in (
+            ("self_attention", {"forward_ms": n**4 / 2.0, "forward_mb": 8.0 * n}),
+            ("isa", {"forward_ms": n**3 / 4.0, "forward_mb": 2.0 * n, "core_ms": n**2}),
+            ("large", {"note": "refused"}),
+        )
+    ]
+
+
+def test_ratios_and_growth():
+    found = rows()
+    benchmark.compare(found, "self_attention", gemm=1000.0)
+    isa = [row for row in found if row["name"] == "isa"]
+    assert [row["time_ratio"] for row in isa] == [1 / (2 * n) for n in (4, 8, 16)]
+    assert [row["memory_ratio"] for row in isa] == [0.25] * 3
+    assert isa[0]["rate"] == pytest.approx(3.0 / 0.016 / 1000)
+    exponents = benchmark.fit_exponents(found)
+    assert exponents["self_attention", "forward_ms"] == pytest.approx(2.0)
+    assert exponents["isa", "forward_ms"] == pytest.approx(1.5)
+    assert exponents["isa", "core_ms"] == pytest.approx(1.0)
+    assert not any(name == "large" for name, _ in exponents)
+    text = benchmark.report(found, exponents, 1000.0)
+    assert "| isa | 1.50 | 1.00 |" in text and "| large | 4x4 |" in text
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_pictures(tmp_path, several):
+    benchmark.draw(rows() if several else rows()[:3], tmp_path / "picture")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+    assert b"<svg" in (tmp_path / "picture.svg").read_bytes()[:2000]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "What is to be measured"),
+        (["layers"], "What is to be measured"),
+        (["context", "--size=0x8"], "A size is HEIGHTxWIDTH"),
+        (["context", "--modules=isaa"], "unknown context module 'isaa'.*did you mean"),
+        (["context", "--modules=isa:parts=3"], "isa:parts=3: .*parts"),
+        (["context", "--modules=isa:4"], "an argument is NAME=VALUE, not '4'"),
+        (["model", "--jit_compile=maybe"], "--jit_compile is no, yes or both, not maybe"),
+    ],
+)
+def test_wrong_arguments(run, arguments, message):
+    with pytest.raises(app.UsageError, match=message):
+        run(benchmark, *arguments)
