@@ -1,9 +1,22 @@
-"""Pictures of labels and predictions, with NumPy and Pillow alone. Nothing here shows a window."""
+"""Pictures of labels, predictions and attention, by NumPy and Pillow. Nothing shows a window."""
 
+from typing import NamedTuple
+
+import keras
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from isa_tf import ops
+from isa_tf.inference import fixed_size
+from isa_tf.layers import InterlacedSparseAttention, SelfAttention2D
+
 IGNORE_COLOR = (224, 224, 224)
+# What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
+BOTH_RIGHT, ONLY_FIRST, ONLY_SECOND, BOTH_WRONG = range(4)
+DIFFERENCE_PALETTE = ((244, 245, 246), (213, 94, 0), (0, 114, 178), (150, 153, 158))
+# From weight 0 to the largest of a map.
+HEAT_PALETTE = ((48, 18, 110), (130, 28, 130), (214, 48, 80), (250, 140, 40), (255, 238, 120))
+POINT_COLOR = (0, 229, 255)
 _INK = (32, 33, 36)
 _FAINT = (110, 113, 120)
 _PAPER = (255, 255, 255)
@@ -203,6 +216,247 @@ def sheet(
         page.paste(picture, (margin, y + space))
         y += picture.height + space
     return np.asarray(page)
+
+
+def difference(label, first, second, ignore_label=255):
+    """Which of two predictions is right, pixel by pixel.
+
+    Args:
+        label: ints (H, W), the truth.
+        first: ints (H, W), class ids.
+        second: ints (H, W), class ids.
+        ignore_label: int, kept where the truth has it. Defaults to 255.
+
+    Shapes:
+        (H, W) three times -> (H, W), ints: `BOTH_RIGHT`, `ONLY_FIRST`, `ONLY_SECOND`,
+        `BOTH_WRONG` or `ignore_label`; all but the last are indices of `DIFFERENCE_PALETTE`.
+
+    Raises:
+        ValueError: for arrays of different shapes.
+
+    Example:
+
+    >>> difference(np.array([[0, 1, 2, 255]]), np.array([[0, 1, 0, 0]]), np.array([[0, 0, 2, 0]]))
+    array([[  0,   1,   2, 255]])
+    """
+    label, first, second = map(np.asarray, (label, first, second))
+    if not label.shape == first.shape == second.shape:
+        raise ValueError(
+            f"a label {label.shape} and predictions {first.shape} and {second.shape}: not one size"
+        )
+    right = first == label, second == label
+    kinds = np.select(
+        [right[0] & right[1], right[0], right[1]], [BOTH_RIGHT, ONLY_FIRST, ONLY_SECOND], BOTH_WRONG
+    )
+    return np.where(label == ignore_label, ignore_label, kinds)
+
+
+# === Attention ===
+
+
+class Attention(NamedTuple):
+    """What attentions that ran one after the other on one padded map attended to.
+
+    Attributes:
+        affinities: list of float arrays (groups, positions, positions), in the order they ran;
+            rows are queries and sum to 1.
+        kinds: list of "long" or "short", one an affinity.
+        partition: (P_h, P_w).
+        offset: (row, column) of the padded map where the map begins.
+        size: (H, W) of the map without padding.
+    """
+
+    affinities: list
+    kinds: list
+    partition: tuple
+    offset: tuple
+    size: tuple
+
+
+def read_attention(model, image, layer=None):
+    """What the attention module of a model attends to in a photo.
+
+    The model sees the whole photo at its own size, whatever its test protocol.
+
+    Args:
+        model: functional `keras.Model`, such as a `Segmenter`, in which an
+            `InterlacedSparseAttention` or a `SelfAttention2D` of any kind is a layer.
+        image: uint8 (H, W, 3), RGB.
+        layer: str, name of that layer, where the model has several. Defaults to `None`, the only
+            one.
+
+    Returns:
+        List of `Attention`, one a partition of the module.
+
+    Raises:
+        ValueError: for a model without such a layer, or with several and no name; for an image
+            of another size than the only one that the model takes.
+
+    Example:
+
+    >>> attention = read_attention(model, image)[0]
+    >>> weights = influence(*attention, position=(4, 7))
+
+    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273.
+    """
+    layer = _attention_layer(model, layer)
+    for wanted, found in zip(fixed_size(model), image.shape[:2], strict=True):
+        if wanted not in (None, found):
+            raise ValueError(
+                f"the model takes images of {fixed_size(model)} (height, width) alone, "
+                f"this one is {image.shape[:2]}"
+            )
+    before = keras.Model(model.input, layer.input)
+    features = before(np.asarray(image, np.float32)[None], training=False)
+    _, affinities = layer(features, training=False, return_affinity=True)
+    size = ops.spatial_size(features)
+    if isinstance(layer, SelfAttention2D):
+        affinities, attentions, branches = [affinities], [layer], 1
+    else:
+        attentions, branches = layer.attentions, len(layer.partitions)
+    steps = len(attentions) // branches
+    found = []
+    for start in range(0, len(attentions), steps):
+        chosen = slice(start, start + steps)
+        partition = tuple(attentions[start].resolve_partition(size))
+        _, offset = ops.pad_to_partition(np.zeros((1, *size, 1), np.float32), partition)
+        kinds = [attention.kind for attention in attentions[chosen]]
+        weights = [np.asarray(affinity)[0] for affinity in affinities[chosen]]
+        found.append(Attention(weights, kinds, partition, offset, size))
+    return found
+
+
+def influence(affinities, kinds, partition, offset, size, position):
+    """How much of every position reaches one of them through attentions in a row.
+
+    Written as N x N matrices, zero between groups, the attentions A_1, A_2, ... take a map x to
+    ... A_2 A_1 x: this is the position's row of that product, the sum over all paths of the
+    products of their affinities, without any of these matrices. It tells of the attentions alone,
+    not of what projections and skip connections make of what they gather.
+
+    Args:
+        affinities: sequence of float arrays (groups, positions, positions), in the order they ran.
+        kinds: sequence of "long" or "short", one an affinity.
+        partition: (P_h, P_w).
+        offset: (row, column) of the padded map where the map begins.
+        size: (H, W) of the map without padding.
+        position: (row, column) in the map without padding.
+
+    Shapes:
+        -> (Q_h P_h, Q_w P_w), float64: the padded map, Q = ceil(size / P). It sums to 1.
+
+    Raises:
+        ValueError: for a position outside the map, kinds that are not as many as the affinities,
+            or an affinity that is not one of such groups.
+
+    Example:
+
+    >>> influence([np.full((1, 4, 4), 0.25)], ["long"], (1, 1), (0, 0), (2, 2), (0, 1))
+    array([[0.25, 0.25],
+           [0.25, 0.25]])
+
+    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273.
+    """
+    if len(kinds) != len(affinities):
+        raise ValueError(f"{len(kinds)} kinds for {len(affinities)} affinities")
+    if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
+        raise ValueError(f"position {tuple(position)} is not in a map of {tuple(size)}")
+    padded = tuple(-(-n // p) * p for n, p in zip(size, partition, strict=True))
+    index = np.arange(padded[0] * padded[1])
+    weights = np.zeros(len(index))
+    row, column = (p + o for p, o in zip(position, offset, strict=True))
+    weights[row * padded[1] + column] = 1
+    for affinity, kind in list(zip(affinities, kinds, strict=True))[::-1]:
+        per_group = partition[0] * partition[1]
+        if kind == ops.LONG:
+            per_group = len(index) // per_group
+        groups = ops.to_groups(index.reshape(1, *padded, 1), partition, kind)
+        groups = np.reshape(groups, (-1, per_group))
+        if affinity.shape != (*groups.shape, per_group):
+            raise ValueError(
+                f"a {kind} affinity of a map of {padded} by {tuple(partition)} has the shape "
+                f"{(*groups.shape, per_group)}, got {affinity.shape}"
+            )
+        reached = np.zeros_like(weights)
+        for group, rows in zip(groups, affinity, strict=True):
+            queries = weights[group].nonzero()[0]
+            reached[group] = weights[group[queries]] @ rows[queries]
+        weights = reached
+    return weights.reshape(padded)
+
+
+def heat(image, weights, point=None):
+    """Lays weights over a photo turned grey: one cell a weight, the heaviest the brightest.
+
+    Colours go by the square root of the weight, relative to the largest, so that weak ones are
+    seen: `HEAT_PALETTE` at 0, 1/16, 1/4, 9/16 and all of it. The weaker, the more the photo
+    shows through.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        weights: floats (h, w), of which none is negative, that cover the whole image.
+        point: (y, x), a pixel to mark by a ring; or `None`. Defaults to `None`.
+
+    Shapes:
+        (H, W, 3), (h, w) -> (H, W, 3), uint8.
+
+    Raises:
+        ValueError: for an image that is not uint8 RGB, or weights that are not (h, w), finite and
+            at least 0.
+
+    Example:
+
+    >>> Image.fromarray(heat(image, influence(*attention, position))).save("heat.png")
+    """
+    image, weights = np.asarray(image), np.asarray(weights, np.float64)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"an image is uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    if weights.ndim != 2 or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"weights are finite floats (h, w) of at least 0, got {weights.shape}")
+    strength = np.sqrt(weights / max(weights.max(), np.finfo(float).tiny))
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) * cells / n).astype(int), cells - 1)
+        for n, cells in zip(image.shape[:2], weights.shape, strict=True)
+    )
+    strength = strength[rows[:, None], columns]
+    stops = np.linspace(0, 1, len(HEAT_PALETTE))
+    channels = np.transpose(HEAT_PALETTE)
+    colors = np.stack([np.interp(strength, stops, channel) for channel in channels], -1)
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)[..., None]
+    opacity = (0.35 + 0.6 * strength)[..., None]
+    picture = np.round(0.8 * grey * (1 - opacity) + colors * opacity).astype(np.uint8)
+    return picture if point is None else mark(picture, point)
+
+
+def mark(image, point):
+    """A copy of an image, uint8 (H, W, 3), with a ring around the pixel `point`, (y, x)."""
+    picture = Image.fromarray(np.asarray(image))
+    draw = ImageDraw.Draw(picture)
+    y, x = point
+    radius = max(4, round(0.02 * max(picture.size)))
+    line = max(2, radius // 3)
+    for color, reach, width in ((_INK, radius + 1, line + 2), (POINT_COLOR, radius, line)):
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), None, color, width)
+    return np.asarray(picture)
+
+
+def _attention_layer(model, name):
+    """The attention module among a functional model's layers, by name or because it is alone."""
+    kinds = (InterlacedSparseAttention, SelfAttention2D)
+    layers = model.layers if getattr(model, "inputs", None) else ()
+    found = {layer.name: layer for layer in layers if isinstance(layer, kinds)}
+    if not found:
+        raise ValueError(
+            f"{model.name} has no attention to show: none of its layers is an "
+            f"{' or a '.join(kind.__name__ for kind in kinds)}"
+        )
+    if name is None and len(found) > 1:
+        raise ValueError(f"{model.name} has several attentions, name one: {', '.join(found)}")
+    if name is not None and name not in found:
+        raise ValueError(f"{model.name} has no attention {name!r}; it has {', '.join(found)}")
+    return found[name or next(iter(found))]
 
 
 def _borders(label):

@@ -48,7 +48,7 @@ def main(argv):
         if flag.value is None:
             raise app.UsageError(f"Give --{flag.name}")
     try:
-        paths = _find(_IMAGES.value)
+        paths = find_images(_IMAGES.value)
         predictor = load_predictor(_MODEL.value)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise app.UsageError(str(error)) from error
@@ -81,7 +81,7 @@ def main(argv):
     return 1 if failed else 0
 
 
-def _find(images):
+def find_images(images):
     """The images that a path or pattern names, sorted; ValueError for none."""
     path = Path(images)
     if path.is_file():
