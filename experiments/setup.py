@@ -146,12 +146,10 @@ def make_model(config, dataset):
     """The model of an experiment, not compiled."""
     c = config.model
     shared = {"dtype": c.dtype, "synchronized": tf.distribute.has_strategy()}
-    arguments = {
-        "partition": c.partition,
-        "key_filters": c.key_filters,
-        "order": c.order,
-        "depth": c.depth,
-    }
+    arguments = dict(c.context_options)
+    if c.context in ("isa", "self_attention"):
+        names = ("partition", "key_filters", "order", "depth")
+        arguments = {**{name: c[name] for name in names}, **arguments}
     context = layers.create_context(c.context, name="context", **arguments, **shared)
     backbone = backbones.create(c.backbone, c.output_stride, c.backbone_weights, **shared)
     return Segmenter(
@@ -171,8 +169,28 @@ def make_model(config, dataset):
     )
 
 
-def compile_model(model, config, dataset):
-    """Compiles with the experiment's optimizer, loss and metrics."""
+def phases(config):
+    """The parts of a training: (last step, whether the class weights count) of each.
+
+    Raises:
+        ValueError: for `train.class_weight_steps` without class weights or outside the training.
+    """
+    c = config.train
+    if c.class_weight_steps is None:
+        return [(c.steps, True)]
+    if c.class_weights is None or not 0 < c.class_weight_steps <= c.steps:
+        raise ValueError(
+            f"train.class_weight_steps={c.class_weight_steps} needs train.class_weights, and lies "
+            f"in 1..{c.steps}"
+        )
+    return [(c.class_weight_steps, True), (c.steps, False)]
+
+
+def compile_model(model, config, dataset, weighted=True):
+    """Compiles with the experiment's optimizer, loss and metrics.
+
+    Class weights count if `weighted`.
+    """
     c = config.train
     optimizer = training.make_optimizer(
         c.optimizer,
@@ -191,7 +209,8 @@ def compile_model(model, config, dataset):
         metrics.append(
             MeanIoU(dataset.num_classes, dataset.ignore_label, context_ids, name="context_miou")
         )
-    loss = PixelCrossEntropy(dataset.ignore_label, c.class_weights, c.loss_average)
+    class_weights = c.class_weights if weighted else None
+    loss = PixelCrossEntropy(dataset.ignore_label, class_weights, c.loss_average)
     if c.jaccard_weight:
         loss = SumOfLosses([loss, SoftJaccard(dataset.ignore_label)], [1.0, c.jaccard_weight])
     model.compile(optimizer, loss, metrics=metrics, jit_compile=c.jit_compile)

@@ -18,22 +18,27 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
     keras.utils.set_random_seed(config.seed)
     dataset = setup.make_dataset(config)
     val_data = setup.make_val_data(config, dataset)
-    with setup.make_strategy(strategy).scope():
+    phases = setup.phases(config)
+    scope = setup.make_strategy(strategy).scope
+    with scope():
         model = setup.make_model(config, dataset)
-        setup.compile_model(model, config, dataset)
     workdir = setup.claim(workdir, config)
     print(f"{workdir}: {model.count_params():,} parameters", flush=True)
-    return training.fit(
-        model,
-        lambda step: setup.make_train_data(config, dataset, step),
-        val_data,
-        workdir,
-        config.train.steps,
-        config.train.validate_every,
-        setup.make_draw(config, dataset),
-        config.train.ema_batches,
-        verbose=verbose,
-    )
+    for steps, weighted in phases:  # each goes on from the last state
+        with scope():
+            setup.compile_model(model, config, dataset, weighted)
+        best = training.fit(
+            model,
+            lambda step: setup.make_train_data(config, dataset, step),
+            val_data,
+            workdir,
+            steps,
+            config.train.validate_every,
+            setup.make_draw(config, dataset),
+            config.train.ema_batches,
+            verbose=verbose,
+        )
+    return best
 
 
 def main(argv):

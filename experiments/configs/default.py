@@ -34,7 +34,8 @@ def get_config():
     config.model.backbone_weights = placeholder(str)  # such as "imagenet"
     config.model.output_stride = 8
     config.model.context = "isa"  # see isa_tf.layers.list_contexts()
-    config.model.partition = placeholder(object)  # int, (P_h, P_w), "auto" or a list of these
+    config.model.context_options = ConfigDict()  # further arguments of the module
+    config.model.partition = placeholder(object)  # int, (P_h, P_w), "auto" or a list
     config.model.partition = 8
     config.model.key_filters = placeholder(int)  # None: half of head_filters
     config.model.order = "long_short"
@@ -63,6 +64,7 @@ def get_config():
     config.train.ema = 0.0  # share of the averaged weights kept a step; 0: no averaging
     config.train.ema_batches = 32  # on which the average's moving statistics are estimated
     config.train.class_weights = placeholder(tuple)
+    config.train.class_weight_steps = placeholder(int)  # they count up to this step; None: always
     config.train.loss_average = "valid"  # or "all", see isa_tf.losses.PixelCrossEntropy
     config.train.jaccard_weight = 0.0  # of isa_tf.losses.SoftJaccard beside the cross-entropy
     config.train.jit_compile = False  # XLA for the whole step
@@ -82,4 +84,5 @@ def get_config():
     config.test.flip_pairs = ()  # classes that change places in a mirror, such as ((14, 15),)
     config.lock()
     config.data.options.unlock()
+    config.model.context_options.unlock()
     return config

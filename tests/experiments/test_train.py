@@ -70,6 +70,43 @@ def test_run_leaves_everything_and_resumes_exactly(config, tmp_path):
     assert (tmp_path / "resumed" / training.LAST).read_bytes() == before
 
 
+def test_class_weights_up_to_a_step(config, tmp_path):
+    config.train.ema = 0.5
+    config.train.class_weights = (0.1, 0.7, 1.0, 1.0, 1.0, 1.0, 5.0)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(config, tmp_path / "weighted", after=2)
+    (tmp_path / "parts").mkdir()
+    last = (tmp_path / "weighted" / training.LAST).read_bytes()
+    (tmp_path / "parts" / training.LAST).write_bytes(last)
+    plain = config.copy_and_resolve_references()
+    with plain.ignore_type():
+        plain.train.class_weights = None
+    setup.claim(tmp_path / "claimed", plain)
+    kept = (tmp_path / "claimed" / setup.CONFIG_FILE).read_text()
+    (tmp_path / "parts" / setup.CONFIG_FILE).write_text(kept)
+    train(plain, tmp_path / "parts", verbose=0)
+
+    config.train.class_weight_steps = 2
+    train(config, tmp_path / "one", verbose=0)
+    assert [row["step"] for row in training.read_log(tmp_path / "one" / training.LOG)] == [2, 4]
+    for ours, theirs in zip(
+        weights(tmp_path / "one" / training.LAST),
+        weights(tmp_path / "parts" / training.LAST),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    losses = [row["val_loss"] for row in training.read_log(tmp_path / "one" / training.LOG)]
+    theirs = training.read_log(tmp_path / "parts" / training.LOG)[-1]["val_loss"]
+    assert losses[1] == pytest.approx(theirs, rel=1e-4)
+
+    for steps, class_weights in ((5, config.train.class_weights), (2, None), (0, (1.0,) * 7)):
+        wrong = config.copy_and_resolve_references()
+        with wrong.ignore_type():
+            wrong.train.class_weight_steps, wrong.train.class_weights = steps, class_weights
+        with pytest.raises(ValueError, match=f"class_weight_steps={steps} needs"):
+            setup.phases(wrong)
+
+
 def interrupted(config, workdir, after):
     """`train`, stopped by force once the step `after` is kept."""
 
