@@ -1,0 +1,429 @@
+"""Trains the variants of one choice with equal budgets, and tables and draws their scores.
+
+python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
+
+A study varies one key of `config.model` and leaves all else as the config has it: "partition",
+"order" and "depth" of the interlaced module, or the "context" module itself, as Huang et al.
+(arXiv 1907.12273) do. --variants=NAME,NAME chooses other variants than the study's own: a partition
+is N, HEIGHTxWIDTH or "auto", a depth N. Every --config.KEY=VALUE of training works here too.
+
+Each run is a folder WORKDIR/STUDY/VARIANT/seedN, as experiments.train leaves it. After every run
+results.md, results.csv, results.png and results.svg in WORKDIR/STUDY hold what is known of the
+variants and seeds asked for. Started again, the study goes on from where it was.
+"""
+
+import csv
+import difflib
+import itertools
+import json
+import math
+import multiprocessing
+import re
+import shlex
+import signal
+import statistics
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import setup
+from experiments.evaluate import evaluate, make_protocol
+from experiments.train import train
+from isa_tf import inference, ops, training
+from isa_tf.layers import list_contexts
+from isa_tf.layers.interlaced import ORDERS
+
+# A study's name is the key of `config.model` that it varies.
+STUDIES = {
+    "partition": ("4", "8", "16", "auto", "4x8", "8x4", "8x16", "16x8"),
+    "order": ("long", "short", "long_short", "short_long"),
+    "depth": ("1", "2", "3"),
+    "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa"),
+}
+SCORES = {"miou": "mIoU", "context_miou": "context mIoU"}
+RUN = "run.json"
+
+
+# === Variants ===
+
+
+def read_variant(study, name):
+    """The value of `config.model` that a variant's name stands for: "4x8" for (4, 8)."""
+    words = {"partition": ["auto"], "order": list(ORDERS), "context": list_contexts()}
+    if name in words.get(study, []):
+        return name
+    numbers = {"partition": r"[1-9]\d*(x[1-9]\d*)?", "depth": r"[1-9]\d*"}
+    if study in numbers and re.fullmatch(numbers[study], name):
+        value = tuple(int(side) for side in name.split("x"))
+        return value if len(value) > 1 else value[0]
+    known = STUDIES[study] if study in numbers else words[study]
+    raise ValueError(
+        f"unknown variant {name!r} of study {study!r}; {_hint(name, known)}"
+        f"{'such as' if study in numbers else 'known'}: {', '.join(known)}"
+    )
+
+
+def default_variants(study, config):
+    """The names of a study's own variants that this config and this package allow."""
+    names = STUDIES[study]
+    if study == "context":
+        return [name for name in names if name in list_contexts()]
+    if study == "partition":
+        height, width = map_size(config)
+
+        def fits(name):
+            sides = [int(side) for side in re.findall(r"\d+", name)]
+            return not sides or (sides[0] <= height and sides[-1] <= width)
+
+        return [name for name in names if fits(name)]
+    return list(names)
+
+
+def map_size(config):
+    """(height, width) of the map that the context module reads of a training crop."""
+    scale, stride = config.model.input_scale, config.model.output_stride
+    return tuple(math.ceil(side * scale / stride) for side in config.data.crop_size)
+
+
+def _hint(name, known):
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    return f'did you mean "{nearest[0]}"? ' if nearest else ""
+
+
+# === One run ===
+
+
+def run(config, folder):
+    """Trains and scores one variant under one seed in `folder`."""
+    train(config, folder, verbose=2)
+    evaluate(config, folder)
+    model = inference.load_model(folder / training.BEST)
+    facts = {"parameters": model.count_params()}
+    facts |= {package: version(package) for package in ("tensorflow", "keras")}
+    # Written last: it says that the run is done.
+    (folder / RUN).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def run_apart(config, folder):
+    """`run` in a process of its own, which gives all its memory back and can fail alone.
+
+    Raises:
+        ChildProcessError: where the process fails; what it had to say is on stderr.
+    """
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run_as_child, args=(config, folder)
+    )
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.terminate()
+        process.join()
+    if process.exitcode:
+        raise ChildProcessError(f"{folder}: the run ended with exit code {process.exitcode}")
+
+
+def _run_as_child(config, folder):
+    # Ctrl-C reaches both processes; the parent is the one to answer it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run(config, folder)
+
+
+def check_run(config, folder):
+    """Raises ValueError where a run's folder belongs to another config, naming what differs."""
+    kept = folder / setup.CONFIG_FILE
+    if kept.exists():
+        # Training on, unlike a study, may change its length.
+        steps = json.loads(kept.read_text())["train"]["steps"]
+        if steps != config.train.steps:
+            raise ValueError(
+                f"{folder} is of another study, with train.steps={steps} in place of "
+                f"{config.train.steps}; choose another workdir"
+            )
+    if folder.exists():
+        setup.claim(folder, config)
+
+
+def read_run(config, folder):
+    """What is known of a finished run: a dict of its scores and facts; `None` if unfinished."""
+    if not (folder / RUN).exists():
+        return None
+    metrics = json.loads((folder / "metrics.json").read_text())
+    asked = [config.data.val_split, make_protocol(config).to_dict(), training.BEST]
+    if [metrics["split"], metrics["protocol"], Path(metrics["model"]).name] != asked:
+        return None  # scored in another way since: to be scored again
+    result = json.loads((folder / RUN).read_text())
+    result["seconds"] = training.read_log(folder / training.LOG)[-1]["seconds"]
+    result["images"] = metrics["images"]
+    return result | {name: metrics[name] for name in SCORES if metrics.get(name) is not None}
+
+
+# === The study ===
+
+
+class Study:
+    """The runs of a study and what they have given so far.
+
+    Args:
+        name: str, one of `STUDIES`.
+        config: of the experiment that all variants share.
+        workdir: folder of all studies; the runs lie in `workdir/name/variant/seedN`.
+        seeds: ints. Defaults to (0,).
+        variants: names; `None` for the study's own, as far as they fit. Defaults to `None`.
+        command: str, by which the study was started, for the table. Defaults to none.
+
+    Raises:
+        ValueError: for an unknown study or variant, for seeds that are no distinct natural numbers,
+            for a config without the interlaced module where the study is about it, or for a run's
+            folder that belongs to something else.
+
+    Example:
+
+    >>> study = Study("order", synthetic.get_config(), "runs/ablation", seeds=(0, 1))
+    >>> study.go()
+    """
+
+    def __init__(self, name, config, workdir, seeds=(0,), variants=None, command=""):
+        if name not in STUDIES:
+            raise ValueError(
+                f"unknown study {name!r}; {_hint(name, STUDIES)}known: {', '.join(STUDIES)}"
+            )
+        if name != "context" and config.model.context != "isa":
+            raise ValueError(
+                f'study {name!r} varies the context module "isa", and config.model.context is '
+                f"{config.model.context!r}"
+            )
+        natural = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+        if not seeds or not natural or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be distinct natural numbers, got {seeds!r}")
+        self.name, self.config, self.seeds, self.command = name, config, list(seeds), command
+        self.folder = Path(workdir) / name
+        self.variants = list(dict.fromkeys(variants or default_variants(name, config)))
+        values = {variant: read_variant(name, variant) for variant in self.variants}
+        self.runs = {}
+        # Seeds outermost, so that a study cut short has compared all variants under the first.
+        for seed, variant in itertools.product(self.seeds, self.variants):
+            config = self.config.copy_and_resolve_references()
+            config.seed = seed
+            with config.ignore_type():  # a pair where there was a number
+                config.model[name] = values[variant]
+            self.runs[variant, seed] = config, self.folder / variant / f"seed{seed}"
+        self.check_folders()
+        found = {key: read_run(*arguments) for key, arguments in self.runs.items()}
+        self.results = {key: result for key, result in found.items() if result}
+
+    @property
+    def heading(self):
+        """The first line of results.md."""
+        return f"# Ablation: {self.name}"
+
+    def check_folders(self):
+        """Raises ValueError, before anything is written, where a folder is not this study's."""
+        table = self.folder / "results.md"
+        if self.folder.exists() and any(self.folder.iterdir()):
+            if not table.exists() or table.read_text().split("\n")[0] != self.heading:
+                raise ValueError(
+                    f"{self.folder} is not empty and no study's; choose another workdir"
+                )
+        for config, folder in self.runs.values():
+            check_run(config, folder)
+
+    def go(self, run=run_apart):
+        """Does the runs that are missing, one after the other; writes the table after each.
+
+        Args:
+            run: function of a config and a folder, `run_apart` or, in this process, `run`.
+        """
+        self.write()
+        for number, (key, arguments) in enumerate(self.runs.items(), start=1):
+            heading = f"[{number}/{len(self.runs)}] {self.name}={key[0]}, seed {key[1]}"
+            before = key in self.results
+            if not before:
+                print(f"\n=== {heading}: {arguments[1]}", flush=True)
+                run(*arguments)
+                self.results[key] = read_run(*arguments)
+                self.write()
+            result = self.results[key]
+            scores = [f"{label} {result[s]:.4f}" for s, label in SCORES.items() if s in result]
+            seconds = f"{result['seconds']:.0f} s" + (", done before" if before else "")
+            print(f"{heading}: {', '.join(scores)}, {seconds}", flush=True)
+
+    @property
+    def scores(self):
+        """The names of the scores that there are."""
+        found = [s for s in SCORES if any(s in result for result in self.results.values())]
+        return found or ["miou"]
+
+    def values(self, variant, what):
+        """A value of each seed, `None` where there is none yet."""
+        return [self.results.get((variant, seed), {}).get(what) for seed in self.seeds]
+
+    def write(self):
+        """Writes results.md, .csv, .png and .svg."""
+        # First of all, so that a missing matplotlib is known before the first training.
+        figure = self.draw()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "results"
+        path.with_suffix(".md").write_text(self.table())
+        with open(path.with_suffix(".csv"), "w", newline="") as file:
+            rows = self.rows()
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        for ending in (".png", ".svg"):
+            figure.savefig(path.with_suffix(ending), dpi=150)
+
+    def rows(self):
+        """A dict for each variant: mean, sample standard deviation and value of each seed."""
+        rows = []
+        for variant in self.variants:
+            parameters = [p for p in self.values(variant, "parameters") if p is not None]
+            row = {self.name: variant, "parameters": parameters[0] if parameters else None}
+            for what in (*self.scores, "seconds"):
+                values = self.values(variant, what)
+                row[f"{what}_mean"], row[f"{what}_sd"] = mean_and_spread(values)
+                row |= {f"{what}_seed{s}": v for s, v in zip(self.seeds, values, strict=True)}
+            rows.append(row)
+        return rows
+
+    def table(self):
+        """The Markdown of the results and of how they came about."""
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        columns = [self.name, "parameters"]
+        columns += [c for score in self.scores for c in (SCORES[score], f"of {seeds}")]
+        columns.append("training (s)")
+        lines = [self.heading, "", f"**{self.progress()}**", ""]
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        for row in self.rows():
+            variant, parameters = row[self.name], row["parameters"]
+            cells = [variant, "–" if parameters is None else f"{parameters:,}"]
+            for score in self.scores:
+                cells.append(_plus_minus(row[f"{score}_mean"], row[f"{score}_sd"], 4))
+                cells.append(", ".join(_fixed(v, 4) for v in self.values(variant, score)))
+            cells.append(_plus_minus(row["seconds_mean"], row["seconds_sd"], 0))
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *(f"* {line}" for line in self.notes()), "", "![scores](results.png)", ""]
+        return "\n".join(lines)
+
+    def progress(self):
+        """How much of the study is done, in one line."""
+        done, planned = len(self.results), len(self.runs)
+        if done == planned:
+            return f"All {planned} runs are done."
+        return f"Not complete: {done} of {planned} runs are done."
+
+    def notes(self):
+        """What the figures are and where they come from, line by line."""
+        config, data = self.config, self.config.data
+        if len(self.seeds) > 1:
+            yield "Mean ± sample standard deviation over the seeds done, then each seed's own."
+        every = f"validated every {config.train.validate_every} steps"
+        given, usual = make_protocol(config).to_dict(), inference.Protocol().to_dict()
+        protocol = [f"{key}={value}" for key, value in given.items() if value != usual[key]]
+        protocol = ", ".join(protocol) or "each image once and whole"
+        options = f" {json.dumps(data.options.to_dict())}" if data.options else ""
+        images = next((f"{r['images']} images of " for r in self.results.values()), "")
+        yield (
+            f"Data: {data.name}{options}, trained on {data.train_split}, scored on "
+            f"{images}{data.val_split}."
+        )
+        yield f"Scores: of the best model on them, {every}; {protocol}."
+        yield (
+            f"Training: {config.train.steps} steps of {data.batch_size} crops, the same for all; "
+            "its seconds include the validations."
+        )
+        if "auto" in self.variants and self.name == "partition":
+            size = map_size(config)
+            chosen = "x".join(map(str, ops.best_partition(*size)))
+            yield f'"auto" is {chosen} on the {size[0]}x{size[1]} map of a training crop.'
+        for package, label in (("tensorflow", "TensorFlow"), ("keras", "Keras")):
+            if found := sorted({result[package] for result in self.results.values()}):
+                yield f"{label} {', '.join(found)}."
+        if self.command:
+            yield f"`{self.command}`"
+
+    def draw(self):
+        """A figure of each seed's score, with mean and standard deviation of each variant."""
+        from matplotlib.figure import Figure
+
+        size = (1.6 + 3.7 * len(self.scores), 1.5 + 0.42 * len(self.variants))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(self.scores), sharey=True, squeeze=False)[0]
+        several = len(self.seeds) > 1
+        shift = 0.085 * several  # means a little above, seeds a little below the line
+        for ax, score in zip(axes, self.scores, strict=True):
+            for y, variant in enumerate(self.variants):
+                points = [v for v in self.values(variant, score) if v is not None]
+                if points:
+                    mean, spread = mean_and_spread(points)
+                    error = {"capsize": 3, "elinewidth": 1.4}
+                    ax.errorbar(mean, y - shift, xerr=spread, fmt="o", color="C0", ms=6, **error)
+                if several:
+                    heights = [y + 2 * shift] * len(points)
+                    ax.plot(points, heights, "o", color="0.55", ms=4, mew=0, alpha=0.8)
+            ax.set_xlabel(SCORES[score])
+            ax.locator_params(axis="x", nbins=6)
+            ax.set_axisbelow(True)
+            ax.grid(color="0.9")
+            ax.tick_params(length=0)
+            ax.spines[["top", "right", "left"]].set_visible(False)
+        axes[0].set_yticks(range(len(self.variants)), self.variants)
+        axes[0].set_ylim(len(self.variants) - 0.5, -0.5)
+        steps = f"{self.config.train.steps:,} steps on {self.config.data.name}"
+        done = f"{len(self.results)} of {len(self.runs)} runs"
+        figure.suptitle(f"{self.name}, {steps}, {done}", fontsize=11)
+        key = "blue: mean ± standard deviation; grey: each seed"
+        figure.supxlabel(key if several else f"seed {self.seeds[0]}", fontsize=8, color="0.4")
+        return figure
+
+
+def mean_and_spread(values):
+    """Mean and sample standard deviation of what is not `None`; `None` where undefined."""
+    values = [value for value in values if value is not None]
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None
+
+
+def _fixed(value, digits):
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _plus_minus(mean, spread, digits):
+    text = _fixed(mean, digits)
+    return text if spread is None else f"{text} ± {_fixed(spread, digits)}"
+
+
+def main(argv):
+    del argv
+    values = flags.FLAGS
+    command = f"python -m experiments.ablate {shlex.join(sys.argv[1:])}"
+    try:
+        seeds = [int(seed) for seed in values.seeds]
+    except ValueError:
+        raise ValueError(f"seeds must be numbers, got {', '.join(values.seeds)}") from None
+    study = Study(
+        values.study, values.config, values.workdir, seeds, values.variants or None, command
+    )
+    missing = [n for n in STUDIES[study.name] if n not in study.variants]
+    if missing and not values.variants:
+        print(f"left out, because unknown or too large here: {', '.join(missing)}")
+    try:
+        study.go()
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: {study.progress()} See {study.folder}; started again, it goes on.")
+    print(f"written: {study.folder}/results.md, .csv, .png, .svg")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", str(Path(setup.__file__).parent / "configs/synthetic.py"), "What variants share."
+    )
+    flags.DEFINE_string("study", None, f"One of {', '.join(STUDIES)}.")
+    flags.DEFINE_string("workdir", None, "Folder of the studies.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds, each variant is trained under each.")
+    flags.DEFINE_list("variants", [], "Variants in place of the study's own.")
+    flags.mark_flags_as_required(["study", "workdir"])
+    setup.run(main)

@@ -1,0 +1,300 @@
+"""A tiny real study, stopped, resumed and tabled; what is refused."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import ablate, setup
+from experiments.configs import synthetic
+from isa_tf import data, inference, layers, training
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = [0, 3]
+VARIANTS = ["none", "isa"]
+
+
+def make_config():
+    config = synthetic.get_config()
+    config.data.options.num_examples = {"train": 4, "val": 4}
+    config.data.options.image_size = (80, 128)
+    config.data.options.min_distance = 16
+    config.data.crop_size = (80, 128)
+    config.data.batch_size = 2
+    config.data.val_batch_size = 4
+    config.model.head_filters = 8
+    config.train.steps = 4
+    config.train.validate_every = 2
+    config.train.warmup_steps = 0
+    config.train.pictures = 0
+    return config
+
+
+def make_study(workdir, config=None):
+    return ablate.Study("context", config or make_config(), workdir, SEEDS, VARIANTS, "the command")
+
+
+def read_csv(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def never(config, folder):
+    raise AssertionError(f"{folder} was run again")
+
+
+class Stopped(training.TensorBoardLog):
+    """Stops a training by force once its second step is kept."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if logs["step"] >= 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """A study stopped in its second run, then resumed: (folder, what was seen on the way)."""
+    workdir = tmp_path_factory.mktemp("ablation")
+    folder = workdir / "context"
+    seen = {"begun": []}
+
+    def stopped_in_the_second(config, run_folder):
+        seen["begun"].append(run_folder.relative_to(folder).as_posix())
+        with pytest.MonkeyPatch.context() as patch:
+            if len(seen["begun"]) == 2:
+                patch.setattr(training, "TensorBoardLog", Stopped)
+            ablate.run(config, run_folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_study(workdir).go(stopped_in_the_second)
+    seen["table"] = (folder / "results.md").read_text()
+    seen["rows"] = read_csv(folder)
+    seen["half"] = training.read_log(folder / "isa/seed0" / training.LOG)
+    seen["first"] = (folder / "none/seed0" / training.LAST).read_bytes()
+
+    def resumed(config, run_folder):
+        seen["begun"].append(run_folder.relative_to(folder).as_posix())
+        ablate.run(config, run_folder)
+
+    make_study(workdir).go(resumed)
+    return folder, seen
+
+
+class TestStudy:
+    def test_order_of_the_runs(self, story):
+        first = ["none/seed0", "isa/seed0"]
+        resumed = ["isa/seed0", "none/seed3", "isa/seed3"]
+        assert story[1]["begun"] == first + resumed
+
+    def test_a_study_cut_short_says_so(self, story):
+        seen = story[1]
+        assert "Not complete: 1 of 4 runs" in seen["table"]
+        done, unfinished = seen["rows"]
+        assert done["miou_seed0"] and not done["miou_seed3"] and not done["miou_sd"]
+        assert done["miou_mean"] == done["miou_seed0"]
+        assert not any(value for name, value in unfinished.items() if name != "context")
+
+    def test_an_unfinished_run_goes_on_from_its_checkpoint(self, story):
+        folder, seen = story
+        log = training.read_log(folder / "isa/seed0" / training.LOG)
+        assert [row["step"] for row in seen["half"]] == [2]
+        assert [row["step"] for row in log] == [2, 4]
+        assert log[0] == seen["half"][0]
+        assert (folder / "none/seed0" / training.LAST).read_bytes() == seen["first"]
+
+    def test_runs_differ_in_variant_and_seed_alone(self, story):
+        kept = {}
+        for variant in VARIANTS:
+            for seed in SEEDS:
+                path = story[0] / variant / f"seed{seed}" / setup.CONFIG_FILE
+                config = json.loads(path.read_text())
+                assert config.pop("seed") == seed
+                assert config["model"].pop("context") == variant
+                kept[variant, seed] = config
+        expected = json.loads(make_config().to_json())
+        del expected["seed"], expected["model"]["context"]
+        assert all(config == expected for config in kept.values())
+
+    def test_figures_are_those_of_the_runs(self, story):
+        folder = story[0]
+        table = (folder / "results.md").read_text()
+        for row in read_csv(folder):
+            runs = [folder / row["context"] / f"seed{seed}" for seed in SEEDS]
+            metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
+            for score in ("miou", "context_miou"):
+                a, b = (m[score] for m in metrics)
+                assert [float(row[f"{score}_seed{s}"]) for s in SEEDS] == [a, b]
+                assert float(row[f"{score}_mean"]) == pytest.approx((a + b) / 2)
+                # The sample standard deviation of two values.
+                assert float(row[f"{score}_sd"]) == pytest.approx(abs(a - b) / math.sqrt(2))
+                spread = abs(a - b) / math.sqrt(2)
+                assert f"| {(a + b) / 2:.4f} ± {spread:.4f} | {a:.4f}, {b:.4f} |" in table
+            model = inference.load_model(runs[0] / training.BEST)
+            parameters = sum(math.prod(v.shape) for v in model.weights)
+            assert int(row["parameters"]) == parameters and f"| {parameters:,} |" in table
+            ends = [training.read_log(run / training.LOG)[-1] for run in runs]
+            assert [float(row[f"seconds_seed{s}"]) for s in SEEDS] == [e["seconds"] for e in ends]
+
+    def test_a_score_again_from_the_model(self, story):
+        run = story[0] / "isa/seed3"
+        options = make_config().data.options.to_dict()
+        dataset = data.SyntheticDataset(**options)
+        predictor = inference.load_predictor(run / training.BEST)
+        matrix = np.zeros((dataset.num_classes,) * 2, int)
+        for index in range(dataset.size("val")):
+            image, label = dataset.read("val", index)
+            np.add.at(matrix, (label.ravel(), predictor(image[None])[0].ravel()), 1)
+        union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+        miou = np.mean([matrix[c, c] / union[c] for c in range(len(union)) if union[c]])
+        (row,) = (row for row in read_csv(story[0]) if row["context"] == "isa")
+        assert float(row["miou_seed3"]) == pytest.approx(miou)
+
+    def test_table_says_how(self, story):
+        table = (story[0] / "results.md").read_text()
+        assert "All 4 runs are done." in table and "seeds 0, 3" in table
+        assert "4 steps of 2 crops" in table and "Data: synthetic" in table
+        assert "`the command`" in table and "4 images of val" in table
+        for package in ("tensorflow", "keras"):
+            assert sys.modules[package].__version__ in table
+
+    def test_pictures(self, story):
+        image = data.folder.read_image(story[0] / "results.png")
+        assert image.shape[0] > 100 and image.std() > 0
+        drawn = (story[0] / "results.svg").read_text()
+        assert drawn.count("<use") > 0
+
+    def test_started_again_trains_nothing(self, story, capsys):
+        before = (story[0] / "results.csv").read_text()
+        make_study(story[0].parent).go(never)
+        assert (story[0] / "results.csv").read_text() == before
+        assert capsys.readouterr().out.count("done before") == 4
+
+    def test_another_length_or_config_is_refused(self, story):
+        before = (story[0] / "results.md").read_text()
+        for key, value in (("steps", 6), ("learning_rate", 0.5)):
+            config = make_config()
+            config.train[key] = value
+            with pytest.raises(ValueError, match=f"seed0 .*train.{key}"):
+                make_study(story[0].parent, config)
+        assert (story[0] / "results.md").read_text() == before
+
+    def test_scores_of_another_protocol_are_not_taken(self, story):
+        config = make_config()
+        config.test.flip = True
+        assert not make_study(story[0].parent, config).results
+        assert len(make_study(story[0].parent).results) == 4
+
+
+def test_foreign_folders_are_refused(tmp_path):
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "results.md").write_text("# My thesis\n")
+    with pytest.raises(ValueError, match="context is not empty and no study's"):
+        make_study(tmp_path)
+    assert (tmp_path / "context" / "results.md").read_text() == "# My thesis\n"
+
+
+@pytest.mark.parametrize(
+    ("study", "variants", "message"),
+    [
+        ("ordre", None, 'unknown study .ordre.; did you mean "order"'),
+        ("order", ["shrot_long"], 'shrot_long.*did you mean "short_long"'),
+        ("order", ["4"], "unknown variant '4' of study 'order'; known: .*long_short"),
+        ("partition", ["4x"], "unknown variant '4x' of study 'partition'; .*such as: 4, 8"),
+        ("partition", ["0"], "unknown variant '0'"),
+        ("depth", ["auto"], "unknown variant 'auto' of study 'depth'; such as: 1, 2, 3"),
+        ("context", ["isaa"], 'unknown variant .isaa.*did you mean "isa"'),
+    ],
+)
+def test_wrong_names_are_refused(tmp_path, study, variants, message):
+    with pytest.raises(ValueError, match=message):
+        ablate.Study(study, make_config(), tmp_path / "w", [0], variants)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1]])
+def test_wrong_seeds_are_refused(tmp_path, seeds):
+    with pytest.raises(ValueError, match="seeds must be distinct natural numbers"):
+        ablate.Study("order", make_config(), tmp_path, seeds)
+
+
+def test_a_study_of_the_block_needs_the_block(tmp_path):
+    config = make_config()
+    config.model.context = "none"
+    with pytest.raises(ValueError, match="config.model.context is 'none'"):
+        ablate.Study("depth", config, tmp_path)
+    assert ablate.Study("context", config, tmp_path).variants
+
+
+@pytest.mark.parametrize(
+    ("study", "name", "value"),
+    [
+        ("partition", "8", 8),
+        ("partition", "4x16", (4, 16)),
+        ("partition", "auto", "auto"),
+        ("order", "long", "long"),
+        ("depth", "3", 3),
+        ("context", "self_attention", "self_attention"),
+    ],
+)
+def test_variant_reaches_the_module(tmp_path, study, name, value):
+    """From the name to the layer that would be trained."""
+    run = ablate.Study(study, make_config(), tmp_path, [0], [name])
+    config, folder = run.runs[name, 0]
+    assert config.model[study] == value and folder == tmp_path / study / name / "seed0"
+    context = setup.make_model(config, setup.make_dataset(config)).context
+    if study == "context":
+        assert context.partitions == [(1, 1)]
+    else:
+        found = context.partitions[0] if study == "partition" else getattr(context, study)
+        assert found == ((8, 8) if name == "8" else value)
+
+
+def test_own_variants_fit(tmp_path):
+    config = make_config()
+    # A map of 20 x 32 positions.
+    assert ablate.map_size(config) == (20, 32)
+    assert ablate.default_variants("partition", config) == list(ablate.STUDIES["partition"])
+    config.data.crop_size = (32, 64)
+    assert ablate.default_variants("partition", config) == ["4", "8", "auto", "4x8", "8x4", "8x16"]
+    known = layers.list_contexts()
+    found = ablate.default_variants("context", config)
+    assert set(found) == set(ablate.STUDIES["context"]) & set(known)
+    assert {"none", "self_attention", "isa"} <= set(found)
+
+
+def test_mean_and_spread():
+    assert ablate.mean_and_spread([1.0, None, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)))
+    assert ablate.mean_and_spread([None, 5.0]) == (5.0, None)
+    assert ablate.mean_and_spread([None]) == (None, None)
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path):
+    """Two runs in processes of their own, then a run that fails."""
+    command = [sys.executable, "-m", "experiments.ablate", "--study=depth", "--variants=1,2"]
+    command += [f"--workdir={tmp_path}", "--config.train.steps=2", "--config.data.batch_size=2"]
+    command += ["--config.data.options.num_examples.train=2", "--config.train.pictures=0"]
+    command += ["--config.data.options.num_examples.val=2", "--config.train.warmup_steps=0"]
+
+    def start(*more):
+        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
+
+    done = start()
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "depth/results.md").read_text()
+    assert "All 2 runs are done." in table and "--config.train.steps=2" in table
+    first, second = read_csv(tmp_path / "depth")
+    assert int(second["parameters"]) > int(first["parameters"])
+    assert "[2/2] depth=2, seed 0: mIoU" in done.stdout
+    # What a run has to say is seen, and the study names the run.
+    failed = start("--seeds=0,1", f"--workdir={tmp_path}/b", "--config.data.name=camvit")
+    assert failed.returncode != 0
+    assert "Did you mean 'camvid'" in failed.stderr
+    assert "depth/1/seed0: the run ended with exit code 1" in failed.stderr
+    assert "0 of 4" in (tmp_path / "b/depth/results.md").read_text()
