@@ -13,6 +13,7 @@ from isa_tf.inference import (
     ASSETS,
     MAX_CLASSES,
     METADATA_FILE,
+    SIGNATURE,
     classify,
     describe,
     fixed_size,
@@ -57,24 +58,27 @@ def export_saved_model(model, path):
     path = Path(path)
     with _uncompiled(model):
         metadata = _check_model(model)
-        archive = keras.export.ExportArchive()
-        archive.track(model)
+        spec = tf.TensorSpec((None, *fixed_size(model), 3), tf.uint8, name="image")
 
+        @tf.function(input_signature=[spec], autograph=False)
         def serve(image):
             class_id, score = classify(model(tf.cast(image, tf.float32), training=False))
             return {"class_id": class_id, "score": score}
 
-        spec = tf.TensorSpec((None, *fixed_size(model), 3), tf.uint8, name="image")
-        serve = archive.add_endpoint("serve", serve, [spec])
+        spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
 
+        @tf.function(input_signature=[spec], autograph=False)
         def encoded(image_bytes):
             one = tf.TensorSpec((None, None, 3), tf.uint8)
             return serve(tf.map_fn(_decode, image_bytes, fn_output_signature=one))
 
-        spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        archive.add_endpoint("encoded", encoded, [spec])
+        # Keras's ExportArchive would write every weight twice: as the variable that the functions
+        # read, and as a copy of it for the layer.
+        served = tf.Module()
+        served.weights = [variable.value for variable in model.variables]
         path.parent.mkdir(parents=True, exist_ok=True)
-        archive.write_out(str(path), verbose=False)
+        signatures = {SIGNATURE: serve, "encoded": encoded}
+        tf.saved_model.save(served, str(path), signatures=signatures)
     assets = path / ASSETS
     assets.mkdir(exist_ok=True)
     (assets / METADATA_FILE).write_text(_json(metadata), encoding="utf-8")

@@ -101,6 +101,13 @@ def assert_agrees_at_any_size(model, path):
         assert result[1].shape == size and result[1].dtype == np.float32
 
 
+def test_saved_model_holds_each_weight_once(exported):
+    model, paths = exported
+    kept = tf.train.list_variables(str(paths["saved"] / "variables" / "variables"))
+    shapes = sorted(tuple(shape) for name, shape in kept if "GRAPH" not in name)
+    assert shapes == sorted(tuple(v.shape) for v in model.variables)
+
+
 def test_saved_model_agrees_at_any_size(exported):
     model, paths = exported
     assert_agrees_at_any_size(model, paths["saved"])

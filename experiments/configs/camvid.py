@@ -2,6 +2,10 @@
 
 python -m experiments.train --config=experiments/configs/camvid.py --workdir=runs/camvid
 python -m experiments.evaluate --config=experiments/configs/camvid.py --workdir=runs/camvid
+
+The network reads the image enlarged by 1.5, which is what thin and distant things need of a backbone
+that was trained on large objects. Class weights teach the rare classes in the first four fifths; the
+last fifth goes without them, since they make rare classes be predicted too often.
 """
 
 import math
@@ -19,8 +23,8 @@ def get_config():
     config = default.get_config()
     config.data.name = "camvid"
     config.data.data_dir = "../shared/data/camvid"
-    config.data.crop_size = (360, 480)
-    config.data.scale_range = (0.6, 1.8)
+    config.data.crop_size = (264, 352)
+    config.data.scale_range = (0.6, 1.5)
     config.data.cache = True
     config.data.batch_size = 4
 
@@ -30,11 +34,12 @@ def get_config():
     config.model.key_filters = 128
     config.model.head_filters = 256
     config.model.head_kernel_size = 1
-    config.model.decoder_levels = ("c3", "c2", "c1")
-    config.model.decoder_filters = (128, 96, 48)
+    config.model.decoder_levels = ("c3", "c2")
+    config.model.decoder_filters = (128, 96)
+    config.model.input_scale = 1.5
 
-    config.train.steps = 4_000
-    config.train.validate_every = 500
+    config.train.steps = 3_000
+    config.train.validate_every = 600
     config.train.optimizer = "adamw"
     config.train.learning_rate = 1e-3
     config.train.end_learning_rate = 0.0
@@ -42,5 +47,7 @@ def get_config():
     config.train.warmup_steps = 200
     config.train.clip_norm = 5.0
     config.train.ema = 0.998
+    config.train.jaccard_weight = 0.5
     config.train.class_weights = tuple(1 / math.log(1.1 + f) for f in FREQUENCIES)
+    config.train.class_weight_steps = 2_400
     return config
