@@ -1,11 +1,17 @@
-"""EfficientNet-Lite0 + ISA on CamVid, 11 classes, 480x360.
+r"""EfficientNet-Lite0 + ISA on CamVid, 11 classes, 480x360.
 
 python -m experiments.train --config=experiments/configs/camvid.py --workdir=runs/camvid
 python -m experiments.evaluate --config=experiments/configs/camvid.py --workdir=runs/camvid
 
-The network reads the image enlarged by 1.5, which is what thin and distant things need of a backbone
-that was trained on large objects. Class weights teach the rare classes in the first four fifths; the
-last fifth goes without them, since they make rare classes be predicted too often.
+Reached a val mIoU of 0.7534 (101 whole images, single scale) with seed 0. The trained model is kept
+in experiments/trained/camvid: best.keras, and saved_model made of it by tools.export. To score it:
+
+python -m experiments.evaluate --config=experiments/configs/camvid.py --workdir=runs/camvid_kept \
+    --model=experiments/trained/camvid/best.keras
+
+The network reads the image enlarged by 1.5: thin and distant things then look to the backbone more
+like what it was trained on. Class weights teach the rare classes in the first four fifths; the last
+fifth goes without them, since they make rare classes be predicted too often.
 """
 
 import math
