@@ -18,16 +18,16 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
     keras.utils.set_random_seed(config.seed)
     dataset = setup.make_dataset(config)
     val_data = setup.make_val_data(config, dataset)
-    phases = setup.phases(config)
+    (steps, weighted), *more = setup.phases(config)
     scope = setup.make_strategy(strategy).scope
     with scope():
         model = setup.make_model(config, dataset)
+        setup.compile_model(model, config, dataset, weighted)
     workdir = setup.claim(workdir, config)
     print(f"{workdir}: {model.count_params():,} parameters", flush=True)
-    for steps, weighted in phases:  # each goes on from the last state
-        with scope():
-            setup.compile_model(model, config, dataset, weighted)
-        best = training.fit(
+
+    def fit(steps):
+        return training.fit(
             model,
             lambda step: setup.make_train_data(config, dataset, step),
             val_data,
@@ -38,6 +38,12 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
             config.train.ema_batches,
             verbose=verbose,
         )
+
+    best = fit(steps)
+    for steps, weighted in more:  # goes on from the last state
+        with scope():
+            setup.compile_model(model, config, dataset, weighted)
+        best = fit(steps)
     return best
 
 

@@ -64,11 +64,10 @@ def test_frozen_normalisations_and_no_batches():
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
-def test_under_replicas(synchronized):
+def test_under_replicas(synchronized, mirrored):
     expected = make_model()
     training.estimate_statistics(expected, make_batches(2))
-    strategy = tf.distribute.MirroredStrategy(tf.config.list_logical_devices("CPU")[:2])
-    with strategy.scope():
+    with mirrored.scope():
         model = make_model(synchronized)
         training.estimate_statistics(model, make_batches(2))
     for a, b in zip(model.get_weights()[:5], expected.get_weights()[:5], strict=True):
