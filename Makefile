@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
