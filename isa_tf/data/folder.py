@@ -1,6 +1,7 @@
 """Pairs of image and label files in folders or in a CSV table."""
 
 import csv
+import difflib
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
-from isa_tf.data.base import IGNORE_LABEL, DataError, SegmentationDataset
+from isa_tf.data.base import IGNORE_LABEL, DataError, SegmentationDataset, voc_palette
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
@@ -47,6 +48,10 @@ class FolderDataset(SegmentationDataset):
         num_classes: int, where there are no names. Defaults to the number of names.
         palette: sequence of RGB triples. Defaults to the PASCAL VOC colour map.
         val_fraction: float in [0, 1), where the data come without splits. Defaults to 0.2.
+        groups: dict of a new class's name to the names of the classes that it unites, or such
+            pairs (in a config, whose dicts lose their order), in the order of the new ids;
+            classes in no group are ignored. Colours are those of each group's first member.
+            Defaults to `None`, the classes as they are.
         on_error: "raise", or "skip" to leave bad examples out: those found at construction are
             logged and kept in `faults`, those found later are logged. Defaults to "raise".
         name: str. Defaults to the folder's name.
@@ -57,7 +62,8 @@ class FolderDataset(SegmentationDataset):
     Raises:
         DataError: naming the file, for no pairs, a missing partner, unequal sizes, a label with
             colours or ids out of range, an unreadable file.
-        ValueError: for neither names nor number of classes, or the two in disagreement.
+        ValueError: for neither names nor number of classes, or the two in disagreement; for a
+            group without classes, of unknown ones or of one that is in another group.
 
     Example:
 
@@ -74,6 +80,7 @@ class FolderDataset(SegmentationDataset):
         num_classes=None,
         palette=None,
         val_fraction=0.2,
+        groups=None,
         on_error="raise",
         name=None,
     ):
@@ -89,9 +96,18 @@ class FolderDataset(SegmentationDataset):
         pairs = (_pairs_of_table if is_table else _pairs_of_folder)(self.data_dir, faults)
         if None in pairs:
             pairs = _split_by_name(pairs[None], val_fraction)
+        class_names = _class_names(self.data_dir, class_names, num_classes)
+        self._stored_classes = len(class_names)
+        self._group_of = None
+        if groups is not None:
+            groups = dict(groups)
+            palette = palette or voc_palette(len(class_names))
+            self._group_of, members = _group(class_names, groups)
+            palette = [tuple(palette)[first] for first in members]
+            class_names = list(groups)
         super().__init__(
             name or self.data_dir.stem,
-            _class_names(self.data_dir, class_names, num_classes),
+            class_names,
             _order_splits(pairs),
             palette=palette,
             on_error=on_error,
@@ -119,10 +135,10 @@ class FolderDataset(SegmentationDataset):
         self._check_split(split)
         image_path, label_path = self._pairs[split][index]
         image = read_image(image_path)
-        label = read_label(label_path, self.num_classes)
+        label = read_label(label_path, self._stored_classes)
         if image.shape[:2] != label.shape:
             raise DataError(label_path, _size_reason(label.shape, image.shape, image_path))
-        return image, label
+        return image, label if self._group_of is None else self._group_of[label]
 
 
 # === Reading one file ===
@@ -345,6 +361,27 @@ def _class_names(data_dir, class_names, num_classes):
             f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
         )
     return class_names
+
+
+def _group(class_names, groups):
+    """What `groups` makes of ids: (new id of every uint8, first stored id of every group)."""
+    new_ids = np.full(256, IGNORE_LABEL, np.uint8)
+    firsts, taken = [], {}
+    for new_id, (group, members) in enumerate(groups.items()):
+        members = [members] if isinstance(members, str) else list(members)
+        if not members:
+            raise ValueError(f"Group {group!r} unites no classes.")
+        for name in members:
+            if name not in class_names:
+                near = difflib.get_close_matches(str(name), class_names, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Group {group!r} names no class: {name!r}.{hint}")
+            if name in taken:
+                raise ValueError(f"Class {name!r} is in two groups, {taken[name]!r} and {group!r}.")
+            taken[name] = group
+            new_ids[list(class_names).index(name)] = new_id
+        firsts.append(list(class_names).index(members[0]))
+    return new_ids, firsts
 
 
 def _class_names_file(folder):

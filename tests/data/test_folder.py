@@ -345,3 +345,37 @@ def test_grey_and_alpha_images_become_rgb(folder):
 def test_unknown_split(folder):
     with pytest.raises(ValueError, match="no split 'val'"):
         FolderDataset(folder, num_classes=5).size("val")
+
+
+# === Groups ===
+
+
+def test_groups_unite_classes_and_ignore_the_rest(folder):
+    stored = FolderDataset(folder, num_classes=5)
+    groups = (("odd", ("class_3", "class_1")), ("zero", "class_0"))
+    data = FolderDataset(folder, num_classes=5, groups=groups)
+    assert data.class_names == ("odd", "zero")
+    assert data.palette == (stored.palette[3], stored.palette[0])
+    old, new = stored.read("train", 2)[1], data.read("train", 2)[1]
+    wanted = {0: 1, 1: 0, 2: 255, 3: 0, 4: 255, 255: 255}
+    assert set(np.unique(old)) == set(wanted)
+    np.testing.assert_array_equal(new, np.vectorize(wanted.get)(old))
+
+
+@pytest.mark.parametrize(
+    "groups, reason",
+    [
+        ({"a": ["class_1", "clas_2"]}, "'clas_2'. Did you mean 'class_2'"),
+        ({"a": ["class_1"], "b": ["class_1"]}, "'class_1' is in two groups, 'a' and 'b'"),
+        ({"a": []}, "'a' unites no classes"),
+    ],
+)
+def test_groups_that_make_no_sense(folder, groups, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        FolderDataset(folder, num_classes=5, groups=groups)
+
+
+def test_a_value_outside_the_stored_classes_is_refused_with_groups_too(folder):
+    data = FolderDataset(folder, num_classes=4, groups={"a": ["class_0"]})
+    with pytest.raises(DataError, match="label value 4"):
+        data.read("train", 0)
