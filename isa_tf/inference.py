@@ -136,6 +136,43 @@ class Protocol:
         return order
 
 
+def fuse(model, winograd=True):
+    """A copy of a model that computes the same in inference, faster, on CPUs.
+
+    Normalisations go into their convolutions, the output convolution of an attention into its
+    value's, and 3x3 convolutions of 64 channels and more are computed by Winograd's minimal
+    filtering, whose transforms XLA compiles anew for each size of image. Products are float32 under
+    every dtype policy. The copy is for inference alone: it keeps to the weights that the model has
+    now, and it is the model itself that is to be saved, exported and trained on.
+
+    Args:
+        model: `keras.Model` of this package's layers; others stay as they are.
+        winograd: bool. Defaults to `True`.
+
+    Returns:
+        `keras.Model`, not compiled.
+
+    Raises:
+        ValueError: for a model that is not built.
+
+    Example:
+
+    >>> model = Segmenter("tiny", num_classes=5)
+    >>> image = np.zeros((1, 65, 97, 3), "uint8")
+    >>> np.abs(fuse(model).predict(image) - model.predict(image)).max() < 1e-4
+    True
+    """
+    if not model.built:
+        raise ValueError(f"{model.name} is not built: call it on an image first")
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    for layer in copy._flatten_layers():
+        if hasattr(layer, "fuse_for_inference"):
+            layer.fuse_for_inference(winograd)
+    copy.trainable = False
+    return copy
+
+
 class Predictor:
     """From images to class ids and their probabilities.
 

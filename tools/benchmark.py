@@ -74,7 +74,7 @@ _OUTPUT = flags.DEFINE_string(
 
 LEAST_CALLS = 3
 _WARM_UP_SIZE = (16, 16)
-_GEMM = 2048  # rows and columns of the matrix product that machines are compared by
+GEMM = 2048  # rows and columns of the matrix product that machines are compared by
 COLUMNS = {
     # Key of a row: heading of its column, number format.
     "name": ("module", "{}"),
@@ -103,7 +103,7 @@ def main(argv):
         return 0
     if len(argv) != 2 or argv[1] not in kinds:
         raise app.UsageError(f"What is to be measured? {' or '.join(kinds)}")
-    sizes = [_parse_size(text) for text in _SIZES.value or _SIZE.value]
+    sizes = [parse_size(text) for text in _SIZES.value or _SIZE.value]
     try:
         rows = kinds[argv[1]](sizes)
     except ValueError as error:
@@ -375,14 +375,26 @@ def _wait(result):
     import tensorflow as tf
 
     for tensor in tf.nest.flatten(result):
-        tensor.numpy()  # an eager tensor may still be being made
+        if tf.is_tensor(tensor):
+            tensor.numpy()  # an eager tensor may still be being made
 
 
-def peak_memory(call):
-    """What a call holds at its highest beyond what is held before it, MB; None where not told."""
+def resident_memory():
+    """KB that this process holds in memory; None where the system does not tell."""
     gc.collect()
     try:
-        before = _status("VmRSS")
+        return _status("VmRSS")
+    except OSError:
+        return None
+
+
+def peak_memory(call, before=None):
+    """What a call holds at its highest beyond what is held before it, MB; None where not told.
+
+    `before`, from `resident_memory`, says what was held at another time.
+    """
+    before = resident_memory() if before is None else before
+    try:
         Path("/proc/self/clear_refs").write_text("5")  # the highest so far is now
         result = call()
         _wait(result)
@@ -432,10 +444,10 @@ def matmul_rate(seconds=3.0):
     """GFLOP/s of a large float32 matrix product: the highest rate that anything can hope for."""
     import tensorflow as tf
 
-    a, b = (tf.random.stateless_normal((_GEMM, _GEMM), (0, i)) for i in range(2))
+    a, b = (tf.random.stateless_normal((GEMM, GEMM), (0, i)) for i in range(2))
     product = tf.function(lambda: tf.matmul(a, b))
     _wait(product())
-    return 2 * _GEMM**3 / latency(product, seconds) / 1e6
+    return 2 * GEMM**3 / latency(product, seconds) / 1e6
 
 
 # === What is made of it ===
@@ -486,12 +498,13 @@ def report(rows, exponents, gemm):
             figures = (exponents.get((name, f)) for f in ("forward_ms", "core_ms", "products"))
             cells = ("" if figure is None else f"{figure:.2f}" for figure in figures)
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", machine(gemm)]
+    command = f"`python -m tools.benchmark {' '.join(sys.argv[1:])}`"
+    lines += ["", f"{machine(gemm)}. {command}"]
     return "\n".join(lines) + "\n"
 
 
-def machine(gemm):
-    """One line on what the figures were measured on, and by which command."""
+def machine(gemm=None):
+    """One line on what the figures were measured on."""
     from importlib.metadata import version
 
     name = platform.processor() or platform.machine()
@@ -502,7 +515,7 @@ def machine(gemm):
     rate = f", {gemm:.0f} GFLOP/s of float32 matrix products" if gemm else ""
     return (
         f"{name}, {os.cpu_count()} cores{rate}; TensorFlow {version('tensorflow')}, Keras "
-        f"{version('keras')}. `python -m tools.benchmark {' '.join(sys.argv[1:])}`"
+        f"{version('keras')}"
     )
 
 
@@ -549,7 +562,7 @@ def draw(rows, path):
 # === What is typed ===
 
 
-def _parse_size(text):
+def parse_size(text):
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
     if not match or int(match[1]) == 0 or match[2] == "0":
         raise app.UsageError(f"A size is HEIGHTxWIDTH, such as 97x97, or one number, not {text!r}")

@@ -47,22 +47,22 @@ CCP_GROUPS = (
 def get_config(data="camvid"):
     config = default.get_config()
     if data == "camvid":
-        config.data.crop_size = (360, 480)
+        config.data.crop_size = (180, 240)
     elif data == "ccp":
-        config.data.crop_size = (480, 320)
+        config.data.crop_size = (240, 160)
         config.data.options.groups = CCP_GROUPS
     else:
         raise ValueError(f"data is camvid or ccp, got {data!r}")
     config.data.name = data
     config.data.data_dir = f"../shared/data/{data}"
-    config.data.scale_range = (0.75, 1.5)
+    config.data.scale_range = (0.375, 0.75)
     config.data.cache = True
     config.data.batch_size = 4
 
     config.model.backbone = "efficientnet_lite0"
     config.model.backbone_weights = "imagenet"
-    config.model.input_scale = 0.5
-    config.model.partition = 5
+    config.model.output_stride = 16
+    config.model.partition = 4
     config.model.key_filters = 128
     config.model.head_filters = 256
     config.model.head_kernel_size = 1
@@ -76,4 +76,6 @@ def get_config(data="camvid"):
     config.train.warmup_steps = 100
     config.train.clip_norm = 5.0
     config.train.pictures = 0
+
+    config.test.scales = (0.5,)
     return config

@@ -1,7 +1,10 @@
 """Convolution -> batch normalisation -> activation: the brick of every network here."""
 
 import keras
+import numpy as np
+import tensorflow as tf
 
+from isa_tf import ops
 from isa_tf.layers.normalization import FusedBatchNormalization
 
 # The epsilon of the published ISA networks, and PyTorch's momentum of 0.1 in Keras's terms.
@@ -13,6 +16,88 @@ BN_MOMENTUM = 0.9
 def leaky_relu_001(x):
     """LeakyReLU of slope 0.01, which ends in-place activated BN; Keras's own has 0.2."""
     return keras.ops.leaky_relu(x, negative_slope=0.01)
+
+
+# Narrower convolutions gain less by fewer products than their transforms cost.
+_WINOGRAD_CHANNELS = 64
+
+
+def float64(variable):
+    """A variable's value as a float64 array."""
+    return keras.ops.convert_to_numpy(variable).astype(np.float64)
+
+
+class FusedConv:
+    """What `ConvNormAct` comes to in inference: one convolution with bias and activation.
+
+    Its weights are constants, and no concern of the layer that holds it. Products are float32
+    whatever comes in: half precision on CPUs is emulated.
+
+    Args:
+        kernel: array (k, k, C, filters), or (k, k, C, 1) of a depthwise convolution.
+        bias: array (filters,).
+        activation: function of a tensor.
+        strides: int. Defaults to 1.
+        dilation_rate: int. Defaults to 1.
+        padding: "same" or "valid". Defaults to "same".
+        depthwise: bool. Defaults to `False`.
+        winograd: bool, whether wide 3x3 convolutions go by `ops.winograd_conv`. Defaults to
+            `True`.
+
+    Example:
+
+    >>> conv = FusedConv(np.ones((1, 1, 3, 8)), np.zeros(8), tf.nn.relu)
+    >>> conv(tf.ones((1, 5, 5, 3))).shape
+    TensorShape([1, 5, 5, 8])
+    """
+
+    def __init__(
+        self,
+        kernel,
+        bias,
+        activation,
+        strides=1,
+        dilation_rate=1,
+        padding="same",
+        depthwise=False,
+        winograd=True,
+    ):
+        self.winograd = (
+            winograd
+            and not depthwise
+            and kernel.shape[:2] == (3, 3)
+            and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS
+            and strides == 1
+            and padding == "same"
+        )
+        self.depthwise = depthwise
+        self.activation = activation
+        self.strides = strides
+        self.dilation_rate = dilation_rate
+        self.padding = padding.upper()
+        with tf.init_scope():
+            kernel = ops.winograd_kernel(kernel) if self.winograd else kernel
+            self.kernel = tf.constant(kernel, tf.float32)
+            self.bias = tf.constant(bias, tf.float32)
+
+    def __call__(self, x):
+        if self.winograd:
+            return ops.winograd_conv(x, self.kernel, self.bias, self.activation, self.dilation_rate)
+        strides, rates = self.strides, [self.dilation_rate] * 2
+        if self.depthwise:
+            y = tf.nn.depthwise_conv2d(
+                tf.cast(x, tf.float32),
+                self.kernel,
+                [1, strides, strides, 1],
+                self.padding,
+                None,
+                rates,
+            )
+        else:
+            y = tf.nn.conv2d(
+                tf.cast(x, tf.float32), self.kernel, strides, self.padding, "NHWC", rates
+            )
+        return tf.cast(self.activation(tf.nn.bias_add(y, self.bias)), x.dtype)
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -105,6 +190,7 @@ class ConvNormAct(keras.layers.Layer):
             name="norm",
         )
         self.activation = keras.activations.get(activation)
+        self.fused = None
 
     def build(self, input_shape):
         if len(input_shape) != 4:
@@ -115,8 +201,34 @@ class ConvNormAct(keras.layers.Layer):
         self.conv.build(shape)
         self.norm.build(self.conv.compute_output_shape(shape))
 
+    def folded(self):
+        """Kernel and bias, as arrays, of the convolution that has the normalisation in it."""
+        norm = self.norm
+        weights = (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta, self.conv.kernel)
+        mean, variance, gamma, beta, kernel = map(float64, weights)
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        return kernel * (scale[:, None] if self.filters is None else scale), beta - mean * scale
+
+    def fuse_for_inference(self, winograd=True):
+        """Makes calls other than training's one `FusedConv` of the weights as they now are.
+
+        Args:
+            winograd: see `FusedConv`.
+        """
+        self.fused = FusedConv(
+            *self.folded(),
+            self.activation,
+            self.strides,
+            self.dilation_rate,
+            self.conv.padding,
+            depthwise=self.filters is None,
+            winograd=winograd,
+        )
+
     def call(self, inputs, training=None):
         x = inputs if self.pad is None else self.pad(inputs)
+        if self.fused is not None and not training:
+            return self.fused(x)
         x = self.norm(self.conv(x), training=training)
         return self.activation(x)
 

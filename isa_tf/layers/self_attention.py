@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM
+from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, FusedConv, float64
 from isa_tf.layers.module import AttentionModule, check_positive
 
 AUTO = "auto"
@@ -110,6 +110,7 @@ class SelfAttention2D(AttentionModule):
         self.key_filters = key_filters
         self.mask_padding = mask_padding
         self.jit_compile = jit_compile
+        self.fused = None
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -122,6 +123,20 @@ class SelfAttention2D(AttentionModule):
         )
         self.value = self.linear("value", filters, channels)
         self.output_conv = self.conv_norm("output", filters, filters)
+
+    def fuse_for_inference(self, winograd=True):
+        """Makes calls other than training's spare the product of the output convolution.
+
+        The weights of an affinity's rows add up to one: what the output convolution does before
+        its activation may as well be done to the values before they are gathered, and there it is
+        one matrix with the value's own.
+
+        Args:
+            winograd: as of `ConvNormAct.fuse_for_inference`; without effect here.
+        """
+        kernel, bias = self.output_conv.folded()
+        value = float64(self.value.kernel)[0, 0] @ kernel[0, 0]
+        self.fused = FusedConv(value[None, None], bias, keras.activations.linear)
 
     def attend(self, x, partition, heard, training=None):
         """Attention inside the groups of a map that its partition divides.
@@ -138,12 +153,13 @@ class SelfAttention2D(AttentionModule):
         """
         size = ops.spatial_size(x)
         groups = ops.to_groups(x, partition, self.kind)
+        fused = self.fused is not None and not training
         query, key = groups, groups
         for layer in self.query:
             query = layer(query, training=training)
         for layer in self.key:
             key = layer(key, training=training)
-        value = self.value(groups)
+        value = self.fused(groups) if fused else self.value(groups)
 
         (p_h, p_w), (h, w) = partition, ops.spatial_size(groups)
         count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
@@ -156,9 +172,11 @@ class SelfAttention2D(AttentionModule):
             flat(query), flat(key), flat(value), mask, self.jit_compile
         )
         context = tf.reshape(context, (-1, h, w, value.shape[-1]))
-        output = ops.from_groups(
-            self.output_conv(context, training=training), partition, self.kind, size
-        )
+        if fused:
+            output = self.activation(context)
+        else:
+            output = self.output_conv(context, training=training)
+        output = ops.from_groups(output, partition, self.kind, size)
         return output, heard and heard.after(partition, self.kind), affinity
 
     def resolve_partition(self, size):

@@ -3,78 +3,21 @@
 Only the environment of `make parity` has it.
 """
 
-import sys
 import types
 
 import numpy as np
 import torch
-from mmengine import ConfigDict
 from parity import randomize
+
+from tools import mmseg_models
 
 MEAN = np.array([123.675, 116.28, 103.53], "float32")
 STD = np.array([58.395, 57.12, 57.375], "float32")
 
 
-class _Missing(types.ModuleType):
-    """Stands for mmcv's compiled operators, of which ISANet needs none."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-def import_mmseg():
-    for name in ("mmcv._ext", "mmcv.ops"):
-        sys.modules.setdefault(name, _Missing(name))
-    from mmseg.models.segmentors import EncoderDecoder  # noqa: PLC0415
-    from mmseg.utils import register_all_modules  # noqa: PLC0415
-
-    register_all_modules()
-    return EncoderDecoder
-
-
 def isanet(depth=50, num_classes=19, align_corners=False, filters=64, test_cfg=None, seed=0):
-    """An `EncoderDecoder` as the published configs have it; `filters` below 64 narrows it."""
-    encoder_decoder = import_mmseg()
-    norm = {"type": "BN", "requires_grad": True}
-    head = {"dropout_ratio": 0.1, "num_classes": num_classes, "norm_cfg": norm}
-    head["align_corners"] = align_corners
-    model = encoder_decoder(
-        backbone={
-            "type": "ResNetV1c",
-            "depth": depth,
-            "base_channels": filters,
-            "stem_channels": filters,
-            "num_stages": 4,
-            "out_indices": (0, 1, 2, 3),
-            "dilations": (1, 1, 2, 4),
-            "strides": (1, 2, 1, 1),
-            "norm_cfg": norm,
-            "style": "pytorch",
-            "contract_dilation": True,
-        },
-        decode_head={
-            "type": "ISAHead",
-            "in_channels": 32 * filters,
-            "in_index": 3,
-            "channels": 8 * filters,
-            "isa_channels": 4 * filters,
-            "down_factor": (8, 8),
-            **head,
-        },
-        auxiliary_head={
-            "type": "FCNHead",
-            "in_channels": 16 * filters,
-            "in_index": 2,
-            "channels": 4 * filters,
-            "num_convs": 1,
-            "concat_input": False,
-            **head,
-        },
-        train_cfg={},
-        test_cfg=ConfigDict(test_cfg or {"mode": "whole"}),
-    )
+    """`mmseg_models.isanet` with random weights and statistics."""
+    model = mmseg_models.isanet(depth, num_classes, align_corners, filters, test_cfg)
     model.eval()
     randomize(model, lambda image: logits(model, image), seed)
     return model

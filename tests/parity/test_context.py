@@ -12,6 +12,7 @@ from parity import check, images, randomize  # noqa: E402
 from isa_tf.layers.non_local import NonLocal2D  # noqa: E402
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling  # noqa: E402
 from isa_tf.weights.transfer import Transfer  # noqa: E402
+from tools import mmseg_models  # noqa: E402
 
 CHANNELS, FILTERS = 24, 12
 # Of the images; the maps have an eighth of it, of which some are smaller than the pool sizes.
@@ -28,7 +29,7 @@ def features(image):
 
 def make_head(name, align_corners=False, **arguments):
     """A head of mmsegmentation with random weights and statistics."""
-    reference.import_mmseg()
+    mmseg_models.import_mmseg()
     from mmseg.models import decode_heads  # noqa: PLC0415
 
     head = getattr(decode_heads, name)(

@@ -1,0 +1,145 @@
+"""3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the products.
+
+Every tile of 4x4 outputs takes 36 multiplications a pair of channels in place of 144, at the price
+of two transforms that go through memory. It pays for inference on CPUs, where wide convolutions
+are bound by arithmetic; the rounding errors are some ten times those of the plain sum.
+
+Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from isa_tf.ops.partition import spatial_size
+
+_TILE = 4  # outputs a side
+_READS = 6  # inputs a side: _TILE + kernel size - 1
+_INPUT = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+_KERNEL = np.array(
+    [(6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24)], np.float64
+) / (24, 24, 24)
+_OUTPUT = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
+
+
+def winograd_kernel(kernel):
+    """Transforms the kernel of a convolution for `winograd_conv`.
+
+    Args:
+        kernel: array (3, 3, C, filters).
+
+    Returns:
+        float32 array (36, C, filters).
+
+    Raises:
+        ValueError: for a kernel that is not 3x3.
+    """
+    kernel = np.asarray(kernel, np.float64)
+    if kernel.ndim != 4 or kernel.shape[:2] != (3, 3):
+        raise ValueError(f"the kernel must be 3x3, got shape {kernel.shape}")
+    u = np.einsum("ia,jb,abcd->ijcd", _KERNEL, _KERNEL, kernel, optimize=True)
+    return u.reshape(_READS**2, *kernel.shape[2:]).astype(np.float32)
+
+
+def _combine(coefficients, terms):
+    """The sum of terms times their coefficients."""
+    total = None
+    for coefficient, term in zip(coefficients, terms, strict=True):
+        if coefficient:
+            term = term if coefficient == 1 else coefficient * term
+            total = term if total is None else total + term
+    return total
+
+
+def _tiles(x, dilation_rate):
+    """How many tiles high and wide each of the map's dilation_rate^2 sub-maps is."""
+    return [-(-size // (_TILE * dilation_rate)) for size in spatial_size(x)]
+
+
+def _windows(x, axis, count):
+    """The `_READS` strided slices that hold the first, second, ... input of every tile."""
+    slices = []
+    for first in range(_READS):
+        index = [slice(None)] * x.shape.rank
+        index[axis] = slice(first, first + _TILE * count - _TILE + 1, _TILE)
+        slices.append(x[tuple(index)])
+    return slices
+
+
+# XLA makes one pass over memory of each of these, and two of them make shorter work of the input
+# than one would: the second reads every sum of the first six times.
+
+
+@tf.function(jit_compile=True)
+def _transform_rows(x, dilation_rate):
+    (high, wide), d, channels = _tiles(x, dilation_rate), dilation_rate, x.shape[-1]
+    height, width = spatial_size(x)
+    ends = [_TILE * n * d - size + d for n, size in ((high, height), (wide, width))]
+    x = tf.pad(tf.cast(x, tf.float32), [(0, 0), (d, ends[0]), (d, ends[1]), (0, 0)])
+    # A dilated convolution is a plain one on each of the maps of every d-th row and column.
+    x = tf.reshape(x, (-1, _TILE * high + 2, d, _TILE * wide + 2, d, channels))
+    rows = _windows(x, 1, high)
+    return [_combine(coefficients, rows) for coefficients in _INPUT]
+
+
+@tf.function(jit_compile=True)
+def _transform_columns(rows):
+    transformed = []
+    for row in rows:
+        wide = (spatial_size(row[:, :, 0])[1] - 2) // _TILE
+        columns = _windows(row, 3, wide)
+        transformed += [
+            tf.reshape(_combine(coefficients, columns), (-1, row.shape[-1]))
+            for coefficients in _INPUT
+        ]
+    return transformed
+
+
+@tf.function(jit_compile=True)
+def _transform_back(products, bias, x, dilation_rate, activation, dtype):
+    (high, wide), d, filters = _tiles(x, dilation_rate), dilation_rate, bias.shape[0]
+    height, width = spatial_size(x)
+    maps = [tf.reshape(m, (-1, high, d, wide, d, filters)) for m in products]
+    columns = [maps[column::_READS] for column in range(_READS)]
+    rows = [[_combine(c, column) for column in columns] for c in _OUTPUT]
+    y = tf.stack([tf.stack([_combine(c, row) for c in _OUTPUT], 4) for row in rows], 2)
+    y = tf.reshape(y, (-1, _TILE * high * d, _TILE * wide * d, filters))
+    return tf.cast(activation(y[:, :height, :width] + bias), dtype)
+
+
+def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
+    """3x3 convolution with zero padding and stride 1, its bias and its activation.
+
+    XLA compiles the transforms, once for every size; the products are left to TensorFlow's matrix
+    product. All of it is float32.
+
+    Args:
+        x: tensor (B, H, W, C), any H and W.
+        kernel: float32 tensor (36, C, filters), from `winograd_kernel`.
+        bias: float32 tensor (filters,).
+        activation: function of a tensor.
+        dilation_rate: int. Defaults to 1.
+
+    Returns:
+        Tensor (B, H, W, filters) in the dtype of `x`.
+
+    Example:
+
+    >>> kernel = winograd_kernel(np.ones((3, 3, 2, 5)))
+    >>> winograd_conv(tf.ones((1, 9, 7, 2)), kernel, tf.zeros(5), tf.nn.relu).shape
+    TensorShape([1, 9, 7, 5])
+    """
+    transformed = _transform_columns(_transform_rows(x, dilation_rate))
+    products = [tf.matmul(v, u) for v, u in zip(transformed, tf.unstack(kernel), strict=True)]
+    return _transform_back(products, bias, x, dilation_rate, activation, x.dtype)
