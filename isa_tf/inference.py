@@ -140,17 +140,18 @@ def fuse(model, winograd=True):
     """A copy of a model that computes the same in inference, faster, on CPUs.
 
     Normalisations go into their convolutions, the output convolution of an attention into its
-    value's, and 3x3 convolutions of 64 channels and more are computed by Winograd's minimal
-    filtering, whose transforms XLA compiles anew for each size of image. Products are float32 under
-    every dtype policy. The copy is for inference alone: it keeps to the weights that the model has
-    now, and it is the model itself that is to be saved, exported and trained on.
+    value's; 3x3 convolutions of 64 channels and more are computed by Winograd's minimal filtering.
+    XLA compiles its transforms, and the attention inside groups, anew for each size of image.
+    Products are float32 under every dtype policy. The copy is for inference alone: it keeps to the
+    weights that the model has now, and it is the model itself that is to be saved, exported and
+    trained on.
 
     Args:
-        model: `keras.Model` of this package's layers; others stay as they are.
+        model: `keras.Model` or layer of this package's layers; others stay as they are.
         winograd: bool. Defaults to `True`.
 
     Returns:
-        `keras.Model`, not compiled.
+        `keras.Model` (or layer), not compiled.
 
     Raises:
         ValueError: for a model that is not built.
@@ -165,6 +166,8 @@ def fuse(model, winograd=True):
     if not model.built:
         raise ValueError(f"{model.name} is not built: call it on an image first")
     copy = type(model).from_config(model.get_config())
+    if not copy.built:
+        copy.build_from_config(model.get_build_config())
     copy.set_weights(model.get_weights())
     for layer in copy._flatten_layers():
         if hasattr(layer, "fuse_for_inference"):

@@ -10,16 +10,17 @@ A module is named as in a config; its arguments follow a colon: isa:partition=4:
 isa:fuse=False for long-range and short-range attention without the concatenation.
 
 Forward, forward and backward, and the attention proper (without projections) are measured in fresh
-processes, one after the other. The time is the median of warm calls; the memory is what a call
-takes at its highest beyond what the process held before it (Linux alone tells). Operations are
-counted on the graph; a multiply-add counts 2. What would not fit into the free memory is refused
-before anything is allocated.
+processes, one after the other, and so is the memory of each. The time is the median of warm calls;
+the memory is what a warm call takes at its highest beyond what the process held before it (Linux
+alone tells). Operations are counted on the graph; a multiply-add counts 2. What would not fit into
+the free memory is refused before anything is allocated.
 
 Writes NAME.csv, NAME.md, NAME.png and NAME.svg into --output, and prints the table.
 """
 
 import ast
 import csv
+import ctypes
 import gc
 import json
 import math
@@ -64,6 +65,9 @@ _TRAIN = flags.DEFINE_bool(
     True,
     "Whether to measure forward and backward (of a model: the step).",
     flag_values=FLAGS,
+)
+_FUSE = flags.DEFINE_bool(
+    "fuse", False, "Whether forward is measured of isa_tf.inference.fuse(...).", flag_values=FLAGS
 )
 _SECONDS = flags.DEFINE_float(
     "seconds", 5.0, "How long each time is measured for, after warming up.", 0.0, flag_values=FLAGS
@@ -170,11 +174,15 @@ def benchmark_model(sizes):
 def _row(name, size, case):
     """Measures one line of the table, printing what is being done."""
     case = {**case, "size": list(size), "batch": _BATCH.value, "seconds": _SECONDS.value}
+    case["fuse"] = _FUSE.value
     row = {"name": name, "size": f"{size[0]}x{size[1]}", "positions": size[0] * size[1]}
+    row["batch"] = _BATCH.value
     passes = ["forward"] + ["backward"] * _TRAIN.value + ["core"] * (case["what"] == "context")
     for kind in passes:
         print(f"{name} {row['size']}: {kind}", file=sys.stderr, flush=True)
         found = run_case({**case, "pass": kind})
+        if kind != "core" and "refused" not in found:
+            found |= run_case({**case, "pass": kind, "memory": True})
         note = found.pop("refused", None)
         if note:
             row["note"] = f"{kind}: {note}"
@@ -186,9 +194,14 @@ def _row(name, size, case):
 
 def run_case(case):
     """`measure` in a fresh process."""
+    environment = dict(os.environ)
+    if case.get("memory"):
+        # What is freed goes back to the system at once: it costs time, and tells what is held.
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**18)
     done = subprocess.run(
         [sys.executable, "-m", "tools.benchmark", "measure", json.dumps(case)],
         cwd=Path(__file__).parents[1],
+        env=environment,
         capture_output=True,
         text=True,
     )
@@ -213,7 +226,7 @@ def measure(case):
     if function is None:
         return {}
     result = {}
-    if case["pass"] == "forward":
+    if case["pass"] == "forward" and not case.get("memory"):
         flops = flops_by_kind(layer, (1, *specs[0].shape[1:]))
         result = {
             "parameters": sum(math.prod(v.shape) for v in layer.trainable_weights) / 1e6,
@@ -229,9 +242,11 @@ def measure(case):
         function(*map(_random, small))
     inputs = [_random(spec) for spec in specs]
     kind = case["pass"]
-    if kind != "core":
+    concrete(*inputs)  # what compiling takes is not the call's
+    if case.get("memory"):
         result[f"{kind}_mb"] = peak_memory(lambda: concrete(*inputs))
-    result[f"{kind}_ms"] = latency(lambda: concrete(*inputs), case["seconds"])
+    else:
+        result[f"{kind}_ms"] = latency(lambda: concrete(*inputs), case["seconds"])
     return {name: value for name, value in result.items() if value is not None}
 
 
@@ -247,6 +262,7 @@ def _make_context(case):
     """(layer, tf.function, specs of its inputs); no function where there is none to measure."""
     import tensorflow as tf
 
+    from isa_tf import inference
     from isa_tf.layers import create_context
 
     name, arguments = parse_module(case["module"])
@@ -255,12 +271,14 @@ def _make_context(case):
     spec = tf.TensorSpec(shape, tf.float32)
     if layer is None:
         return layer, None, None
+    layer.build((None, None, None, case["channels"]))
+    network = inference.fuse(layer) if case.get("fuse") else layer
     if case["pass"] == "core":
-        return _make_core(layer, shape)
+        return _make_core(network, shape)
 
     @tf.function
     def forward(inputs):
-        return layer(inputs, training=False)
+        return network(inputs, training=False)
 
     @tf.function
     def backward(inputs):
@@ -270,7 +288,6 @@ def _make_context(case):
             loss = tf.reduce_mean(outputs**2)
         return tape.gradient(loss, [inputs, *layer.trainable_variables])
 
-    layer.build((None, None, None, case["channels"]))
     return layer, {"forward": forward, "backward": backward}[case["pass"]], [spec]
 
 
@@ -316,7 +333,7 @@ def _make_model(case):
     import keras
     import tensorflow as tf
 
-    from isa_tf import backbones
+    from isa_tf import backbones, inference
     from isa_tf.layers import create_context
     from isa_tf.losses import PixelCrossEntropy
     from isa_tf.models import Segmenter
@@ -337,9 +354,11 @@ def _make_model(case):
     model.compile(optimizer, PixelCrossEntropy(), jit_compile=False)
     optimizer.build(model.trainable_variables)
 
+    network = inference.fuse(model) if case.get("fuse") else model
+
     @tf.function(jit_compile=case["jit_compile"])
     def forward(image):
-        return model(image, training=False)
+        return network(image, training=False)
 
     @tf.function(jit_compile=case["jit_compile"])
     def backward(image, label):
@@ -376,12 +395,19 @@ def _wait(result):
 
     for tensor in tf.nest.flatten(result):
         if tf.is_tensor(tensor):
-            tensor.numpy()  # an eager tensor may still be being made
+            try:
+                memoryview(tensor).release()  # waits for it and, unlike numpy(), makes no copy
+            except (BufferError, TypeError, ValueError):
+                tensor.numpy()
 
 
 def resident_memory():
     """KB that this process holds in memory; None where the system does not tell."""
     gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed and not given back is not held
+    except AttributeError:
+        pass  # not glibc
     try:
         return _status("VmRSS")
     except OSError:
@@ -463,7 +489,7 @@ def compare(rows, baseline, gemm):
                 if figure in row and same.get(figure):
                     row[ratio] = row[figure] / same[figure]
         if gemm and "forward_ms" in row and "gflops" in row:
-            row["rate"] = _BATCH.value * row["gflops"] / (row["forward_ms"] / 1000) / gemm
+            row["rate"] = row.get("batch", 1) * row["gflops"] / (row["forward_ms"] / 1000) / gemm
 
 
 def fit_exponents(rows):

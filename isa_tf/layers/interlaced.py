@@ -17,6 +17,8 @@ ORDERS = {
 
 
 class _Sparse(SelfAttention2D):
+    compiles_when_fused = True
+
     def __init__(self, partition=8, **kwargs):
         super().__init__(partition, **kwargs)
 

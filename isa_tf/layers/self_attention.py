@@ -88,6 +88,7 @@ class SelfAttention2D(AttentionModule):
     """
 
     kind = ops.LONG  # with the partition below: one group, the whole map
+    compiles_when_fused = False
 
     def __init__(
         self,
@@ -129,7 +130,8 @@ class SelfAttention2D(AttentionModule):
 
         The weights of an affinity's rows add up to one: what the output convolution does before
         its activation may as well be done to the values before they are gathered, and there it is
-        one matrix with the value's own.
+        one matrix with the value's own. XLA compiles the attention inside groups: the products of
+        many small matrices are its strength, and those of one large matrix are not.
 
         Args:
             winograd: as of `ConvNormAct.fuse_for_inference`; without effect here.
@@ -137,6 +139,7 @@ class SelfAttention2D(AttentionModule):
         kernel, bias = self.output_conv.folded()
         value = float64(self.value.kernel)[0, 0] @ kernel[0, 0]
         self.fused = FusedConv(value[None, None], bias, keras.activations.linear)
+        self.jit_compile = self.compiles_when_fused
 
     def attend(self, x, partition, heard, training=None):
         """Attention inside the groups of a map that its partition divides.
@@ -153,31 +156,31 @@ class SelfAttention2D(AttentionModule):
         """
         size = ops.spatial_size(x)
         groups = ops.to_groups(x, partition, self.kind)
+        (p_h, p_w), (h, w) = partition, ops.spatial_size(groups)
+        count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
+        groups = tf.reshape(groups, (-1, count, h * w, x.shape[-1]))
+        mask = None if heard is None else heard.key_mask(partition, self.kind)
+        output, affinity = self._attend_groups(groups, mask, training)
+        output = tf.reshape(output, (-1, h, w, output.shape[-1]))
+        output = ops.from_groups(output, partition, self.kind, size)
+        return output, heard and heard.after(partition, self.kind), affinity
+
+    def _attend_groups(self, groups, mask, training=None):
+        """(output, affinity) of groups (B, G, N, C), a mask (G, N) of their keys or `None`."""
         fused = self.fused is not None and not training
         query, key = groups, groups
         for layer in self.query:
             query = layer(query, training=training)
         for layer in self.key:
             key = layer(key, training=training)
-        value = self.fused(groups) if fused else self.value(groups)
-
-        (p_h, p_w), (h, w) = partition, ops.spatial_size(groups)
-        count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
-
-        def flat(t):
-            return tf.reshape(t, (-1, count, h * w, t.shape[-1]))
-
-        mask = None if heard is None else heard.key_mask(partition, self.kind)
-        context, affinity = ops.grouped_attention(
-            flat(query), flat(key), flat(value), mask, self.jit_compile
-        )
-        context = tf.reshape(context, (-1, h, w, value.shape[-1]))
+        affinity = ops.group_affinity(query, key, mask, self.jit_compile)
+        # Not before the queries and keys are done with: memory need not hold all three.
+        with tf.control_dependencies([affinity]):
+            value = self.fused(groups) if fused else self.value(groups)
+        context = ops.gather_values(affinity, value, self.jit_compile)
         if fused:
-            output = self.activation(context)
-        else:
-            output = self.output_conv(context, training=training)
-        output = ops.from_groups(output, partition, self.kind, size)
-        return output, heard and heard.after(partition, self.kind), affinity
+            return self.activation(context), affinity
+        return self.output_conv(context, training=training), affinity
 
     def resolve_partition(self, size):
         """The partition (P_h, P_w) for a map of `size` (H, W)."""

@@ -1,6 +1,6 @@
 """Pure functions on tensors: partition, grouped attention, resizing."""
 
-from isa_tf.ops.attention import grouped_attention
+from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention
 from isa_tf.ops.partition import (
     LONG,
     SHORT,
@@ -24,6 +24,8 @@ __all__ = [
     "check_coordinates",
     "crop",
     "from_groups",
+    "gather_values",
+    "group_affinity",
     "grouped_attention",
     "pad_to_partition",
     "resize_bilinear",

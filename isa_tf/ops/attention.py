@@ -6,18 +6,62 @@ import tensorflow as tf
 _MASKED = -1e9
 
 
-def _attend(query, key, value, key_mask):
+def _affinity(query, key, key_mask):
     # The query is scaled before the product, so that float16 does not overflow in it.
     query = query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
     logits = tf.cast(tf.einsum("bgnk,bgmk->bgnm", query, key), tf.float32)
     if key_mask is not None:
         logits = tf.where(key_mask[None, :, None, :], logits, _MASKED)
-    affinity = tf.nn.softmax(logits)
-    context = tf.einsum("bgnm,bgmc->bgnc", tf.cast(affinity, value.dtype), value)
-    return context, affinity
+    return tf.nn.softmax(logits)
 
 
-_attend_compiled = tf.function(_attend, jit_compile=True)
+def _gather(affinity, value):
+    return tf.einsum("bgnm,bgmc->bgnc", tf.cast(affinity, value.dtype), value)
+
+
+_affinity_compiled = tf.function(_affinity, jit_compile=True)
+_gather_compiled = tf.function(_gather, jit_compile=True)
+
+
+def group_affinity(query, key, key_mask=None, jit_compile=False):
+    """softmax(q k^T / sqrt(K)) inside each group, in float32.
+
+    Args:
+        query: tensor (B, G, N, K), G groups of N positions.
+        key: tensor (B, G, M, K).
+        key_mask: bools (G, M), False for keys to leave out; or `None`. A group without any key
+            weighs all of them alike.
+        jit_compile: bool, whether XLA compiles it. Defaults to `False`.
+
+    Returns:
+        float32 tensor (B, G, N, M), whose rows add up to one.
+
+    Example:
+
+    >>> q = k = tf.random.normal((1, 4, 9, 8))
+    >>> group_affinity(q, k).shape
+    TensorShape([1, 4, 9, 9])
+    """
+    return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask)
+
+
+def gather_values(affinity, value, jit_compile=False):
+    """The affinity-weighted sums of the values inside each group.
+
+    Args:
+        affinity: tensor (B, G, N, M).
+        value: tensor (B, G, M, C).
+        jit_compile: bool, whether XLA compiles it. Defaults to `False`.
+
+    Returns:
+        Tensor (B, G, N, C) in the value's dtype.
+
+    Example:
+
+    >>> gather_values(tf.eye(9, batch_shape=(1, 4)), tf.ones((1, 4, 9, 8))).shape
+    TensorShape([1, 4, 9, 8])
+    """
+    return (_gather_compiled if jit_compile else _gather)(affinity, value)
 
 
 def grouped_attention(query, key, value, key_mask=None, jit_compile=False):
@@ -29,7 +73,7 @@ def grouped_attention(query, key, value, key_mask=None, jit_compile=False):
         value: tensor (B, G, M, C).
         key_mask: bools (G, M), False for keys to leave out; or `None`. A group without any key
             gives the plain mean of its values.
-        jit_compile: bool, whether XLA compiles the whole of it. Defaults to `False`.
+        jit_compile: bool, whether XLA compiles both halves. Defaults to `False`.
 
     Returns:
         (context, affinity): (B, G, N, C) in the value's dtype, (B, G, N, M) in float32.
@@ -41,4 +85,5 @@ def grouped_attention(query, key, value, key_mask=None, jit_compile=False):
     >>> context.shape, affinity.shape
     (TensorShape([1, 4, 9, 8]), TensorShape([1, 4, 9, 9]))
     """
-    return (_attend_compiled if jit_compile else _attend)(query, key, value, key_mask)
+    affinity = group_affinity(query, key, key_mask, jit_compile)
+    return gather_values(affinity, value, jit_compile), affinity

@@ -29,7 +29,14 @@ def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
     arguments = ["--modules=self_attention", "--size=6x8", "--channels=8", "--seconds=0"]
     status, printed = run(benchmark, "context", *arguments, f"--output={tmp_path}")
     assert status == 0 and printed.count("| self_attention | 6x8 |") == 1
-    assert [c.get("pass", c["what"]) for c in cases] == ["forward", "backward", "core", "gemm"]
+    assert [(c.get("pass", c["what"]), "memory" in c) for c in cases] == [
+        ("forward", False),
+        ("forward", True),
+        ("backward", False),
+        ("backward", True),
+        ("core", False),
+        ("gemm", False),
+    ]
     assert {p.name for p in tmp_path.iterdir()} == {
         f"context.{e}" for e in ("csv", "md", "png", "svg")
     }
@@ -54,6 +61,8 @@ def test_the_attention_proper_is_the_layer_s():
     layer, core, specs = benchmark._make_context(case(**{"pass": "core"}))
     query, key, value = (tf.random.stateless_normal(s.shape, (i, 0)) for i, s in enumerate(specs))
     found = core(query, key, value)
+    fused = benchmark._make_context(case(**{"pass": "core"}, fuse=True))[1](query, key, value)
+    np.testing.assert_allclose(fused, found, rtol=1e-4, atol=1e-5)
     expected = value
     for attention in layer.attentions:
 
