@@ -38,6 +38,44 @@ def test_attention_of_isa():
     assert found == (2 * projections + fusion, attention, 0)
 
 
+H, W, C = 24, 32, 64
+N = H * W
+
+
+def attention_block(keys, k=C // 2):
+    """Query and key twice, value and output, and the affinities with so many keys a query."""
+    return N * (2 * (C * k + k * k) + 2 * C * C) + N * keys * (k + C)
+
+
+# Multiply-adds of every module with its defaults on a map of H x W x C, as its paper has it.
+CLOSED_FORMS = {
+    # 3 x 4 positions in a long-range group, 8 x 8 in a short-range one; then the 1x1 fusion.
+    "isa": attention_block(3 * 4) + attention_block(8 * 8) + N * 2 * C * C,
+    "self_attention": attention_block(N) + N * 2 * C * C,
+    # Three embeddings of half the width, the affinity and the sum it weighs, the way back.
+    "nonlocal": N * 3 * C * C // 2 + N * N * 2 * (C // 2) + N * C * C // 2,
+    # Sums of the rows for 1 + 2 + 3 + 6 bins; a quarter of the width at 1, 4, 9 and 36 places, 3
+    # interpolations a value; 3x3 fusion.
+    "ppm": N * C * 12 + 50 * C * C // 4 + N * C * 3 + N * 9 * 2 * C * C,
+    # 256 channels each: mean, 1x1, three 3x3; 1x1 fusion.
+    "aspp": C * 256 + N * (C + 3 * 9 * C) * 256 + N * 5 * 256 * C,
+    # Twice: embeddings, and H + W - 1 keys; then the 3x3 fusion.
+    "rcca": 2 * N * (2 * C * C // 8 + C * C + (H + W - 1) * (C // 8 + C)) + N * 9 * 2 * C * C,
+    # Embeddings; in each of 8 groups a scalar product of all; the way back in 8 groups.
+    "cgnl": N * 3 * C * C // 2 + N * C // 2 + N * C // 2 * C // 8,
+    # Features, maps, distributions and the way back; a quarter of a quarter, twice.
+    "a2": N * 4 * C * C // 4 + 2 * N * (C // 4) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", [name for name in layers.list_contexts() if name != "none"])
+def test_every_context_module(name):
+    # Dilated convolutions run on a map padded to a multiple of their rate, which here it is.
+    arguments = {"dilation_rates": (2, 4, 8)} if name == "aspp" else {}
+    found = flops_by_kind(layers.create_context(name, **arguments), (1, H, W, C)).total
+    assert found == pytest.approx(2 * CLOSED_FORMS[name], rel=0.01)
+
+
 def test_compiled_attention_counts_too():
     plain, compiled = (layers.SelfAttention2D(key_filters=4, jit_compile=j) for j in (False, True))
     assert count_flops(plain, (6, 7)) == count_flops(compiled, (6, 7)) > 0

@@ -314,7 +314,7 @@ def _make_core(layer, shape):
         h, w = ops.spatial_size(groups[0])
         count = (whole[0] * whole[1]) // (h * w)
         flat = [tf.reshape(x, (-1, count, h * w, x.shape[-1])) for x in groups]
-        context, _ = ops.grouped_attention(*flat, None, attention.jit_compile)
+        context, _ = ops.grouped_attention(*flat, None, attention.is_compiled(partition))
         context = tf.reshape(context, (-1, h, w, context.shape[-1]))
         context = ops.from_groups(context, partition, attention.kind, whole)
         return ops.crop(context, offsets[0], size)

@@ -20,6 +20,8 @@ def leaky_relu_001(x):
 
 # Narrower convolutions gain less by fewer products than their transforms cost.
 _WINOGRAD_CHANNELS = 64
+# And on fewer positions than this the kernel's transform in every step costs more.
+_WINOGRAD_POSITIONS = 1024
 
 
 def float64(variable):
@@ -229,8 +231,24 @@ class ConvNormAct(keras.layers.Layer):
         x = inputs if self.pad is None else self.pad(inputs)
         if self.fused is not None and not training:
             return self.fused(x)
-        x = self.norm(self.conv(x), training=training)
-        return self.activation(x)
+        x = self._convolve(x, training)
+        return self.activation(self.norm(x, training=training))
+
+    def _convolve(self, x, training):
+        conv, shape = self.conv, x.shape
+        if (
+            training
+            and self.filters is not None
+            and self.kernel_size == 3
+            and self.strides == 1
+            and min(self.filters, shape[-1]) >= _WINOGRAD_CHANNELS
+            and shape.is_fully_defined()
+            and shape[0] * shape[1] * shape[2] >= _WINOGRAD_POSITIONS
+            and x.dtype == tf.float32
+            and not tf.config.list_logical_devices("GPU")
+        ):
+            return ops.trainable_winograd_conv(x, conv.kernel, self.dilation_rate)
+        return conv(x)
 
     def compute_output_shape(self, input_shape):
         if self.pad is not None:

@@ -17,8 +17,6 @@ ORDERS = {
 
 
 class _Sparse(SelfAttention2D):
-    compiles_when_fused = True
-
     def __init__(self, partition=8, **kwargs):
         super().__init__(partition, **kwargs)
 

@@ -88,7 +88,6 @@ class SelfAttention2D(AttentionModule):
     """
 
     kind = ops.LONG  # with the partition below: one group, the whole map
-    compiles_when_fused = False
 
     def __init__(
         self,
@@ -139,7 +138,6 @@ class SelfAttention2D(AttentionModule):
         kernel, bias = self.output_conv.folded()
         value = float64(self.value.kernel)[0, 0] @ kernel[0, 0]
         self.fused = FusedConv(value[None, None], bias, keras.activations.linear)
-        self.jit_compile = self.compiles_when_fused
 
     def attend(self, x, partition, heard, training=None):
         """Attention inside the groups of a map that its partition divides.
@@ -160,12 +158,19 @@ class SelfAttention2D(AttentionModule):
         count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
         groups = tf.reshape(groups, (-1, count, h * w, x.shape[-1]))
         mask = None if heard is None else heard.key_mask(partition, self.kind)
-        output, affinity = self._attend_groups(groups, mask, training)
+        output, affinity = self._attend_groups(
+            groups, mask, self.is_compiled(partition, training), training
+        )
         output = tf.reshape(output, (-1, h, w, output.shape[-1]))
         output = ops.from_groups(output, partition, self.kind, size)
         return output, heard and heard.after(partition, self.kind), affinity
 
-    def _attend_groups(self, groups, mask, training=None):
+    def is_compiled(self, partition, training=None):
+        """Whether XLA compiles the attention proper of this partition."""
+        grouped = not isinstance(partition[0], int) or tuple(partition) != (1, 1)
+        return self.jit_compile or (self.fused is not None and not training and grouped)
+
+    def _attend_groups(self, groups, mask, jit_compile, training):
         """(output, affinity) of groups (B, G, N, C), a mask (G, N) of their keys or `None`."""
         fused = self.fused is not None and not training
         query, key = groups, groups
@@ -173,11 +178,11 @@ class SelfAttention2D(AttentionModule):
             query = layer(query, training=training)
         for layer in self.key:
             key = layer(key, training=training)
-        affinity = ops.group_affinity(query, key, mask, self.jit_compile)
+        affinity = ops.group_affinity(query, key, mask, jit_compile)
         # Not before the queries and keys are done with: memory need not hold all three.
         with tf.control_dependencies([affinity]):
             value = self.fused(groups) if fused else self.value(groups)
-        context = ops.gather_values(affinity, value, self.jit_compile)
+        context = ops.gather_values(affinity, value, jit_compile)
         if fused:
             return self.activation(context), affinity
         return self.output_conv(context, training=training), affinity

@@ -13,7 +13,7 @@ from isa_tf.ops.partition import (
     to_groups,
 )
 from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
-from isa_tf.ops.winograd import winograd_conv, winograd_kernel
+from isa_tf.ops.winograd import trainable_winograd_conv, winograd_conv, winograd_kernel
 
 __all__ = [
     "COORDINATES",
@@ -31,6 +31,7 @@ __all__ = [
     "resize_bilinear",
     "spatial_size",
     "to_groups",
+    "trainable_winograd_conv",
     "winograd_conv",
     "winograd_kernel",
 ]

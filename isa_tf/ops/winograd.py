@@ -77,12 +77,13 @@ def _windows(x, axis, count):
     return slices
 
 
-# XLA makes one pass over memory of each of these, and two of them make shorter work of the input
-# than one would: the second reads every sum of the first six times.
+# XLA makes one pass over memory of each of these, and two of them make shorter work of a map than
+# one would: the second reads every sum of the first six times.
 
 
 @tf.function(jit_compile=True)
 def _transform_rows(x, dilation_rate):
+    """Six maps (B, rows of tiles, d, columns, d, C): the input transform along the rows."""
     (high, wide), d, channels = _tiles(x, dilation_rate), dilation_rate, x.shape[-1]
     height, width = spatial_size(x)
     ends = [_TILE * n * d - size + d for n, size in ((high, height), (wide, width))]
@@ -94,20 +95,16 @@ def _transform_rows(x, dilation_rate):
 
 
 @tf.function(jit_compile=True)
-def _transform_columns(rows):
-    transformed = []
-    for row in rows:
-        wide = (spatial_size(row[:, :, 0])[1] - 2) // _TILE
-        columns = _windows(row, 3, wide)
-        transformed += [
-            tf.reshape(_combine(coefficients, columns), (-1, row.shape[-1]))
-            for coefficients in _INPUT
-        ]
-    return transformed
+def _transform_columns(row):
+    """Of one of these maps, six matrices (tiles, C)."""
+    wide = (spatial_size(row[:, :, 0])[1] - 2) // _TILE
+    columns = _windows(row, 3, wide)
+    return [tf.reshape(_combine(c, columns), (-1, row.shape[-1])) for c in _INPUT]
 
 
 @tf.function(jit_compile=True)
 def _transform_back(products, bias, x, dilation_rate, activation, dtype):
+    """The map of 36 matrices (tiles, filters), with bias and activation; `x` tells its size."""
     (high, wide), d, filters = _tiles(x, dilation_rate), dilation_rate, bias.shape[0]
     height, width = spatial_size(x)
     maps = [tf.reshape(m, (-1, high, d, wide, d, filters)) for m in products]
@@ -116,6 +113,40 @@ def _transform_back(products, bias, x, dilation_rate, activation, dtype):
     y = tf.stack([tf.stack([_combine(c, row) for c in _OUTPUT], 4) for row in rows], 2)
     y = tf.reshape(y, (-1, _TILE * high * d, _TILE * wide * d, filters))
     return tf.cast(activation(y[:, :height, :width] + bias), dtype)
+
+
+@tf.function(jit_compile=True)
+def _spread_rows(y, dilation_rate):
+    """The adjoint of `_transform_back` along the rows: six maps of a map of outputs."""
+    (high, wide), d, filters = _tiles(y, dilation_rate), dilation_rate, y.shape[-1]
+    height, width = spatial_size(y)
+    ends = [_TILE * n * d - size for n, size in ((high, height), (wide, width))]
+    y = tf.pad(tf.cast(y, tf.float32), [(0, 0), (0, ends[0]), (0, ends[1]), (0, 0)])
+    y = tf.reshape(y, (-1, high, _TILE, d, _TILE * wide, d, filters))
+    rows = tf.unstack(y, axis=2)
+    return [_combine(c, rows) for c in zip(*_OUTPUT, strict=True)]
+
+
+@tf.function(jit_compile=True)
+def _spread_columns(row):
+    """The same along the columns: of one of these maps, six matrices (tiles, filters)."""
+    wide = spatial_size(row[:, :, 0])[1] // _TILE
+    batch, high, d = (tf.shape(row)[i] for i in range(3))
+    shape = (batch, high, d, wide, _TILE, row.shape[4], row.shape[5])
+    columns = tf.unstack(tf.reshape(row, shape), axis=4)
+    flat = (-1, row.shape[-1])
+    return [tf.reshape(_combine(c, columns), flat) for c in zip(*_OUTPUT, strict=True)]
+
+
+def _products(x, kernel_row, dilation_rate):
+    """The 36 matrices (tiles, filters); `kernel_row` gives six (C, filters) of the kernel."""
+    products = []
+    for i, row in enumerate(_transform_rows(x, dilation_rate)):
+        # One after the other, so that memory need not hold all transforms at once.
+        with tf.control_dependencies(products[-1:]):
+            kernel, columns = kernel_row(i), _transform_columns(row)
+        products += [tf.matmul(v, u) for v, u in zip(columns, kernel, strict=True)]
+    return products
 
 
 def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
@@ -140,6 +171,74 @@ def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
     >>> winograd_conv(tf.ones((1, 9, 7, 2)), kernel, tf.zeros(5), tf.nn.relu).shape
     TensorShape([1, 9, 7, 5])
     """
-    transformed = _transform_columns(_transform_rows(x, dilation_rate))
-    products = [tf.matmul(v, u) for v, u in zip(transformed, tf.unstack(kernel), strict=True)]
+    rows = [tf.unstack(kernel[i : i + _READS]) for i in range(0, _READS**2, _READS)]
+    products = _products(x, rows.__getitem__, dilation_rate)
     return _transform_back(products, bias, x, dilation_rate, activation, x.dtype)
+
+
+def _row_transform(i):
+    """(6, 9): what makes six matrices of a kernel's nine."""
+    return tf.constant(np.einsum("a,jb->jab", _KERNEL[i], _KERNEL).reshape(_READS, 9), tf.float32)
+
+
+def _convolve(x, kernel, dilation_rate):
+    """`winograd_conv` of a kernel (3, 3, C, filters) that is transformed on the way."""
+    channels, filters = kernel.shape[2:]
+    flat = tf.reshape(tf.cast(kernel, tf.float32), (9, -1))
+
+    def kernel_row(i):
+        return tf.unstack(tf.reshape(_row_transform(i) @ flat, (_READS, channels, filters)))
+
+    products = _products(x, kernel_row, dilation_rate)
+    linear = tf.identity
+    return _transform_back(products, tf.zeros(filters), x, dilation_rate, linear, x.dtype)
+
+
+def _kernel_gradient(x, gradient, dilation_rate):
+    channels, filters = x.shape[-1], gradient.shape[-1]
+    rows = zip(
+        _transform_rows(x, dilation_rate), _spread_rows(gradient, dilation_rate), strict=True
+    )
+    total = tf.zeros((9, channels * filters))
+    for i, (read, written) in enumerate(rows):
+        with tf.control_dependencies([total]):
+            pairs = zip(_transform_columns(read), _spread_columns(written), strict=True)
+        products = [tf.matmul(v, m, transpose_a=True) for v, m in pairs]
+        flat = tf.reshape(tf.stack(products), (_READS, -1))
+        total += tf.matmul(_row_transform(i), flat, transpose_a=True)
+    return tf.reshape(total, (3, 3, channels, filters))
+
+
+def trainable_winograd_conv(x, kernel, dilation_rate=1):
+    """3x3 convolution with zero padding and stride 1, and its gradients, by minimal filtering.
+
+    The kernel is transformed in every call. Nothing but the arguments is kept for the gradients.
+
+    Args:
+        x: tensor (B, H, W, C).
+        kernel: tensor (3, 3, C, filters).
+        dilation_rate: int. Defaults to 1.
+
+    Returns:
+        Tensor (B, H, W, filters) in the dtype of `x`.
+
+    Example:
+
+    >>> trainable_winograd_conv(tf.ones((1, 9, 7, 2)), tf.ones((3, 3, 2, 5))).shape
+    TensorShape([1, 9, 7, 5])
+    """
+
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradients(gradient):
+            turned = tf.transpose(tf.reverse(kernel, (0, 1)), (0, 1, 3, 2))
+            from_output = _convolve(gradient, turned, dilation_rate)
+            # After the other, so that the transforms of both are not held at once.
+            with tf.control_dependencies([from_output]):
+                read = tf.identity(x)
+            from_kernel = _kernel_gradient(read, gradient, dilation_rate)
+            return from_output, tf.cast(from_kernel, kernel.dtype)
+
+        return _convolve(x, kernel, dilation_rate), gradients
+
+    return convolve(x, kernel)

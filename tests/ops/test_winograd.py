@@ -63,3 +63,27 @@ def test_half_precision_comes_back_as_it_came():
 def test_another_kernel_is_refused():
     with pytest.raises(ValueError, match=r"3x3, got shape \(5, 5, 2, 2\)"):
         ops.winograd_kernel(np.zeros((5, 5, 2, 2)))
+
+
+@pytest.mark.parametrize("rate", [1, 2, 4])
+@pytest.mark.parametrize("size", [(8, 8), (7, 13)])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_gradients_are_those_of_the_plain_convolution(size, rate, in_graph):
+    x, kernel = map(tf.constant, make(size))
+    weights = tf.random.stateless_normal((2, *size, 3), (0, 1))
+
+    def run(function):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = function(x, kernel)
+            loss = tf.reduce_sum(y * weights) + tf.reduce_sum(y**2)
+        return [y, *tape.gradient(loss, [x, kernel])]
+
+    def filtered(x, kernel):
+        return ops.trainable_winograd_conv(x, kernel, rate)
+
+    found = run(tf.function(filtered) if in_graph else filtered)
+    expected = run(lambda x, k: tf.nn.convolution(x, k, 1, "SAME", dilations=rate))
+    np.testing.assert_allclose(expected[0], slow_conv(x.numpy(), kernel.numpy(), rate), atol=1e-4)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
