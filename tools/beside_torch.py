@@ -20,12 +20,14 @@ Needs the environment of `make parity`. Writes NAME.csv and NAME.md into --outpu
 """
 
 import csv
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from absl import app, flags
@@ -73,6 +75,13 @@ def main(argv):
     if len(argv) != 2 or argv[1] not in OURS:
         raise app.UsageError(f"What is to be timed? {', '.join(OURS)}")
     what, rows = argv[1], []
+    known = (*THEIRS, *OURS[what])
+    if unknown := set(_ONLY.value or ()) - set(known):
+        raise app.UsageError(f"--only={','.join(unknown)}: there are {', '.join(known)}")
+    if unknown := set(_DTYPES.value) - {"float32", "bfloat16"}:
+        raise app.UsageError(f"--dtypes={','.join(unknown)}: there are float32 and bfloat16")
+    if set(THEIRS) & set(_ONLY.value or THEIRS) and not importlib.util.find_spec("mmseg"):
+        raise app.UsageError("mmsegmentation is in the environment of `make parity` alone")
     for text in _SIZES.value or SIZES[what]:
         for dtype in _DTYPES.value:
             case = {"what": what, "size": benchmark.parse_size(text), "dtype": dtype}
@@ -96,12 +105,12 @@ def report(rows):
     for row in rows:
         cells = (form.format(row[key]) if key in row else "" for key, form in COLUMNS.items())
         lines.append("| " + " | ".join(cells) + " |")
-    from importlib.metadata import version
-
-    torch = f"; torch {version('torch')}, mmsegmentation {version('mmsegmentation')}; "
+    versions = [benchmark.machine()]
+    if any(row["contestant"] in THEIRS for row in rows):
+        versions += [f"{name} {version(name)}" for name in ("torch", "mmsegmentation")]
     threads = f"{_THREADS.value} threads, {_ROUNDS.value} rounds"
     command = f"`python -m tools.beside_torch {' '.join(sys.argv[1:])}`"
-    return "\n".join([*lines, "", benchmark.machine() + torch + threads + ". " + command]) + "\n"
+    return "\n".join([*lines, "", "; ".join([*versions, threads]) + ". " + command]) + "\n"
 
 
 # === The one that calls ===
