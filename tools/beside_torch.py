@@ -244,10 +244,9 @@ def make_ours(case):
         optimizer = keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=5e-4)
         model.compile(optimizer, PixelCrossEntropy(), jit_compile=False)
         facts["gflops"] *= 3  # the products of a backward pass are twice those of the forward one
-        data = [(inputs, labels)]
 
         def call():
-            model.train_on_batch(*data[0])
+            model.train_on_batch(inputs, labels)
 
     else:
         network = inference.fuse(model) if case["name"].endswith("fused") else model

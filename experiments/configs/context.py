@@ -5,8 +5,8 @@ python -m experiments.ablate --study=context --config=experiments/configs/contex
 python -m experiments.ablate --study=context --config=experiments/configs/context.py:ccp \
     --workdir=runs/context/ccp --seeds=0,1,2
 
-The network reads whole photos at half their size (180x240; CCP 240x160 or so), so that its maps of
-stride 8 hold the whole scene; scores are those of the photos at full size. No decoder and no
+The network reads photos at about half their size (crops of 180x240; CCP 240x160), so that its maps
+hold most of the scene; scores are those of the photos at full size. No decoder and no
 auxiliary head, which could hide what the module does. Every score is that of the last step: none is
 chosen by it.
 """

@@ -366,21 +366,21 @@ def _class_names(data_dir, class_names, num_classes):
 def _group(class_names, groups):
     """What `groups` makes of ids: (new id of every uint8, first stored id of every group)."""
     new_ids = np.full(256, IGNORE_LABEL, np.uint8)
-    firsts, taken = [], {}
+    ids, firsts, taken = {name: i for i, name in enumerate(class_names)}, [], {}
     for new_id, (group, members) in enumerate(groups.items()):
         members = [members] if isinstance(members, str) else list(members)
         if not members:
             raise ValueError(f"Group {group!r} unites no classes.")
         for name in members:
-            if name not in class_names:
-                near = difflib.get_close_matches(str(name), class_names, n=1)
+            if name not in ids:
+                near = difflib.get_close_matches(str(name), ids, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"Group {group!r} names no class: {name!r}.{hint}")
             if name in taken:
                 raise ValueError(f"Class {name!r} is in two groups, {taken[name]!r} and {group!r}.")
             taken[name] = group
-            new_ids[list(class_names).index(name)] = new_id
-        firsts.append(list(class_names).index(members[0]))
+            new_ids[ids[name]] = new_id
+        firsts.append(ids[members[0]])
     return new_ids, firsts
 
 

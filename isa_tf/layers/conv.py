@@ -24,6 +24,15 @@ _WINOGRAD_CHANNELS = 64
 _WINOGRAD_POSITIONS = 1024
 
 
+def _gains_by_winograd(kernel_shape, strides):
+    """Whether a convolution is one that `ops.winograd_conv` computes, and faster."""
+    return (
+        tuple(kernel_shape[:2]) == (3, 3)
+        and min(kernel_shape[2:]) >= _WINOGRAD_CHANNELS
+        and strides == 1
+    )
+
+
 def float64(variable):
     """A variable's value as a float64 array."""
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
@@ -67,10 +76,8 @@ class FusedConv:
         self.winograd = (
             winograd
             and not depthwise
-            and kernel.shape[:2] == (3, 3)
-            and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS
-            and strides == 1
             and padding == "same"
+            and _gains_by_winograd(kernel.shape, strides)
         )
         self.depthwise = depthwise
         self.activation = activation
@@ -239,9 +246,7 @@ class ConvNormAct(keras.layers.Layer):
         if (
             training
             and self.filters is not None
-            and self.kernel_size == 3
-            and self.strides == 1
-            and min(self.filters, shape[-1]) >= _WINOGRAD_CHANNELS
+            and _gains_by_winograd(conv.kernel.shape, self.strides)
             and shape.is_fully_defined()
             and shape[0] * shape[1] * shape[2] >= _WINOGRAD_POSITIONS
             and x.dtype == tf.float32
