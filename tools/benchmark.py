@@ -78,6 +78,9 @@ _OUTPUT = flags.DEFINE_string(
 
 LEAST_CALLS = 3
 _WARM_UP_SIZE = (16, 16)
+# Where memory is measured, what is freed goes back to the system at once: it costs time, and tells
+# what is held.
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 GEMM = 2048  # rows and columns of the matrix product that machines are compared by
 COLUMNS = {
     # Key of a row: heading of its column, number format.
@@ -196,8 +199,7 @@ def run_case(case):
     """`measure` in a fresh process."""
     environment = dict(os.environ)
     if case.get("memory"):
-        # What is freed goes back to the system at once: it costs time, and tells what is held.
-        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**18)
+        environment |= RETURN_MEMORY
     done = subprocess.run(
         [sys.executable, "-m", "tools.benchmark", "measure", json.dumps(case)],
         cwd=Path(__file__).parents[1],

@@ -14,7 +14,8 @@ PyTorch runs eagerly, in channels_last, and compiled; isa_tf as a tf.function, a
 only when called; they are called in turn, as many rounds as asked for. The rate is that of the
 network's operations, counted once, beside the better of the two frameworks' float32 matrix
 product, measured in the same turns. The memory is what a warm call holds at its highest beyond what
-the process held before its first one.
+the process held before its first one; it is measured before the turns, in one more process for
+each, whose freed blocks go back to the system at once (glibc's MALLOC_MMAP_THRESHOLD_).
 
 Needs the environment of `make parity`. Writes NAME.csv and NAME.md into --output.
 """
@@ -117,21 +118,32 @@ def report(rows):
 
 
 class Contestant:
-    """A process that holds one network and runs it when told to."""
+    """A process that holds one network and runs it when told to.
 
-    def __init__(self, name, case):
+    Args:
+        name: str, one of `THEIRS` or `OURS`.
+        case: dict, what to make.
+        returns_memory: bool, whether what it frees goes back to the system at once, which costs
+            time. Defaults to `False`.
+    """
+
+    def __init__(self, name, case, returns_memory=False):
         self.name = name
+        environment = dict(os.environ)
+        if returns_memory:
+            environment |= benchmark.RETURN_MEMORY
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tools.beside_torch", "contestant"]
             + [json.dumps({**case, "name": name})],
             cwd=Path(__file__).parents[1],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def ask(self, question):
-        """The answer to "ready", "call" or "matmul", as it comes out of the process."""
+        """The answer to "ready", "memory", "call" or "matmul", as it comes out of the process."""
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
@@ -151,10 +163,17 @@ def compete(case):
     try:
         for name in names:
             print(f"{case['what']} {case['size']} {case['dtype']}: {name}", file=sys.stderr)
+            measured = Contestant(name, case, returns_memory=True)
+            try:
+                memory = measured.ask("memory")
+            finally:
+                measured.end()
             contestants.append(Contestant(name, case))
-            ready = contestants[-1].ask("ready")
+            facts = contestants[-1].ask("ready")
+            if memory is not None:
+                facts["memory_mb"] = memory
             size = "x".join(map(str, case["size"]))
-            rows.append({**case, "size": size, "contestant": name, "times": [], **ready})
+            rows.append({**case, "size": size, "contestant": name, "times": [], **facts})
         rates = []
         for round_ in range(_ROUNDS.value):
             # Whoever comes first in one round comes last in the next.
@@ -187,7 +206,6 @@ def serve(case):
     before = benchmark.resident_memory()
     call()
     call()
-    facts["memory_mb"] = benchmark.peak_memory(call, before)
 
     def timed(function):
         start = time.perf_counter()
@@ -198,6 +216,8 @@ def serve(case):
     for question in sys.stdin:
         if question.strip() == "ready":
             answer = facts
+        elif question.strip() == "memory":
+            answer = benchmark.peak_memory(call, before)
         elif question.strip() == "call":
             answer = timed(call)
         else:

@@ -116,6 +116,7 @@ class ResNet(Backbone):
                 activation=activation,
                 padding="symmetric",
                 synchronized=synchronized,
+                recompute=True,
                 dtype=dtype,
                 name=name,
                 **arguments,

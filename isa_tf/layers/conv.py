@@ -20,17 +20,15 @@ def leaky_relu_001(x):
 
 # Narrower convolutions gain less by fewer products than their transforms cost.
 _WINOGRAD_CHANNELS = 64
+# In training the compiled transforms of every width, both ways, take memory that must be earned.
+_TRAINED_WINOGRAD_CHANNELS = 256
 # And on fewer positions than this the kernel's transform in every step costs more.
 _WINOGRAD_POSITIONS = 1024
 
 
-def _gains_by_winograd(kernel_shape, strides):
-    """Whether a convolution is one that `ops.winograd_conv` computes, and faster."""
-    return (
-        tuple(kernel_shape[:2]) == (3, 3)
-        and min(kernel_shape[2:]) >= _WINOGRAD_CHANNELS
-        and strides == 1
-    )
+def _gains_by_winograd(kernel_shape, strides, channels=_WINOGRAD_CHANNELS):
+    """Whether a convolution, from so many channels on, is one that Winograd's filters speed up."""
+    return tuple(kernel_shape[:2]) == (3, 3) and min(kernel_shape[2:]) >= channels and strides == 1
 
 
 def float64(variable):
@@ -109,6 +107,33 @@ class FusedConv:
         return tf.cast(self.activation(tf.nn.bias_add(y, self.bias)), x.dtype)
 
 
+# The attribute of a tensor that is to be computed again: (function, its arguments).
+_MADE_BY = "_isa_tf_made_by"
+
+
+def _convolve_remade(convolve, x, made_by, kernel):
+    """`convolve(x, kernel)` that keeps nothing of `x` for the gradients, but what it was made of.
+
+    The gradients go straight to the arguments that `x` was made of, and those compute it again.
+    """
+    function, arguments = made_by
+
+    @tf.custom_gradient
+    def remade(kernel, *arguments):
+        def gradients(gradient):
+            # No sooner than the gradient is there, and no copy of what was computed before.
+            with tf.control_dependencies([gradient]):
+                again = [tf.identity(a) for a in (kernel, *arguments)]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                y = convolve(function(*again[1:]), again[0])
+            return tape.gradient(y, again, gradient)
+
+        return convolve(tf.stop_gradient(x), kernel), gradients
+
+    return remade(tf.convert_to_tensor(kernel), *arguments)
+
+
 @keras.saving.register_keras_serializable("isa_tf")
 class ConvNormAct(keras.layers.Layer):
     """2-D convolution without bias, batch normalisation, activation.
@@ -126,6 +151,10 @@ class ConvNormAct(keras.layers.Layer):
         momentum: float, of the normalisation's moving statistics, in Keras's sense (the share that
             is kept). Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        recompute: bool, whether a step of training, where another `ConvNormAct` reads the outputs,
+            does not keep them for its gradients but computes them again from what the convolution
+            gave: the normalisation's inputs are kept anyway. Not with `synchronized`. Defaults to
+            `False`.
 
     Shapes:
         (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), filters).
@@ -151,6 +180,7 @@ class ConvNormAct(keras.layers.Layer):
         epsilon=BN_EPSILON,
         momentum=BN_MOMENTUM,
         synchronized=False,
+        recompute=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -172,6 +202,7 @@ class ConvNormAct(keras.layers.Layer):
         self.epsilon = epsilon
         self.momentum = momentum
         self.synchronized = synchronized
+        self.recompute = recompute
         explicit = padding == "symmetric" and strides > 1 and kernel_size > 1
         conv = {
             "kernel_size": kernel_size,
@@ -235,25 +266,46 @@ class ConvNormAct(keras.layers.Layer):
         )
 
     def call(self, inputs, training=None):
-        x = inputs if self.pad is None else self.pad(inputs)
         if self.fused is not None and not training:
-            return self.fused(x)
-        x = self._convolve(x, training)
-        return self.activation(self.norm(x, training=training))
+            return self.fused(inputs if self.pad is None else self.pad(inputs))
+        norm, made_by = self.norm, getattr(inputs, _MADE_BY, None)
+        if not training:
+            x = self.conv(inputs if self.pad is None else self.pad(inputs))
+        elif made_by is None:
+            x = self._convolve(inputs, self.conv.kernel)
+        else:
+            x = _convolve_remade(self._convolve, inputs, made_by, self.conv.kernel)
+        if not (training and self.recompute and tf.is_symbolic_tensor(x) and norm.learns(x)):
+            return self.activation(norm(x, training=training))
+        arguments = (x, *norm.scale_and_offset(x))
+        y, mean, variance = norm.normalize(*arguments)
+        norm.update(mean, variance)
+        y = self.activation(y)
+        setattr(y, _MADE_BY, (lambda *a: self.activation(norm.normalize(*a)[0]), arguments))
+        return y
 
-    def _convolve(self, x, training):
+    def _convolve(self, x, kernel):
+        """The convolution with this kernel, in training."""
+        x = x if self.pad is None else self.pad(x)
         conv, shape = self.conv, x.shape
         if (
-            training
-            and self.filters is not None
-            and _gains_by_winograd(conv.kernel.shape, self.strides)
+            self.filters is not None
+            and _gains_by_winograd(kernel.shape, self.strides, _TRAINED_WINOGRAD_CHANNELS)
             and shape.is_fully_defined()
             and shape[0] * shape[1] * shape[2] >= _WINOGRAD_POSITIONS
             and x.dtype == tf.float32
             and not tf.config.list_logical_devices("GPU")
         ):
-            return ops.trainable_winograd_conv(x, conv.kernel, self.dilation_rate)
-        return conv(x)
+            return ops.trainable_winograd_conv(x, kernel, self.dilation_rate)
+        convolve = keras.ops.conv if self.filters is not None else keras.ops.depthwise_conv
+        return convolve(
+            x,
+            kernel,
+            strides=self.strides,
+            padding=conv.padding,
+            data_format="channels_last",
+            dilation_rate=self.dilation_rate,
+        )
 
     def compute_output_shape(self, input_shape):
         if self.pad is not None:
@@ -272,4 +324,5 @@ class ConvNormAct(keras.layers.Layer):
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
+            "recompute": self.recompute,
         }

@@ -34,7 +34,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             kwargs["aggregation"] = "mean"
         return super().add_weight(*args, name=name, **kwargs)
 
-    def _can_fuse(self, inputs, mask):
+    def learns(self, inputs):
+        """Whether training normalises by the batch's statistics in the fused operation."""
+        return self.trainable and self._can_fuse(inputs)
+
+    def _can_fuse(self, inputs, mask=None):
         return (
             not (self.synchronized or self.renorm)
             and mask is None
@@ -46,19 +50,36 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not self._can_fuse(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
-        learning = bool(training) and self.trainable
+        if not (training and self.trainable):
+            statistics = (self.moving_mean, self.moving_variance)
+            outputs, *_ = self.normalize(inputs, *self.scale_and_offset(inputs), statistics)
+            return outputs
+        outputs, mean, variance = self.normalize(inputs, *self.scale_and_offset(inputs))
+        self.update(mean, variance)
+        return outputs
+
+    def scale_and_offset(self, inputs):
+        """What the normalised channels are multiplied with and what is added, float32."""
         channels = (inputs.shape[-1],)
+        scale = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones(channels)
+        return scale, tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels)
+
+    def normalize(self, inputs, scale, offset, statistics=None):
+        """(outputs, mean, variance); by the batch's own statistics where none are given."""
         empty = tf.zeros((0,), tf.float32)
+        mean, variance = (empty, empty) if statistics is None else statistics
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.cast(self.gamma, tf.float32) if self.scale else tf.ones(channels),
-            offset=tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels),
-            mean=empty if learning else tf.cast(self.moving_mean, tf.float32),
-            variance=empty if learning else tf.cast(self.moving_variance, tf.float32),
+            scale=scale,
+            offset=offset,
+            mean=tf.cast(mean, tf.float32),
+            variance=tf.cast(variance, tf.float32),
             epsilon=self.epsilon,
-            is_training=learning,
+            is_training=statistics is None,
         )
-        if learning:
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-        return outputs
+        return outputs, mean, variance
+
+    def update(self, mean, variance):
+        """Moves the moving statistics towards those of a batch."""
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))

@@ -32,6 +32,8 @@ _OUTPUT = (
     (0, 1, -1, 8, -8, 1),
 )
 
+_GRADIENT_CHANNELS = 512  # whose gradients are computed at once, to save memory
+
 
 def winograd_kernel(kernel):
     """Transforms the kernel of a convolution for `winograd_conv`.
@@ -103,21 +105,26 @@ def _transform_columns(row):
 
 
 @tf.function(jit_compile=True)
-def _transform_back(products, bias, x, dilation_rate, activation, dtype):
-    """The map of 36 matrices (tiles, filters), with bias and activation; `x` tells its size."""
-    (high, wide), d, filters = _tiles(x, dilation_rate), dilation_rate, bias.shape[0]
-    height, width = spatial_size(x)
-    maps = [tf.reshape(m, (-1, high, d, wide, d, filters)) for m in products]
-    columns = [maps[column::_READS] for column in range(_READS)]
-    rows = [[_combine(c, column) for column in columns] for c in _OUTPUT]
-    y = tf.stack([tf.stack([_combine(c, row) for c in _OUTPUT], 4) for row in rows], 2)
-    y = tf.reshape(y, (-1, _TILE * high * d, _TILE * wide * d, filters))
+def _restore_columns(products, x, dilation_rate):
+    """The output transform along the columns: of six matrices (tiles, filters), a map."""
+    (high, wide), d, filters = _tiles(x, dilation_rate), dilation_rate, products[0].shape[-1]
+    columns = [tf.reshape(m, (-1, high, d, wide, d, filters)) for m in products]
+    y = tf.stack([_combine(c, columns) for c in _OUTPUT], 4)
+    return tf.reshape(y, (-1, high, d, _TILE * wide * d, filters))
+
+
+@tf.function(jit_compile=True)
+def _restore_rows(rows, bias, x, dilation_rate, activation, dtype):
+    """The same along the rows: of six of these maps, the output with bias and activation."""
+    (high, _), (height, width) = _tiles(x, dilation_rate), spatial_size(x)
+    y = tf.stack([_combine(c, rows) for c in _OUTPUT], 2)
+    y = tf.reshape(y, (-1, _TILE * high * dilation_rate, *rows[0].shape[3:]))
     return tf.cast(activation(y[:, :height, :width] + bias), dtype)
 
 
 @tf.function(jit_compile=True)
 def _spread_rows(y, dilation_rate):
-    """The adjoint of `_transform_back` along the rows: six maps of a map of outputs."""
+    """The adjoint of `_restore_rows`: six maps of a map of outputs."""
     (high, wide), d, filters = _tiles(y, dilation_rate), dilation_rate, y.shape[-1]
     height, width = spatial_size(y)
     ends = [_TILE * n * d - size for n, size in ((high, height), (wide, width))]
@@ -129,7 +136,7 @@ def _spread_rows(y, dilation_rate):
 
 @tf.function(jit_compile=True)
 def _spread_columns(row):
-    """The same along the columns: of one of these maps, six matrices (tiles, filters)."""
+    """That of `_restore_columns`: of one of these maps, six matrices (tiles, filters)."""
     wide = spatial_size(row[:, :, 0])[1] // _TILE
     batch, high, d = (tf.shape(row)[i] for i in range(3))
     shape = (batch, high, d, wide, _TILE, row.shape[4], row.shape[5])
@@ -138,15 +145,16 @@ def _spread_columns(row):
     return [tf.reshape(_combine(c, columns), flat) for c in zip(*_OUTPUT, strict=True)]
 
 
-def _products(x, kernel_row, dilation_rate):
-    """The 36 matrices (tiles, filters); `kernel_row` gives six (C, filters) of the kernel."""
-    products = []
+def _filter(x, kernel_row, bias, activation, dilation_rate):
+    """The convolution; `kernel_row` gives the i-th six matrices (C, filters) of the kernel."""
+    maps = []
     for i, row in enumerate(_transform_rows(x, dilation_rate)):
-        # One after the other, so that memory need not hold all transforms at once.
-        with tf.control_dependencies(products[-1:]):
+        # One after the other, so that memory holds a sixth of the transforms and products.
+        with tf.control_dependencies(maps[-1:]):
             kernel, columns = kernel_row(i), _transform_columns(row)
-        products += [tf.matmul(v, u) for v, u in zip(columns, kernel, strict=True)]
-    return products
+        products = [tf.matmul(v, u) for v, u in zip(columns, kernel, strict=True)]
+        maps.append(_restore_columns(products, x, dilation_rate))
+    return _restore_rows(maps, bias, x, dilation_rate, activation, x.dtype)
 
 
 def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
@@ -172,8 +180,7 @@ def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
     TensorShape([1, 9, 7, 5])
     """
     rows = [tf.unstack(kernel[i : i + _READS]) for i in range(0, _READS**2, _READS)]
-    products = _products(x, rows.__getitem__, dilation_rate)
-    return _transform_back(products, bias, x, dilation_rate, activation, x.dtype)
+    return _filter(x, rows.__getitem__, bias, activation, dilation_rate)
 
 
 def _row_transform(i):
@@ -189,9 +196,7 @@ def _convolve(x, kernel, dilation_rate):
     def kernel_row(i):
         return tf.unstack(tf.reshape(_row_transform(i) @ flat, (_READS, channels, filters)))
 
-    products = _products(x, kernel_row, dilation_rate)
-    linear = tf.identity
-    return _transform_back(products, tf.zeros(filters), x, dilation_rate, linear, x.dtype)
+    return _filter(x, kernel_row, tf.zeros(filters), tf.identity, dilation_rate)
 
 
 def _kernel_gradient(x, gradient, dilation_rate):
@@ -232,12 +237,19 @@ def trainable_winograd_conv(x, kernel, dilation_rate=1):
     def convolve(x, kernel):
         def gradients(gradient):
             turned = tf.transpose(tf.reverse(kernel, (0, 1)), (0, 1, 3, 2))
-            from_output = _convolve(gradient, turned, dilation_rate)
-            # After the other, so that the transforms of both are not held at once.
-            with tf.control_dependencies([from_output]):
-                read = tf.identity(x)
-            from_kernel = _kernel_gradient(read, gradient, dilation_rate)
-            return from_output, tf.cast(from_kernel, kernel.dtype)
+            from_output, from_kernel = [], []
+            # One after the other, so that only one's transforms are held at once.
+            for first in range(0, x.shape[-1], _GRADIENT_CHANNELS):
+                part = slice(first, first + _GRADIENT_CHANNELS)
+                with tf.control_dependencies(from_kernel[-1:]):
+                    written = tf.identity(gradient)
+                from_output.append(_convolve(written, turned[..., part], dilation_rate))
+                with tf.control_dependencies(from_output[-1:]):
+                    read = tf.identity(x[..., part])
+                from_kernel.append(_kernel_gradient(read, gradient, dilation_rate))
+            if len(from_output) > 1:
+                from_output, from_kernel = [tf.concat(from_output, 3)], [tf.concat(from_kernel, 2)]
+            return from_output[0], tf.cast(from_kernel[0], kernel.dtype)
 
         return _convolve(x, kernel, dilation_rate), gradients
 
