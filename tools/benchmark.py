@@ -441,6 +441,8 @@ def too_large(graph):
 
     Its largest tensor has to exist beside another of its size: a softmax reads one and makes one.
     """
+    from isa_tf import ops
+
     largest, size = None, 0
     for op in graph.get_operations():
         for tensor in op.outputs:
@@ -449,7 +451,7 @@ def too_large(graph):
                 count = shape.num_elements() * tensor.dtype.size
                 if count > size:
                     largest, size = tensor, count
-    free = free_memory()
+    free = ops.free_memory()
     if free is None or 2 * size <= free:
         return None
     shape = "x".join(map(str, largest.shape))
@@ -457,15 +459,6 @@ def too_large(graph):
         f"refused: its largest tensor, {shape} {largest.dtype.name}, takes {size / 1e9:.1f} GB, "
         f"and two of its size are held at once; {free / 1e9:.1f} GB are free"
     )
-
-
-def free_memory():
-    """Bytes that can be had, None where the system does not tell."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1])
 
 
 def matmul_rate(seconds=3.0):

@@ -1,6 +1,7 @@
-"""Pure functions on tensors: partition, grouped attention, resizing."""
+"""Pure functions on tensors: partition, grouped attention, resizing, minimal filtering."""
 
 from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention
+from isa_tf.ops.memory import free_memory, refuse_too_large
 from isa_tf.ops.partition import (
     LONG,
     SHORT,
@@ -23,11 +24,13 @@ __all__ = [
     "best_partition",
     "check_coordinates",
     "crop",
+    "free_memory",
     "from_groups",
     "gather_values",
     "group_affinity",
     "grouped_attention",
     "pad_to_partition",
+    "refuse_too_large",
     "resize_bilinear",
     "spatial_size",
     "to_groups",
