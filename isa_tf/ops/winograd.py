@@ -116,9 +116,10 @@ def _restore_columns(products, x, dilation_rate):
 @tf.function(jit_compile=True)
 def _restore_rows(rows, bias, x, dilation_rate, activation, dtype):
     """The same along the rows: of six of these maps, the output with bias and activation."""
-    (high, _), (height, width) = _tiles(x, dilation_rate), spatial_size(x)
+    (high, wide), d, filters = _tiles(x, dilation_rate), dilation_rate, bias.shape[0]
+    height, width = spatial_size(x)
     y = tf.stack([_combine(c, rows) for c in _OUTPUT], 2)
-    y = tf.reshape(y, (-1, _TILE * high * dilation_rate, *rows[0].shape[3:]))
+    y = tf.reshape(y, (-1, _TILE * high * d, _TILE * wide * d, filters))
     return tf.cast(activation(y[:, :height, :width] + bias), dtype)
 
 
