@@ -267,26 +267,26 @@ class ConvNormAct(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         if self.fused is not None and not training:
-            return self.fused(inputs if self.pad is None else self.pad(inputs))
+            return self.fused(self._padded(inputs))
         norm, made_by = self.norm, getattr(inputs, _MADE_BY, None)
         if not training:
-            x = self.conv(inputs if self.pad is None else self.pad(inputs))
+            x = self.conv(self._padded(inputs))
         elif made_by is None:
             x = self._convolve(inputs, self.conv.kernel)
         else:
             x = _convolve_remade(self._convolve, inputs, made_by, self.conv.kernel)
-        if not (training and self.recompute and tf.is_symbolic_tensor(x) and norm.learns(x)):
-            return self.activation(norm(x, training=training))
-        arguments = (x, *norm.scale_and_offset(x))
-        y, mean, variance = norm.normalize(*arguments)
-        norm.update(mean, variance)
-        y = self.activation(y)
-        setattr(y, _MADE_BY, (lambda *a: self.activation(norm.normalize(*a)[0]), arguments))
+        y = self.activation(norm(x, training=training))
+        if training and self.recompute and tf.is_symbolic_tensor(y) and norm.learns(x):
+            arguments = (x, *norm.scale_and_offset(x))
+            setattr(y, _MADE_BY, (lambda *a: self.activation(norm.normalize(*a)[0]), arguments))
         return y
+
+    def _padded(self, x):
+        return x if self.pad is None else self.pad(x)
 
     def _convolve(self, x, kernel):
         """The convolution with this kernel, in training."""
-        x = x if self.pad is None else self.pad(x)
+        x = self._padded(x)
         conv, shape = self.conv, x.shape
         if (
             self.filters is not None

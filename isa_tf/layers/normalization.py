@@ -55,7 +55,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             outputs, *_ = self.normalize(inputs, *self.scale_and_offset(inputs), statistics)
             return outputs
         outputs, mean, variance = self.normalize(inputs, *self.scale_and_offset(inputs))
-        self.update(mean, variance)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
 
     def scale_and_offset(self, inputs):
@@ -78,8 +79,3 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=statistics is None,
         )
         return outputs, mean, variance
-
-    def update(self, mean, variance):
-        """Moves the moving statistics towards those of a batch."""
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))

@@ -1,7 +1,7 @@
 """Pure functions on tensors: partition, grouped attention, resizing, minimal filtering."""
 
 from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention
-from isa_tf.ops.memory import free_memory, refuse_too_large
+from isa_tf.ops.memory import free_memory
 from isa_tf.ops.partition import (
     LONG,
     SHORT,
@@ -30,7 +30,6 @@ __all__ = [
     "group_affinity",
     "grouped_attention",
     "pad_to_partition",
-    "refuse_too_large",
     "resize_bilinear",
     "spatial_size",
     "to_groups",

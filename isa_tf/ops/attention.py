@@ -39,7 +39,8 @@ def group_affinity(query, key, key_mask=None, jit_compile=False):
         float32 tensor (B, G, N, M), whose rows add up to one.
 
     Raises:
-        ValueError: for an affinity that does not fit into memory, see `refuse_too_large`.
+        ValueError: for an affinity that does not fit into memory; a graph raises
+            `tf.errors.InvalidArgumentError` when it runs.
 
     Example:
 

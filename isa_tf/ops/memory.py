@@ -10,7 +10,13 @@ _SMALL = 2**28  # bytes that are not worth asking for
 
 
 def free_memory():
-    """Bytes that the system can still give; `None` where it does not tell (Linux does)."""
+    """Bytes that the system can still give; `None` where it does not tell (Linux does).
+
+    Example:
+
+    >>> free_memory() is None or free_memory() > 0
+    True
+    """
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:
