@@ -1,6 +1,7 @@
 """Backbone -> context module -> decoder -> classifier: every segmentation model here."""
 
 import keras
+import tensorflow as tf
 
 from isa_tf import backbones
 from isa_tf.layers import ConvNormAct, ResizeBy, ResizeLike, create_context
@@ -195,6 +196,37 @@ class Segmenter(keras.Model):
         if isinstance(outputs, dict) and not training:
             return outputs[LOGITS]
         return outputs
+
+    def train_step(self, data):
+        """Keras's step, whose optimizer does nothing before all gradients are there.
+
+        A graph's operations run as soon as they can, and much of an optimizer's can at once: the
+        weights decay into copies, since the backward pass still reads them, and the momentum is
+        multiplied into a second buffer. Both would be held through the whole step.
+        """
+        if not self.trainable_weights:
+            return super().train_step(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_weights
+        gradients = tape.gradient(scaled, variables)
+        if not self.optimizer.built:
+            # Nothing that variables begin with may wait for a gradient.
+            with keras.name_scope(self.optimizer.name, caller=self.optimizer):
+                self.optimizer.build(variables)
+        # One node for them all: every operation of the optimizer's would wait for each, else.
+        computed = tf.group(*(g for g in gradients if g is not None))
+        with tf.control_dependencies([computed]):
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        # `compute_loss` divides by the replicas, so that their gradients may be summed.
+        loss *= tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         auxiliary = None

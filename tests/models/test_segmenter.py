@@ -213,6 +213,80 @@ def test_fit_learns_and_goes_on_after_saving(tmp_path):
     assert loaded.optimizer.iterations == model.optimizer.iterations
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_train_step_is_that_of_keras(dtype):
+    """Same losses, scores and weights, also of a last batch that is smaller."""
+    x, y = toy(6)
+    sample_weight = np.linspace(0.5, 1.5, 6, dtype="float32")
+
+    class Plain(Segmenter):
+        train_step = keras.Model.train_step
+
+    def run(kind):
+        model = kind(TinyNet(dtype=dtype), "isa", **SMALL, dropout=0.0, dtype=dtype, **AUXILIARY)
+        randomize(model, 0)
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-2, clipnorm=1.0)
+        model.compile(
+            optimizer, PixelCrossEntropy(), weighted_metrics=[MeanIoU(3)], jit_compile=False
+        )
+        arguments = {"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False}
+        history = model.fit(x, y, sample_weight=sample_weight, **arguments).history
+        return history, [np.asarray(v) for v in (*model.weights, *model.optimizer.variables)]
+
+    (history, weights), (expected, as_expected) = run(Segmenter), run(Plain)
+    assert set(history) == set(expected)
+    for key in expected:
+        np.testing.assert_allclose(history[key], expected[key], rtol=1e-5)
+    for a, b in zip(weights, as_expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_optimizer_waits_for_the_gradients():
+    """Else a graph holds every weight and momentum twice through the step."""
+    x, y = map(tf.constant, toy())
+
+    def early(step, model):
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-2)
+        model.compile(optimizer, PixelCrossEntropy(), jit_compile=False)
+        optimizer.build(model.trainable_variables)
+        graph = tf.function(step).get_concrete_function((x, y)).graph
+        mine = [op for op in graph.get_operations() if op.name.startswith(optimizer.name + "/")]
+        assert len(mine) > 100
+        # Of all there is, not more than a few edges for each operation.
+        edges = sum(len(op.control_inputs) for op in graph.get_operations())
+        assert edges < 3 * len(graph.get_operations())
+        # What neither is a gradient's, nor waits.
+        return [op.name for op in mine if not _after(op, "group_deps") and op.type == "Mul"]
+
+    model = made(dropout=0.0)
+    assert early(model.train_step, model) == []
+    assert early(lambda data: keras.Model.train_step(model, data), model)
+
+
+def _after(op, name):
+    """Whether an operation of this name is among those that another waits for or reads."""
+    seen, left = set(), [op]
+    while left:
+        op = left.pop()
+        if op.name.startswith(name):
+            return True
+        for before in (*op.control_inputs, *(t.op for t in op.inputs)):
+            if before not in seen:
+                seen.add(before)
+                left.append(before)
+    return False
+
+
+def test_frozen_model_is_left_as_it_is():
+    x, y = toy()
+    model = made()
+    model.trainable = False
+    compiled(model, jit_compile=False)
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        history = model.fit(x, y, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_fit_compiled_by_xla():
     """What Keras does by itself where there is a GPU."""
     x, y = toy()
