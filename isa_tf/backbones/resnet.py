@@ -109,14 +109,22 @@ class ResNet(Backbone):
             raise ValueError(f"filters must be an even int above 0, got {filters!r}")
         kwargs.setdefault("name", f"resnet{depth}")
 
-        def conv(name, filters, kernel_size=1, *, activation="relu", **arguments):
+        def conv(
+            name,
+            filters,
+            kernel_size=1,
+            *,
+            activation="relu",
+            recompute="activation",
+            **arguments,
+        ):
             return ConvNormAct(
                 filters,
                 kernel_size,
                 activation=activation,
                 padding="symmetric",
                 synchronized=synchronized,
-                recompute=True,
+                recompute=recompute,
                 dtype=dtype,
                 name=name,
                 **arguments,
@@ -125,22 +133,26 @@ class ResNet(Backbone):
         def block(x, name, width, strides, rates):
             """`rates`: of the convolution that has the strides and of what comes after it."""
             y, outputs = x, width if depth in BASIC else 4 * width
+            # The widest maps come of the cheapest convolutions, but for the last stage's.
+            linear = {"activation": None}
+            if depth not in BASIC and width < 8 * filters:
+                linear["recompute"] = "convolution"
             strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
             if depth in BASIC:
                 y = conv(f"{name}_conv1", width, **strided)(y)
                 last = {"kernel_size": 3, "dilation_rate": rates[1]}
-                y = conv(f"{name}_conv2", outputs, activation=None, **last)(y)
+                y = conv(f"{name}_conv2", outputs, **linear, **last)(y)
             else:
                 y = conv(f"{name}_conv1", width)(y)
                 y = conv(f"{name}_conv2", width, **strided)(y)
-                y = conv(f"{name}_conv3", outputs, activation=None)(y)
+                y = conv(f"{name}_conv3", outputs, **linear)(y)
             if x.shape[-1] != outputs or strides > 1:
                 if shortcut == "vd" and strides > 1:
                     x = keras.layers.AveragePooling2D(
                         2, padding="same", dtype=dtype, name=f"{name}_pool"
                     )(x)
                     strides = 1
-                x = conv(f"{name}_shortcut", outputs, activation=None, strides=strides)(x)
+                x = conv(f"{name}_shortcut", outputs, **linear, strides=strides)(x)
             y = keras.layers.Add(dtype=dtype, name=f"{name}_add")([y, x])
             return keras.layers.ReLU(dtype=dtype, name=f"{name}_relu")(y)
 

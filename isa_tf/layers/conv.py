@@ -107,8 +107,16 @@ class FusedConv:
         return tf.cast(self.activation(tf.nn.bias_add(y, self.bias)), x.dtype)
 
 
+# What `ConvNormAct` may compute again for its gradients.
+RECOMPUTED = (None, "activation", "convolution")
 # The attribute of a tensor that is to be computed again: (function, its arguments).
 _MADE_BY = "_isa_tf_made_by"
+
+
+def _again(tensors, gradient):
+    """The tensors, for computations that begin no sooner than the gradient is there."""
+    with tf.control_dependencies([gradient]):
+        return [tf.identity(t) for t in tensors]  # else they were those that are done already
 
 
 def _convolve_remade(convolve, x, made_by, kernel):
@@ -121,9 +129,7 @@ def _convolve_remade(convolve, x, made_by, kernel):
     @tf.custom_gradient
     def remade(kernel, *arguments):
         def gradients(gradient):
-            # No sooner than the gradient is there, and no copy of what was computed before.
-            with tf.control_dependencies([gradient]):
-                again = [tf.identity(a) for a in (kernel, *arguments)]
+            again = _again((kernel, *arguments), gradient)
             with tf.GradientTape() as tape:
                 tape.watch(again)
                 y = convolve(function(*again[1:]), again[0])
@@ -132,6 +138,33 @@ def _convolve_remade(convolve, x, made_by, kernel):
         return convolve(tf.stop_gradient(x), kernel), gradients
 
     return remade(tf.convert_to_tensor(kernel), *arguments)
+
+
+def _normalize_remade(convolve, norm, x, made_by, kernel):
+    """(`norm(convolve(x, kernel))`, mean, variance) that does not keep the convolution's result.
+
+    Nor `x`, where that was made of something, see `_convolve_remade`.
+    """
+    function, arguments = made_by or (tf.identity, (x,))
+
+    @tf.custom_gradient
+    def remade(kernel, scale, offset, *arguments):
+        y, mean, variance, *kept = norm.normalize(
+            convolve(tf.stop_gradient(x), kernel), scale, offset
+        )
+
+        def gradients(gradient, *_):
+            again = _again((kernel, *arguments), gradient)
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                z = convolve(function(*again[1:]), again[0])
+            inner, *outer = norm.gradients(gradient, z, scale, kept)
+            of_kernel, *of_arguments = tape.gradient(z, again, inner)
+            return of_kernel, *outer, *of_arguments
+
+        return (y, mean, variance), gradients
+
+    return remade(tf.convert_to_tensor(kernel), *norm.scale_and_offset(x), *arguments)
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -151,16 +184,18 @@ class ConvNormAct(keras.layers.Layer):
         momentum: float, of the normalisation's moving statistics, in Keras's sense (the share that
             is kept). Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
-        recompute: bool, whether a step of training, where another `ConvNormAct` reads the outputs,
-            does not keep them for its gradients but computes them again from what the convolution
-            gave: the normalisation's inputs are kept anyway. Not with `synchronized`. Defaults to
-            `False`.
+        recompute: what a step of training does not keep for its gradients but computes again.
+            "activation": the outputs, for another `ConvNormAct` that reads them, from what the
+            convolution gave, which the normalisation keeps anyway. "convolution": what the
+            convolution gave, from what it read; this costs the convolution once more. `None`:
+            nothing. Not with `synchronized`. Defaults to `None`.
 
     Shapes:
         (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), filters).
 
     Raises:
-        ValueError: for an even kernel, an unknown padding, or strides with dilation.
+        ValueError: for an even kernel, an unknown padding or recomputation, or strides with
+            dilation.
 
     Example:
 
@@ -180,7 +215,7 @@ class ConvNormAct(keras.layers.Layer):
         epsilon=BN_EPSILON,
         momentum=BN_MOMENTUM,
         synchronized=False,
-        recompute=False,
+        recompute=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -190,6 +225,8 @@ class ConvNormAct(keras.layers.Layer):
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         if padding not in ("same", "symmetric"):
             raise ValueError(f'padding must be "same" or "symmetric", got {padding!r}')
+        if recompute not in RECOMPUTED:
+            raise ValueError(f"recompute must be one of {list(RECOMPUTED)}, got {recompute!r}")
         if strides > 1 and dilation_rate > 1:
             raise ValueError(
                 f"strides {strides} and dilation_rate {dilation_rate} exclude each other"
@@ -268,15 +305,22 @@ class ConvNormAct(keras.layers.Layer):
     def call(self, inputs, training=None):
         if self.fused is not None and not training:
             return self.fused(self._padded(inputs))
-        norm, made_by = self.norm, getattr(inputs, _MADE_BY, None)
         if not training:
-            x = self.conv(self._padded(inputs))
-        elif made_by is None:
-            x = self._convolve(inputs, self.conv.kernel)
+            return self.activation(self.norm(self.conv(self._padded(inputs)), training=False))
+        norm, kernel, made_by = self.norm, self.conv.kernel, getattr(inputs, _MADE_BY, None)
+        recompute = self.recompute
+        if not (tf.is_symbolic_tensor(inputs) and norm.learns(inputs)):
+            recompute = None
+        if recompute == "convolution":
+            y, *statistics = _normalize_remade(self._convolve, norm, inputs, made_by, kernel)
+            norm.take_up(*statistics)
+            return self.activation(y)
+        if made_by is None:
+            x = self._convolve(inputs, kernel)
         else:
-            x = _convolve_remade(self._convolve, inputs, made_by, self.conv.kernel)
-        y = self.activation(norm(x, training=training))
-        if training and self.recompute and tf.is_symbolic_tensor(y) and norm.learns(x):
+            x = _convolve_remade(self._convolve, inputs, made_by, kernel)
+        y = self.activation(norm(x, training=True))
+        if recompute == "activation":
             arguments = (x, *norm.scale_and_offset(x))
             setattr(y, _MADE_BY, (lambda *a: self.activation(norm.normalize(*a)[0]), arguments))
         return y

@@ -54,10 +54,14 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             statistics = (self.moving_mean, self.moving_variance)
             outputs, *_ = self.normalize(inputs, *self.scale_and_offset(inputs), statistics)
             return outputs
-        outputs, mean, variance = self.normalize(inputs, *self.scale_and_offset(inputs))
+        outputs, mean, variance, *_ = self.normalize(inputs, *self.scale_and_offset(inputs))
+        self.take_up(mean, variance)
+        return outputs
+
+    def take_up(self, mean, variance):
+        """Moves the moving statistics towards those of a batch."""
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-        return outputs
 
     def scale_and_offset(self, inputs):
         """What the normalised channels are multiplied with and what is added, float32."""
@@ -66,10 +70,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return scale, tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels)
 
     def normalize(self, inputs, scale, offset, statistics=None):
-        """(outputs, mean, variance); by the batch's own statistics where none are given."""
+        """(outputs, mean, variance, three tensors that `gradients` reads).
+
+        By the batch's own statistics where none are given.
+        """
         empty = tf.zeros((0,), tf.float32)
         mean, variance = (empty, empty) if statistics is None else statistics
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=scale,
             offset=offset,
@@ -78,4 +85,24 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=statistics is None,
         )
-        return outputs, mean, variance
+
+    def gradients(self, gradient, inputs, scale, kept):
+        """Those of inputs, scale and offset; by the batch's own statistics.
+
+        Args:
+            gradient: of the outputs.
+            inputs: those of `normalize`.
+            scale: that of `normalize`.
+            kept: the last three of what `normalize` gave.
+        """
+        one, two, three = kept
+        return tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=gradient,
+            x=inputs,
+            scale=scale,
+            reserve_space_1=one,
+            reserve_space_2=two,
+            reserve_space_3=three,
+            epsilon=self.epsilon,
+            is_training=True,
+        )[:3]

@@ -197,6 +197,17 @@ class Segmenter(keras.Model):
             return outputs[LOGITS]
         return outputs
 
+    def make_train_function(self, force=False):
+        # A function that makes variables is traced twice, and both graphs are kept.
+        with self.distribute_strategy.scope():
+            self._build_optimizer()
+        return super().make_train_function(force)
+
+    def _build_optimizer(self):
+        if self.trainable_weights and not self.optimizer.built:
+            with keras.name_scope(self.optimizer.name, caller=self.optimizer):
+                self.optimizer.build(self.trainable_variables)
+
     def train_step(self, data):
         """Keras's step, whose optimizer does nothing before all gradients are there.
 
@@ -213,10 +224,7 @@ class Segmenter(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_weights
         gradients = tape.gradient(scaled, variables)
-        if not self.optimizer.built:
-            # Nothing that variables begin with may wait for a gradient.
-            with keras.name_scope(self.optimizer.name, caller=self.optimizer):
-                self.optimizer.build(variables)
+        self._build_optimizer()  # what variables begin with may not wait for a gradient
         # One node for them all: every operation of the optimizer's would wait for each, else.
         computed = tf.group(*(g for g in gradients if g is not None))
         with tf.control_dependencies([computed]):
