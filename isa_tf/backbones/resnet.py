@@ -133,10 +133,9 @@ class ResNet(Backbone):
         def block(x, name, width, strides, rates):
             """`rates`: of the convolution that has the strides and of what comes after it."""
             y, outputs = x, width if depth in BASIC else 4 * width
-            # The widest maps come of the cheapest convolutions, but for the last stage's.
+            # The widest maps come of the cheapest convolutions, but for the last shortcut.
             linear = {"activation": None}
-            if depth not in BASIC and width < 8 * filters:
-                linear["recompute"] = "convolution"
+            cheap = {} if depth in BASIC else {"recompute": "convolution"}
             strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
             if depth in BASIC:
                 y = conv(f"{name}_conv1", width, **strided)(y)
@@ -145,14 +144,16 @@ class ResNet(Backbone):
             else:
                 y = conv(f"{name}_conv1", width)(y)
                 y = conv(f"{name}_conv2", width, **strided)(y)
-                y = conv(f"{name}_conv3", outputs, **linear)(y)
+                y = conv(f"{name}_conv3", outputs, **linear, **cheap)(y)
             if x.shape[-1] != outputs or strides > 1:
                 if shortcut == "vd" and strides > 1:
                     x = keras.layers.AveragePooling2D(
                         2, padding="same", dtype=dtype, name=f"{name}_pool"
                     )(x)
                     strides = 1
-                x = conv(f"{name}_shortcut", outputs, **linear, strides=strides)(x)
+                if width == 8 * filters:
+                    cheap = {}
+                x = conv(f"{name}_shortcut", outputs, **linear, **cheap, strides=strides)(x)
             y = keras.layers.Add(dtype=dtype, name=f"{name}_add")([y, x])
             return keras.layers.ReLU(dtype=dtype, name=f"{name}_relu")(y)
 
