@@ -13,7 +13,6 @@ variants and seeds asked for. Started again, the study goes on from where it was
 """
 
 import csv
-import difflib
 import itertools
 import json
 import math
@@ -35,6 +34,7 @@ from experiments.train import train
 from isa_tf import inference, ops, training
 from isa_tf.layers import list_contexts
 from isa_tf.layers.interlaced import ORDERS
+from isa_tf.names import unknown
 
 # A study's name is the key of `config.model` that it varies.
 STUDIES = {
@@ -59,11 +59,8 @@ def read_variant(study, name):
     if study in numbers and re.fullmatch(numbers[study], name):
         value = tuple(int(side) for side in name.split("x"))
         return value if len(value) > 1 else value[0]
-    known = STUDIES[study] if study in numbers else words[study]
-    raise ValueError(
-        f"unknown variant {name!r} of study {study!r}; {_hint(name, known)}"
-        f"{'such as' if study in numbers else 'known'}: {', '.join(known)}"
-    )
+    known = (*STUDIES[study], "...") if study in numbers else words[study]
+    raise ValueError(unknown(f"variant of study {study!r}", name, known))
 
 
 def default_variants(study, config):
@@ -86,11 +83,6 @@ def map_size(config):
     """(height, width) of the map that the context module reads of a training crop."""
     scale, stride = config.model.input_scale, config.model.output_stride
     return tuple(math.ceil(side * scale / stride) for side in config.data.crop_size)
-
-
-def _hint(name, known):
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    return f'did you mean "{nearest[0]}"? ' if nearest else ""
 
 
 # === One run ===
@@ -188,9 +180,7 @@ class Study:
 
     def __init__(self, name, config, workdir, seeds=(0,), variants=None, command=""):
         if name not in STUDIES:
-            raise ValueError(
-                f"unknown study {name!r}; {_hint(name, STUDIES)}known: {', '.join(STUDIES)}"
-            )
+            raise ValueError(unknown("study", name, STUDIES))
         if name != "context" and config.model.context != "isa":
             raise ValueError(
                 f'study {name!r} varies the context module "isa", and config.model.context is '

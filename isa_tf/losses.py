@@ -105,9 +105,10 @@ class SoftJaccard(keras.losses.Loss):
         self.ignore_label = ignore_label
 
     def call(self, y_true, y_pred):
-        classes = y_pred.shape[-1]
+        logits = tf.cast(y_pred, tf.float32)
+        classes = logits.shape[-1]
         labels = tf.reshape(tf.cast(y_true, tf.int32), (-1,))
-        logits = tf.reshape(tf.cast(y_pred, tf.float32), (-1, classes))
+        logits = tf.reshape(logits, (-1, classes))
         valid = labels != self.ignore_label
         # An ignored pixel's logits may be infinite or NaN and must still not count.
         scores = tf.nn.softmax(tf.where(valid[:, None], logits, 0.0))

@@ -177,7 +177,8 @@ def estimate_statistics(model, batches):
 
     Example:
 
-    >>> estimate_statistics(model, train_data.take(32))
+    >>> train = isa_tf.data.train_pipeline(data, "train", 2, (96, 96))
+    >>> estimate_statistics(model, train.take(2))
 
     Source: as `torch.optim.swa_utils.update_bn`.
     """
@@ -226,7 +227,14 @@ class SwapAveragedWeights(keras.callbacks.SwapEMAWeights):
 
     Example:
 
-    >>> model.fit(data, validation_data=val, callbacks=[SwapAveragedWeights(data.take(32))])
+    >>> train = isa_tf.data.train_pipeline(data, "train", 2, (96, 96))
+    >>> val = isa_tf.data.eval_pipeline(data, "val", 1)
+    >>> optimizer = make_optimizer("sgd", 0.01, steps=2, ema=0.9)
+    >>> model.compile(optimizer, isa_tf.losses.PixelCrossEntropy())
+    >>> averaged = [SwapAveragedWeights(train.take(2))]
+    >>> history = model.fit(
+    ...     train, steps_per_epoch=2, validation_data=val, callbacks=averaged, verbose=0
+    ... )
     """
 
     def __init__(self, batches):

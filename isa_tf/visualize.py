@@ -74,6 +74,7 @@ def overlay(image, label, palette, opacity=0.5, ignore_label=255):
 
     Example:
 
+    >>> class_id, score = predictor(image[None])
     >>> picture = overlay(image, class_id[0], predictor.palette)
     >>> Image.fromarray(picture).save("overlay.png")
     """
@@ -408,7 +409,9 @@ def heat(image, weights, point=None):
 
     Example:
 
-    >>> Image.fromarray(heat(image, influence(*attention, position))).save("heat.png")
+    >>> attention = read_attention(model, image)[0]
+    >>> weights = influence(*attention, position=(4, 7))
+    >>> Image.fromarray(heat(image, weights)).save("heat.png")
     """
     image, weights = np.asarray(image), np.asarray(weights, np.float64)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:

@@ -164,7 +164,7 @@ def test_protocol_spellings():
         ({"flip_pairs": ((14, 15, 16),)}, "flip_pairs must be pairs"),
         ({"flip_pairs": ((14, 15), (15, 16))}, "no id twice"),
         ({"flip_pairs": ((-1, 0),)}, "flip_pairs must be"),
-        ({"crop_sise": 8}, "no 'crop_sise'; did you mean crop_size"),
+        ({"crop_sise": 8}, "'crop_sise'; did you mean .crop_size"),
     ],
 )
 def test_wrong_protocols(values, message):

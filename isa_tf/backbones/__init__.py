@@ -1,6 +1,5 @@
 """Backbones: an image in, a dict of feature maps out; `create` makes one by name."""
 
-import difflib
 import functools
 
 from isa_tf.backbones.backbone import Backbone
@@ -8,6 +7,7 @@ from isa_tf.backbones.dilate import FAMILIES, application, dilate
 from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
 from isa_tf.backbones.resnet import DEPTHS, ResNet
 from isa_tf.backbones.tiny import TinyNet
+from isa_tf.names import unknown
 from isa_tf.weights.resnet import PUBLISHED
 
 __all__ = [
@@ -60,7 +60,7 @@ def list_keras_names() -> list[str]:
 def list_weights() -> list[str]:
     """The names of published ImageNet weights that a `ResNet` takes as `weights`.
 
-    >>> backbone = create("resnet50_v1c", weights="open-mmlab://resnet50_v1c")
+    >>> backbone = create("resnet50_v1c", weights="open-mmlab://resnet50_v1c")  # doctest: +SKIP
     """
     return list(PUBLISHED)
 
@@ -89,9 +89,7 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
     """
     known = {**_BACKBONES, **_KERAS}
     if name not in known:
-        nearest = difflib.get_close_matches(str(name), known, n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {list(known)}"
-        raise ValueError(f"unknown backbone {name!r}; {hint}")
+        raise ValueError(unknown("backbone", name, known))
     if output_stride is not None:
         kwargs["output_stride"] = output_stride
     kwargs.setdefault("name", name.removeprefix("keras:"))

@@ -1,9 +1,8 @@
 """Datasets by name."""
 
-import difflib
-
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.synthetic import SyntheticDataset
+from isa_tf.names import unknown
 
 # name: colour, in the order of the ids.
 _CAMVID = {
@@ -95,11 +94,7 @@ def create(name, data_dir=None, **kwargs):
     >>> data = isa_tf.data.create("synthetic", image_size=(128, 128))
     """
     if name not in _BUILDERS:
-        near = difflib.get_close_matches(str(name), _BUILDERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Unknown dataset {name!r}.{hint} The datasets are: {', '.join(list_names())}"
-        )
+        raise ValueError(unknown("dataset", name, list_names()))
     if name in _WITHOUT_FILES:
         if data_dir is not None:
             raise ValueError(f"Dataset {name!r} takes no `data_dir`. Received: {data_dir}")

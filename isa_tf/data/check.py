@@ -52,8 +52,8 @@ def check_dataset(dataset, num_threads=8):
 
     >>> data = isa_tf.data.create("folder", data_dir, num_classes=11, on_error="skip")
     >>> reports, faults = check_dataset(data)
-    >>> reports["train"].examples, len(faults)
-    (367, 0)
+    >>> reports["train"].examples > 0, len(faults)
+    (True, 0)
     """
     faults = list(getattr(dataset, "faults", ()))
     reports = {}

@@ -1,7 +1,6 @@
 """Pairs of image and label files in folders or in a CSV table."""
 
 import csv
-import difflib
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from absl import logging
 from PIL import Image, ImageOps
 
 from isa_tf.data.base import IGNORE_LABEL, DataError, SegmentationDataset, voc_palette
+from isa_tf.names import unknown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
@@ -68,8 +68,8 @@ class FolderDataset(SegmentationDataset):
     Example:
 
     >>> data = isa_tf.data.FolderDataset("camvid", num_classes=11)
-    >>> data.splits, data.size("train")
-    (('train', 'val'), 367)
+    >>> data.splits
+    ('train', 'val', 'test')
     >>> image, label = data.read("train", 0)
     """
 
@@ -373,9 +373,7 @@ def _group(class_names, groups):
             raise ValueError(f"Group {group!r} unites no classes.")
         for name in members:
             if name not in ids:
-                near = difflib.get_close_matches(str(name), ids, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Group {group!r} names no class: {name!r}.{hint}")
+                raise ValueError(f"Group {group!r}: {unknown('class', name, ids)}.")
             if name in taken:
                 raise ValueError(f"Class {name!r} is in two groups, {taken[name]!r} and {group!r}.")
             taken[name] = group

@@ -55,8 +55,8 @@ def train_pipeline(
     Example:
 
     >>> data = isa_tf.data.create("camvid", data_dir)
-    >>> train = isa_tf.data.train_pipeline(data, "train", 8, (360, 480), cache=True)
-    >>> model.fit(train, steps_per_epoch=500, epochs=10)
+    >>> train = isa_tf.data.train_pipeline(data, "train", 2, (96, 96), cache=True)
+    >>> history = model.fit(train, steps_per_epoch=2, epochs=1, verbose=0)
     """
     size = dataset.size(split)
     crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
@@ -116,6 +116,7 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False):
 
     Example:
 
+    >>> metric = isa_tf.metrics.MeanIoU(data.num_classes)
     >>> for image, label in isa_tf.data.eval_pipeline(data, "val"):
     ...     metric.update_state(label, model(image))
     """

@@ -1,12 +1,11 @@
 """Context modules by name: what stands between backbone and classifier."""
 
-import difflib
-
 from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import InterlacedSparseAttention
 from isa_tf.layers.non_local import NonLocal2D
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
+from isa_tf.names import unknown
 
 
 def _dense(**kwargs):
@@ -54,9 +53,7 @@ def create_context(name, /, **kwargs):
     'long_short'
     """
     if name not in _CONTEXTS:
-        nearest = difflib.get_close_matches(str(name), _CONTEXTS, n=1)
-        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
-        raise ValueError(f"unknown context module {name!r}; {hint}known: {', '.join(_CONTEXTS)}")
+        raise ValueError(unknown("context module", name, _CONTEXTS))
     if _CONTEXTS[name] is None:
         return None
     return _CONTEXTS[name](**kwargs)

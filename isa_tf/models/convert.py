@@ -1,12 +1,12 @@
 """Models from other people's checkpoints: the tensors tell the architecture and fill it."""
 
-import difflib
 from typing import NamedTuple
 
 import keras
 
 from isa_tf.backbones import ResNet
 from isa_tf.models.isanet import ISANet
+from isa_tf.names import unknown
 from isa_tf.weights import mmseg, openseg, paddleseg, read_checkpoint, resnet
 from isa_tf.weights.transfer import Report
 
@@ -69,7 +69,7 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
 
     Example:
 
-    >>> model, source, report = from_checkpoint("isanet_r50-d8_...-981bd763.pth")
+    >>> model, source, report = from_checkpoint("isanet_r50-d8_...-981bd763.pth")  # doctest: +SKIP
     """
     tensors = read_checkpoint(path)
     source = find_source(tensors, path) if source is None else check_source(source)
@@ -120,9 +120,7 @@ def check_source(source):
     """A source as it is, or ValueError with the known ones."""
     known = [*MODELS, *BACKBONES]
     if source not in known:
-        near = difflib.get_close_matches(str(source), known, n=1)
-        hint = f'did you mean "{near[0]}"? ' if near else ""
-        raise ValueError(f"unknown source {source!r}; {hint}known: {', '.join(known)}")
+        raise ValueError(unknown("source", source, known))
     return source
 
 

@@ -1,13 +1,13 @@
 """Published ISANets by name: where their weights are, what they scored, how they were tested."""
 
 import dataclasses
-import difflib
 import logging
 
 import keras
 
 from isa_tf.data import label_sets
 from isa_tf.models.convert import from_checkpoint
+from isa_tf.names import unknown
 from isa_tf.training import save_model
 from isa_tf.weights import cache
 
@@ -216,9 +216,7 @@ def find_preset(name) -> Preset:
     for preset in _PRESETS:
         if name in (preset.name, preset.stem, preset.file_name):
             return preset
-    near = difflib.get_close_matches(str(name), _BY_NAME, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_BY_NAME)}"
-    raise ValueError(f"unknown preset {name!r}; {hint}")
+    raise ValueError(unknown("preset", name, _BY_NAME))
 
 
 def from_preset(name, num_classes=None, **arguments):
@@ -243,7 +241,9 @@ def from_preset(name, num_classes=None, **arguments):
 
     Example:
 
-    >>> model = from_preset("isanet_r50-d8_4xb2-80k_cityscapes-769x769")
+    >>> model = from_preset(  # doctest: +SKIP
+    ...     "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
+    ... )
     >>> class_id, score = isa_tf.inference.Predictor.from_model(model)(images)
     """
     preset = find_preset(name)

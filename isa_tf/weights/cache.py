@@ -40,7 +40,7 @@ def fetch(url, file_name=None, by_program=True) -> Path:
 
     Example:
 
-    >>> path = fetch("https://download.pytorch.org/models/resnet18-f37072fd.pth")
+    >>> path = fetch("https://download.pytorch.org/models/resnet18-f37072fd.pth")  # doctest: +SKIP
     """
     file_name = file_name or url.rsplit("/", 1)[1]
     path = cache_folder() / file_name

@@ -90,8 +90,8 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
 
     Example:
 
-    >>> tensors = read_checkpoint("efficientnet-lite0.pth")
-    >>> tensors["_conv_stem.weight"].shape
+    >>> np.savez("weights.npz", stem=np.zeros((32, 3, 3, 3), "float32"))
+    >>> read_checkpoint("weights.npz")["stem"].shape
     (32, 3, 3, 3)
     """
     path = Path(path)

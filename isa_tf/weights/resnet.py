@@ -4,12 +4,12 @@ All of them name the stages alike; they differ in the stem, and timm's "vd" shor
 pooling before its convolution.
 """
 
-import difflib
 import os
 import re
 from pathlib import Path
 
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.names import unknown
 from isa_tf.weights import cache
 from isa_tf.weights.transfer import Report, Transfer
 
@@ -83,9 +83,7 @@ def find(model, weights) -> Path:
         name = fitting[0]
     if name not in PUBLISHED:
         if "://" in name or name.startswith("timm/"):
-            near = difflib.get_close_matches(name, PUBLISHED, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {list(PUBLISHED)}"
-            raise ValueError(f"unknown weights {name!r}; {hint}")
+            raise ValueError(unknown("weights", name, PUBLISHED))
         return Path(name)
     file_name = PUBLISHED[name][-1]
     if file_name is None:

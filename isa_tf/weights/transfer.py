@@ -44,7 +44,12 @@ class Transfer:
 
     Example:
 
-    >>> transfer = Transfer(read_checkpoint(path), path)
+    >>> layer = isa_tf.layers.ConvNormAct(2)
+    >>> layer.build((None, None, None, 3))
+    >>> tensors = {"stem.0.weight": np.zeros((2, 3, 1, 1), "float32")}
+    >>> for name in ("weight", "bias", "running_mean", "running_var"):
+    ...     tensors[f"stem.1.{name}"] = np.ones(2, "float32")
+    >>> transfer = Transfer(tensors, "network.pth")
     >>> transfer.conv_norm(layer, "stem.0", "stem.1")
     >>> report = transfer.finish(layer)
     """

@@ -193,7 +193,7 @@ def test_unknown_names(name, nearest):
         (
             "resnet50_v1c",
             {"weights": "open-mmlab://resnet50_v1"},
-            "did you mean open-mmlab://resnet50_v1c",
+            'did you mean "open-mmlab://resnet50_v1c',
         ),
         ("resnet50", {"weights": "timm/vit"}, "unknown weights 'timm/vit'"),
         ("efficientnet_lite0", {"output_stride": "8"}, "output_stride must be"),

@@ -13,7 +13,7 @@ def test_names():
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'camvid'"):
+    with pytest.raises(ValueError, match='did you mean "camvid"'):
         data.create("camvidd", "x")
 
 
