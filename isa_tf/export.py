@@ -46,12 +46,13 @@ def export_saved_model(model, path):
         The path, a `pathlib.Path`.
 
     Raises:
-        ValueError: for a model that is none of segmentation, or one of more than 256 classes.
+        ValueError: for a model that is none of segmentation, one of more than 256 classes, or one
+            that `inference.fuse` made.
 
     Example:
 
-    >>> export_saved_model(model, "exported/saved_model")
-    >>> serve = tf.saved_model.load("exported/saved_model").signatures["serving_default"]
+    >>> path = export_saved_model(model, "exported/saved_model")
+    >>> serve = tf.saved_model.load(path).signatures["serving_default"]
     >>> serve(image=tf.zeros((1, 360, 480, 3), tf.uint8))["class_id"].shape
     TensorShape([1, 360, 480])
     """
@@ -106,14 +107,15 @@ def export_litert(model, path, image_size):
         The path, a `pathlib.Path`.
 
     Raises:
-        ValueError: for a model that is none of segmentation, or one of more than 256 classes,
-            another ending of the path, or an image size that is not two positive ints.
+        ValueError: for a model that is none of segmentation, one of more than 256 classes, or one
+            that `inference.fuse` made; for another ending of the path, or an image size that is not
+            two positive ints.
         RuntimeError: for a model that needs more than the built-in operations, naming them.
 
     Example:
 
-    >>> export_litert(model, "exported/model.tflite", image_size=(360, 480))
-    >>> predictor = isa_tf.inference.load_predictor("exported/model.tflite")
+    >>> path = export_litert(model, "exported/model.tflite", image_size=(96, 128))
+    >>> predictor = isa_tf.inference.load_predictor(path)
     >>> class_id, score = predictor(image[None])
     """
     path, size = Path(path), _check_size(image_size)
@@ -198,6 +200,8 @@ class _Serving(keras.layers.Layer):
 def _check_keras(model):
     if not isinstance(model, keras.Model):
         raise ValueError(f"a keras.Model is needed, got {type(model).__name__}")
+    if getattr(model, "is_fused", False):
+        raise ValueError(f"{model.name} is fused for inference: export the model it was made of")
 
 
 def _check_model(model, size=None):

@@ -14,7 +14,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from isa_tf.export import export_litert, export_saved_model, float32_clone
-from isa_tf.inference import Predictor, load_model, load_predictor
+from isa_tf.inference import Predictor, fuse, load_model, load_predictor
 from isa_tf.layers import InterlacedSparseAttention
 from isa_tf.models import Segmenter
 
@@ -319,6 +319,23 @@ def test_wrong_models(tmp_path):
 def test_wrong_size(tmp_path, size):
     with pytest.raises(ValueError, match=r"image_size is \(height, width\)"):
         export_litert(make_model(), tmp_path / "model.tflite", size)
+
+
+def test_fused_models_are_refused(tmp_path):
+    fused = fuse(make_model())
+    for write in (
+        lambda: export_saved_model(fused, tmp_path / "saved_model"),
+        lambda: export_litert(fused, tmp_path / "model.tflite", (32, 32)),
+    ):
+        with pytest.raises(ValueError, match="fused for inference: export the model it was made"):
+            write()
+    assert not list(tmp_path.iterdir())
+    # What Keras saves of it is the plain model, which may be exported.
+    fused.save(tmp_path / "model.keras")
+    assert_agrees_at_any_size(
+        load_model(tmp_path / "model.keras"),
+        export_saved_model(load_model(tmp_path / "model.keras"), tmp_path / "saved_model"),
+    )
 
 
 def test_litert_path_and_operations(tmp_path):
