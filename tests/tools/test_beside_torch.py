@@ -15,12 +15,12 @@ def test_our_side_alone(run, tmp_path):
         "dense",
         "--sizes=6x8",
         "--rounds=2",
-        "--only=isa_tf,isa_tf fused",
+        "--only=isa_tf,isa_tf fused,isa_tf interlaced",
         f"--output={tmp_path}",
     )
     assert status == 0 and "| isa_tf fused |" in printed
     rows = list(csv.DictReader((tmp_path / "dense.csv").open()))
-    assert [row["contestant"] for row in rows] == ["isa_tf", "isa_tf fused"]
+    assert [row["contestant"] for row in rows] == ["isa_tf", "isa_tf fused", "isa_tf interlaced"]
     assert all(float(row["ms"]) > 0 and float(row["rate"]) > 0 for row in rows)
     assert not any(row["ratio"] for row in rows)
 
