@@ -310,7 +310,10 @@ class Study:
         config, data = self.config, self.config.data
         if len(self.seeds) > 1:
             yield "Mean ± sample standard deviation over the seeds done, then each seed's own."
-        every = f"validated every {config.train.validate_every} steps"
+        every = config.train.validate_every
+        which = f"of the best model on them, validated every {every} steps"
+        if every >= config.train.steps:
+            which = "of the last step"
         given, usual = make_protocol(config).to_dict(), inference.Protocol().to_dict()
         protocol = [f"{key}={value}" for key, value in given.items() if value != usual[key]]
         protocol = ", ".join(protocol) or "each image once and whole"
@@ -320,7 +323,7 @@ class Study:
             f"Data: {data.name}{options}, trained on {data.train_split}, scored on "
             f"{images}{data.val_split}."
         )
-        yield f"Scores: of the best model on them, {every}; {protocol}."
+        yield f"Scores: {which}; {protocol}."
         yield (
             f"Training: {config.train.steps} steps of {data.batch_size} crops, the same for all; "
             "its seconds include the validations."

@@ -217,6 +217,16 @@ def test_wrong_names_are_refused(tmp_path, study, variants, message):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("every", "words"),
+    [(2, "the best model on them, validated every 2 steps"), (4, "the last step")],
+)
+def test_the_table_says_which_model_is_scored(tmp_path, every, words):
+    config = make_config()
+    config.train.validate_every = every
+    assert f"* Scores: of {words}; " in make_study(tmp_path, config).table()
+
+
 @pytest.mark.parametrize("seeds", [[], [1, 1], [-1]])
 def test_wrong_seeds_are_refused(tmp_path, seeds):
     with pytest.raises(ValueError, match="seeds must be distinct natural numbers"):
