@@ -79,8 +79,11 @@ _OUTPUT = flags.DEFINE_string(
 LEAST_CALLS = 3
 _WARM_UP_SIZE = (16, 16)
 # Where memory is measured, what is freed goes back to the system at once: it costs time, and tells
-# what is held.
-RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+# what is held. glibc would keep it, and so would the pool that TensorFlow has with oneDNN.
+RETURN_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**18),
+    "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "true",
+}
 GEMM = 2048  # rows and columns of the matrix product that machines are compared by
 COLUMNS = {
     # Key of a row: heading of its column, number format.

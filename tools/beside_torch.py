@@ -16,7 +16,7 @@ only when called; they are called in turn, as many rounds as asked for. The rate
 network's operations, counted on ours, beside the better of the two frameworks' float32 matrix
 product, measured in the same turns. The memory is what a warm call holds at its highest beyond what
 the process held before its first one; it is measured before the turns, in one more process for
-each, whose freed blocks go back to the system at once (glibc's MALLOC_MMAP_THRESHOLD_).
+each, whose freed blocks go back to the system at once (`benchmark.RETURN_MEMORY`).
 
 Needs the environment of `make parity`. Writes NAME.csv and NAME.md into --output.
 """

@@ -109,6 +109,16 @@ def test_peak_memory_sees_what_a_call_lets_go_of():
     assert 40 < found < 80
 
 
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_memory_is_that_of_the_call_whatever_allocates_it(monkeypatch, onednn):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+    found = benchmark.run_case(case(module="self_attention", size=[64, 64], memory=True))
+    if "forward_mb" not in found:
+        pytest.skip("this system does not tell a process's peak memory")
+    affinity = 2 * 4096**2 * 4 / 2**20  # of two maps, and a softmax reads one and makes one
+    assert affinity < found["forward_mb"] < 3 * affinity
+
+
 def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
     monkeypatch.setattr(ops.memory, "free_memory", lambda: 10**9)
     monkeypatch.setattr(ops, "free_memory", lambda: 10**9)
