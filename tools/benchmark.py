@@ -10,10 +10,12 @@ A module is named as in a config; its arguments follow a colon: isa:partition=4:
 isa:fuse=False for long-range and short-range attention without the concatenation.
 
 Forward, forward and backward, and the attention proper (without projections) are measured in fresh
-processes, one after the other, and so is the memory of each. The time is the median of warm calls;
-the memory is what a warm call takes at its highest beyond what the process held before it (Linux
-alone tells). Operations are counted on the graph; a multiply-add counts 2. What would not fit into
-the free memory is refused before anything is allocated.
+processes, one after the other, and so is the memory of each. Without a GPU, forward is that of the
+copy for inference that isa_tf.inference.fuse makes; --nofuse measures what Keras calls as it is.
+The time is the median of warm calls; the memory is what a warm call takes at its highest beyond
+what the process held before it (Linux alone tells). Operations are counted on the graph; a
+multiply-add counts 2. What would not fit into the free memory is refused before anything is
+allocated.
 
 Writes NAME.csv, NAME.md, NAME.png and NAME.svg into --output, and prints the table.
 """
@@ -67,7 +69,10 @@ _TRAIN = flags.DEFINE_bool(
     flag_values=FLAGS,
 )
 _FUSE = flags.DEFINE_bool(
-    "fuse", False, "Whether forward is measured of isa_tf.inference.fuse(...).", flag_values=FLAGS
+    "fuse",
+    None,
+    "Whether forward is that of isa_tf.inference.fuse(...); by default where there is no GPU.",
+    flag_values=FLAGS,
 )
 _SECONDS = flags.DEFINE_float(
     "seconds", 5.0, "How long each time is measured for, after warming up.", 0.0, flag_values=FLAGS
@@ -123,7 +128,7 @@ def main(argv):
     exponents = fit_exponents(rows)
     folder = Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    text = report(rows, exponents, gemm)
+    text = report(rows, exponents, gemm, is_fused())
     (folder / f"{argv[1]}.md").write_text(text, encoding="utf-8")
     with open(folder / f"{argv[1]}.csv", "w", newline="", encoding="utf-8") as file:
         shown = [key for key in COLUMNS if any(key in row for row in rows)]
@@ -180,7 +185,7 @@ def benchmark_model(sizes):
 def _row(name, size, case):
     """Measures one line of the table, printing what is being done."""
     case = {**case, "size": list(size), "batch": _BATCH.value, "seconds": _SECONDS.value}
-    case["fuse"] = _FUSE.value
+    case["fuse"] = is_fused()
     row = {"name": name, "size": f"{size[0]}x{size[1]}", "positions": size[0] * size[1]}
     row["batch"] = _BATCH.value
     passes = ["forward"] + ["backward"] * _TRAIN.value + ["core"] * (case["what"] == "context")
@@ -196,6 +201,13 @@ def _row(name, size, case):
     if "forward_ms" in row:
         row["images_s"] = 1000 * _BATCH.value / row["forward_ms"]
     return row
+
+
+def is_fused():
+    """Whether forward is measured of `inference.fuse`, which is for CPUs."""
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU") if _FUSE.value is None else _FUSE.value
 
 
 def run_case(case):
@@ -507,7 +519,7 @@ def fit_exponents(rows):
     return exponents
 
 
-def report(rows, exponents, gemm):
+def report(rows, exponents, gemm, fused):
     """The Markdown of the table, the growth and the machine."""
     shown = [key for key in COLUMNS if any(key in row for row in rows)]
     lines = ["| " + " | ".join(COLUMNS[key][0].strip() for key in shown) + " |"]
@@ -523,7 +535,8 @@ def report(rows, exponents, gemm):
             cells = ("" if figure is None else f"{figure:.2f}" for figure in figures)
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     command = f"`python -m tools.benchmark {' '.join(sys.argv[1:])}`"
-    lines += ["", f"{machine(gemm)}. {command}"]
+    forward = "`isa_tf.inference.fuse(...)`" if fused else "what Keras calls"
+    lines += ["", f"{machine(gemm)}; forward is that of {forward}. {command}"]
     return "\n".join(lines) + "\n"
 
 

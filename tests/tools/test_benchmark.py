@@ -23,6 +23,19 @@ def case(**more):
     return {**values, **more}
 
 
+@pytest.mark.parametrize(("fuse", "is_fused"), [([], True), (["--nofuse"], False)])
+def test_what_forward_is_of(run, tmp_path, monkeypatch, fuse, is_fused):
+    """Without a GPU, of the copy that inference is quickest with."""
+    import tensorflow as tf
+
+    cases = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(benchmark, "run_case", lambda c: cases.append(c) or {"forward_ms": 1.0})
+    status, printed = run(benchmark, "context", "--modules=isa", *fuse, f"--output={tmp_path}")
+    assert status == 0 and {c["fuse"] for c in cases[:-1]} == {is_fused}
+    assert ("inference.fuse" in printed) == is_fused
+
+
 def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
     cases = []
     fresh = benchmark.run_case
@@ -152,8 +165,9 @@ def test_ratios_and_growth():
     assert exponents["isa", "forward_ms"] == pytest.approx(1.5)
     assert exponents["isa", "core_ms"] == pytest.approx(1.0)
     assert not any(name == "large" for name, _ in exponents)
-    text = benchmark.report(found, exponents, 1000.0)
+    text = benchmark.report(found, exponents, 1000.0, fused=True)
     assert "| isa | 1.50 | 1.00 |" in text and "| large | 4x4 |" in text
+    assert "forward is that of `isa_tf.inference.fuse(...)`" in text
 
 
 @pytest.mark.parametrize("several", [True, False])
