@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from isa_tf import inference, layers, metrics
+from isa_tf import inference, layers, metrics, ops
 from isa_tf.data import SyntheticDataset, eval_pipeline
 from isa_tf.export import export_litert, export_saved_model
 from isa_tf.inference import (
@@ -672,7 +672,10 @@ def test_fuse_keeps_the_outputs(arguments):
         np.testing.assert_array_equal(weight, kept)
 
 
-def test_fuse_of_mixed_precision():
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_fuse_of_mixed_precision(monkeypatch, products):
+    """On processors that multiply in bfloat16, and on those that do not."""
+    monkeypatch.setattr(ops, "product_dtype", lambda dtype: products)
     arguments = {"head_filters": 64, "head_kernel_size": 3, "num_classes": 7}
     model = Segmenter("resnet18", dtype="mixed_bfloat16", **arguments)
     batteries.randomize(model)
@@ -680,8 +683,13 @@ def test_fuse_of_mixed_precision():
     exact.set_weights(model.get_weights())
     image = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
     expected = exact(image).numpy()
-    errors = [np.abs(m(image) - expected).max() for m in (inference.fuse(model), model)]
+    fused = inference.fuse(model)
+    errors = [np.abs(m(image) - expected).max() for m in (fused, model)]
     assert errors[0] < 1.5 * errors[1] < 0.2 * np.ptp(expected)
+    convolutions = [layer.fused for layer in fused._flatten_layers() if hasattr(layer, "fused")]
+    # Minimal filtering is float32 everywhere.
+    assert {c.kernel.dtype.name for c in convolutions if c.winograd} == {"float32"}
+    assert {c.kernel.dtype.name for c in convolutions if not c.winograd} == {products}
 
 
 def test_fused_model_is_for_inference():

@@ -137,7 +137,12 @@ class SelfAttention2D(AttentionModule):
         """
         kernel, bias = self.output_conv.folded()
         value = float64(self.value.kernel)[0, 0] @ kernel[0, 0]
-        self.fused = FusedConv(value[None, None], bias, keras.activations.linear)
+        self.fused = FusedConv(
+            value[None, None],
+            bias,
+            keras.activations.linear,
+            dtype=ops.product_dtype(self.compute_dtype),
+        )
 
     def attend(self, x, partition, heard, training=None):
         """Attention inside the groups of a map that its partition divides.

@@ -13,6 +13,7 @@ from isa_tf.ops.partition import (
     spatial_size,
     to_groups,
 )
+from isa_tf.ops.precision import product_dtype
 from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
 from isa_tf.ops.winograd import trainable_winograd_conv, winograd_conv, winograd_kernel
 
@@ -30,6 +31,7 @@ __all__ = [
     "group_affinity",
     "grouped_attention",
     "pad_to_partition",
+    "product_dtype",
     "resize_bilinear",
     "spatial_size",
     "to_groups",
