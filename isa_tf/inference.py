@@ -141,10 +141,11 @@ def fuse(model, winograd=True):
     Normalisations go into their convolutions, the output convolution of an attention into its
     value's; 3x3 convolutions of 64 channels and more are computed by Winograd's minimal filtering.
     XLA compiles its transforms, and the attention inside groups, anew for each size of image.
-    Under a policy of half precision products are float32 where the processor only emulates it
-    (`ops.product_dtype`). The copy is for inference alone: it keeps to the weights that the model
-    has now, and it is the model itself that is to be saved, exported and trained on: the copy's
-    kernels are constants, up to four times the size of the weights.
+    Under a policy of half precision, products are float32 where the processor only emulates it
+    (`ops.product_dtype`), and those of minimal filtering, from 128 channels on then, always are.
+    The copy is for inference alone: it keeps to the weights that the model has now, and it is the
+    model itself that is to be saved, exported and trained on: the copy's kernels are constants, up
+    to four times the size of the weights.
 
     Args:
         model: `keras.Model` or layer of this package's layers; others stay as they are.
