@@ -1,4 +1,4 @@
-"""What to say of a name that is not known."""
+"""Things by name: the registry that every kind of them has, and what to say of unknown names."""
 
 import difflib
 
@@ -27,3 +27,98 @@ def unknown(what, name, known):
     if known and (not near or len(known) <= _FEW):
         parts.append(f"known: {', '.join(map(str, known))}")
     return f"unknown {what} {name!r}; {' '.join(parts) or 'there is none'}"
+
+
+class Registry:
+    """What there is of one kind, by name: a mapping that names its neighbours when it is missed.
+
+    Args:
+        what: str, what the names are the names of, for errors.
+
+    Raises:
+        ValueError: from `registry[name]`, for an unknown name, with the nearest; from `register`,
+            for a name that is taken.
+
+    Example:
+
+    >>> shapes = Registry("shape")
+    >>> @shapes.register("square")
+    ... def square(side):
+    ...     return side * side
+    >>> shapes["square"](3), list(shapes)
+    (9, ['square'])
+    >>> shapes["sqare"]
+    Traceback (most recent call last):
+    ValueError: unknown shape 'sqare'; did you mean "square"? known: square
+    """
+
+    def __init__(self, what):
+        self.what = what
+        self._entries = {}
+
+    def register(self, name, entry=None):
+        """Gives an entry a name; without an entry, a decorator that does.
+
+        The same entry may be registered again, as happens where its module is loaded twice.
+
+        Returns:
+            The entry.
+        """
+        if entry is None:
+            return lambda entry: self.register(name, entry)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a {self.what} has a name, got {name!r}")
+        taken = self._entries.get(name)
+        if taken is not None and _origin(taken) != _origin(entry):
+            raise ValueError(f"there is a {self.what} {name!r} already: {taken!r}")
+        self._entries[name] = entry
+        return entry
+
+    def __getitem__(self, name):
+        if name not in self._entries:
+            raise ValueError(unknown(self.what, name, list(self)))
+        return self._entries[name]
+
+    def __contains__(self, name):
+        return name in self._entries
+
+    def __iter__(self):
+        return iter(self._entries)
+
+    def __len__(self):
+        return len(self._entries)
+
+    def items(self):
+        """(name, entry) of each, in the order of their registration."""
+        return self._entries.items()
+
+
+def _origin(entry):
+    """Where an entry was written; the entry itself where that cannot be told."""
+    names = (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
+    return entry if None in names else names
+
+
+def two_ints(name, value):
+    """(height, width) of an int for both, or of one or two of them in a sequence.
+
+    Args:
+        name: str, of the argument, for the error.
+        value: int or sequence of one or two ints, above 0.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+
+    >>> two_ints("crop_size", 512), two_ints("crop_size", (512, 1024))
+    ((512, 512), (512, 1024))
+    """
+    try:
+        ints = tuple(value)
+    except TypeError:
+        ints = (value,)
+    ints = tuple(getattr(n, "item", lambda n=n: n)() for n in ints)  # NumPy's are ints too
+    if len(ints) not in (1, 2) or not all(type(n) is int and n > 0 for n in ints):
+        raise ValueError(f"{name} must be an int above 0 or two of them, got {value!r}")
+    return (ints * 2)[:2]

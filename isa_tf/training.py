@@ -1,10 +1,8 @@
 """What `fit` needs around a model: optimizer, checkpoints, logs, exact resumption."""
 
-import contextlib
 import csv
 import json
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.files import replacing, save_model
 from isa_tf.schedules import CoupledSGD, PolyDecay
 
 LAST = "last.keras"
@@ -110,7 +109,7 @@ class CSVLog(keras.callbacks.Callback):
         rows = read_log(self.path)
         rows = [row for row in rows if row["step"] < logs["step"]] + [logs]
         names = ["step", *sorted({name for row in rows for name in row} - {"step"})]
-        with _replacing(self.path) as path, open(path, "w", newline="") as file:
+        with replacing(self.path) as path, open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)
@@ -154,7 +153,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.copy.set_weights(self.model.get_weights())
         save_model(self.copy, self.workdir / BEST)
         step = int(self.model.optimizer.iterations.numpy())
-        with _replacing(self.workdir / BEST_SCORE) as path:
+        with replacing(self.workdir / BEST_SCORE) as path:
             path.write_text(json.dumps({"step": step, self.monitor: score}) + "\n")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -285,25 +284,6 @@ class TensorBoardLog(keras.callbacks.Callback):
                 if name != "step":
                     tf.summary.scalar(name, value)
         self.writer.flush()
-
-
-def save_model(model, path):
-    """`model.save(path)` that leaves an older file untouched until the new one is complete."""
-    with _replacing(path) as new:
-        model.save(new)
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    """A temporary path of the same suffix that replaces `path` when all went well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".new-{path.name}")
-    try:
-        yield new
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def best_score(workdir):

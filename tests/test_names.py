@@ -2,9 +2,11 @@
 
 import doctest
 
+import numpy as np
 import pytest
 
 from isa_tf import names
+from isa_tf.names import Registry, two_ints
 
 
 def test_few_names_are_all_told():
@@ -27,4 +29,33 @@ def test_nothing_is_known(known):
 
 
 def test_example():
-    assert doctest.testmod(names).failed == 0
+    assert doctest.testmod(names, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_a_registry_gives_what_it_was_given():
+    shapes = Registry("shape")
+    shapes.register("two", 2)
+    assert shapes.register("square")(len) is len
+    assert list(shapes) == ["two", "square"] and shapes["square"] is len
+    assert "two" in shapes and "three" not in shapes and len(shapes) == 2
+    with pytest.raises(ValueError, match="unknown shape 'sqare'; did you mean \"square\""):
+        shapes["sqare"]
+
+
+def test_a_name_is_not_taken_from_another():
+    shapes = Registry("shape")
+    shapes.register("square", len)
+    shapes.register("square", len)  # the same module, loaded twice
+    with pytest.raises(ValueError, match="a shape 'square' already"):
+        shapes.register("square", sum)
+    assert shapes["square"] is len
+    with pytest.raises(ValueError, match="a shape has a name"):
+        shapes.register("", sum)
+
+
+def test_one_int_is_both_sides():
+    assert two_ints("size", 5) == two_ints("size", (5,)) == two_ints("size", [5, 5]) == (5, 5)
+    assert two_ints("size", np.array([2, 3])) == (2, 3)
+    for wrong in (0, -1, 1.5, "5x5", (1, 2, 3), (), True, None):
+        with pytest.raises(ValueError, match="size must be an int above 0 or two of them"):
+            two_ints("size", wrong)

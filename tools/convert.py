@@ -13,9 +13,9 @@ from pathlib import Path
 
 from absl import app, flags
 
+from isa_tf.files import save_model
 from isa_tf.models import convert, list_presets
 from isa_tf.models.presets import find_preset
-from isa_tf.training import save_model
 from isa_tf.weights import CheckpointError
 
 # Flags of its own where it is imported, so that tools do not meet in one set.

@@ -6,9 +6,9 @@ import logging
 import keras
 
 from isa_tf.data import label_sets
+from isa_tf.files import save_model
 from isa_tf.models.convert import from_checkpoint
 from isa_tf.names import unknown
-from isa_tf.training import save_model
 from isa_tf.weights import cache
 
 # Trainable parameters (millions) and operations of an image of the crop's size (GFLOPs, a
