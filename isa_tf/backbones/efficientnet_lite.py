@@ -44,6 +44,7 @@ class EfficientNetLite(Backbone):
             the `.weights.h5` or `.keras` of such a backbone. Defaults to `None`.
         drop_path_rate: float, how often the last residual branch is left out in training; the
             earlier ones proportionally less. Defaults to 0.
+        minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         **kwargs: name, trainable.
@@ -72,6 +73,7 @@ class EfficientNetLite(Backbone):
         output_stride=32,
         weights=None,
         drop_path_rate=0.0,
+        minimal_filtering=None,
         synchronized=False,
         dtype=None,
         **kwargs,
@@ -93,6 +95,7 @@ class EfficientNetLite(Backbone):
                 epsilon=1e-3,
                 momentum=0.99,
                 synchronized=synchronized,
+                minimal_filtering=minimal_filtering,
                 dtype=dtype,
                 name=name,
                 **arguments,
@@ -146,6 +149,7 @@ class EfficientNetLite(Backbone):
         self.variant = variant
         self.output_stride = output_stride
         self.drop_path_rate = drop_path_rate
+        self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
 
         if weights is not None:
@@ -158,6 +162,7 @@ class EfficientNetLite(Backbone):
             "output_stride": self.output_stride,
             "weights": None,
             "drop_path_rate": self.drop_path_rate,
+            "minimal_filtering": self.minimal_filtering,
             "synchronized": self.synchronized,
         }
 

@@ -3,7 +3,7 @@
 import keras
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
-from isa_tf.layers.conv import ConvNormAct
+from isa_tf.layers import ConvNormAct, Recomputed
 from isa_tf.weights import resnet as weights_lib
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -58,6 +58,11 @@ class ResNet(Backbone):
             `isa_tf.backbones.list_weights`), fetched once; or the path of a file: such a
             backbone's `.weights.h5` or `.keras`, or a checkpoint of torchvision, OpenMMLab, timm
             or the official code (`.pth`, `.safetensors`). Defaults to `None`.
+        recompute: bool, whether training computes again what it can make cheaply, in place of
+            keeping it for the gradients: the convolutions of the stem and of each block are then
+            in a `isa_tf.layers.Recomputed`. A step takes half the memory and some more time; files
+            of weights are of one kind or the other. Defaults to `False`.
+        minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         **kwargs: name, trainable.
@@ -93,6 +98,8 @@ class ResNet(Backbone):
         std=IMAGENET_STD,
         filters=64,
         weights=None,
+        recompute=False,
+        minimal_filtering=None,
         synchronized=False,
         dtype=None,
         **kwargs,
@@ -109,60 +116,65 @@ class ResNet(Backbone):
             raise ValueError(f"filters must be an even int above 0, got {filters!r}")
         kwargs.setdefault("name", f"resnet{depth}")
 
-        def conv(
-            name,
-            filters,
-            kernel_size=1,
-            *,
-            activation="relu",
-            recompute="activation",
-            **arguments,
-        ):
+        def conv(name, filters, kernel_size=1, **arguments):
             return ConvNormAct(
                 filters,
                 kernel_size,
-                activation=activation,
                 padding="symmetric",
                 synchronized=synchronized,
-                recompute=recompute,
+                minimal_filtering=minimal_filtering,
                 dtype=dtype,
                 name=name,
                 **arguments,
             )
 
+        def run(x, name, convs, convolve_again=False):
+            """The map that convolutions in a row make of `x`."""
+            if recompute:
+                return Recomputed(convs, convolve_again, dtype=dtype, name=f"{name}_recomputed")(x)
+            for layer in convs:
+                x = layer(x)
+            return x
+
         def block(x, name, width, strides, rates):
             """`rates`: of the convolution that has the strides and of what comes after it."""
-            y, outputs = x, width if depth in BASIC else 4 * width
-            # The widest maps come of the cheapest convolutions, but for the last shortcut.
-            linear = {"activation": None}
-            cheap = {} if depth in BASIC else {"recompute": "convolution"}
+            outputs = width if depth in BASIC else 4 * width
             strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
             if depth in BASIC:
-                y = conv(f"{name}_conv1", width, **strided)(y)
                 last = {"kernel_size": 3, "dilation_rate": rates[1]}
-                y = conv(f"{name}_conv2", outputs, **linear, **last)(y)
+                convs = [
+                    conv(f"{name}_conv1", width, **strided),
+                    conv(f"{name}_conv2", outputs, activation=None, **last),
+                ]
             else:
-                y = conv(f"{name}_conv1", width)(y)
-                y = conv(f"{name}_conv2", width, **strided)(y)
-                y = conv(f"{name}_conv3", outputs, **linear, **cheap)(y)
+                convs = [
+                    conv(f"{name}_conv1", width),
+                    conv(f"{name}_conv2", width, **strided),
+                    conv(f"{name}_conv3", outputs, activation=None),
+                ]
+            # The widest maps come of the cheapest convolutions, but for the last shortcut.
+            y = run(x, name, convs, convolve_again=depth not in BASIC)
             if x.shape[-1] != outputs or strides > 1:
                 if shortcut == "vd" and strides > 1:
                     x = keras.layers.AveragePooling2D(
                         2, padding="same", dtype=dtype, name=f"{name}_pool"
                     )(x)
                     strides = 1
-                if width == 8 * filters:
-                    cheap = {}
-                x = conv(f"{name}_shortcut", outputs, **linear, **cheap, strides=strides)(x)
+                shortcut_name = f"{name}_shortcut"
+                layer = conv(shortcut_name, outputs, activation=None, strides=strides)
+                cheap = depth not in BASIC and width != 8 * filters
+                x = run(x, shortcut_name, [layer], convolve_again=True) if cheap else layer(x)
             y = keras.layers.Add(dtype=dtype, name=f"{name}_add")([y, x])
             return keras.layers.ReLU(dtype=dtype, name=f"{name}_relu")(y)
 
         # === Layers and functional model ===
         inputs = image_input()
         x = normalize(mean, std)(inputs)
-        for i, (kernel_size, part) in enumerate(STEMS[stem], 1):
-            width = int(part * filters)
-            x = conv(f"stem_conv{i}", width, kernel_size, strides=2 if i == 1 else 1)(x)
+        convs = [
+            conv(f"stem_conv{i}", int(part * filters), kernel_size, strides=2 if i == 1 else 1)
+            for i, (kernel_size, part) in enumerate(STEMS[stem], 1)
+        ]
+        x = run(x, "stem", convs)
         maps, map_strides = {"c1": x}, {"c1": 2}
         # Behind a ReLU a zero is as good as minus infinity.
         pad = ((1, 2), (1, 2)) if ceil_mode else 1
@@ -195,6 +207,8 @@ class ResNet(Backbone):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.filters = filters
+        self.recompute = recompute
+        self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
 
         if weights is not None:
@@ -213,5 +227,7 @@ class ResNet(Backbone):
             "std": self.std,
             "filters": self.filters,
             "weights": None,
+            "recompute": self.recompute,
+            "minimal_filtering": self.minimal_filtering,
             "synchronized": self.synchronized,
         }

@@ -21,6 +21,7 @@ class TinyNet(Backbone):
         output_stride: int, 4 or 8. Defaults to 4.
         weights: `None` for random ones, or a path to such a backbone's `.weights.h5`. Defaults
             to `None`.
+        minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         **kwargs: name, trainable.
@@ -46,6 +47,7 @@ class TinyNet(Backbone):
         widths=(16, 24, 32),
         output_stride=4,
         weights=None,
+        minimal_filtering=None,
         synchronized=False,
         dtype=None,
         **kwargs,
@@ -60,7 +62,13 @@ class TinyNet(Backbone):
 
         def conv(name, filters, strides):
             return ConvNormAct(
-                filters, 3, strides, synchronized=synchronized, dtype=dtype, name=name
+                filters,
+                3,
+                strides,
+                synchronized=synchronized,
+                minimal_filtering=minimal_filtering,
+                dtype=dtype,
+                name=name,
             )
 
         # === Layers and functional model ===
@@ -79,6 +87,7 @@ class TinyNet(Backbone):
         # === Config ===
         self.widths = widths
         self.output_stride = output_stride
+        self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
 
         if weights is not None:
@@ -99,5 +108,6 @@ class TinyNet(Backbone):
             "widths": self.widths,
             "output_stride": self.output_stride,
             "weights": None,
+            "minimal_filtering": self.minimal_filtering,
             "synchronized": self.synchronized,
         }

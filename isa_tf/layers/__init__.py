@@ -1,9 +1,10 @@
 """Keras layers: the attention family and the bricks of the networks."""
 
 from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
-from isa_tf.layers.context import create_context, list_contexts
+from isa_tf.layers.context import create_context, list_contexts, register_context
 from isa_tf.layers.conv import ConvNormAct
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
+from isa_tf.layers.fused import ConvBiasAct
 from isa_tf.layers.interlaced import (
     InterlacedSparseAttention,
     LongRangeAttention,
@@ -12,6 +13,7 @@ from isa_tf.layers.interlaced import (
 from isa_tf.layers.module import ContextModule
 from isa_tf.layers.non_local import NonLocal2D
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
+from isa_tf.layers.recompute import Recomputed
 from isa_tf.layers.resize import ResizeBy, ResizeLike
 from isa_tf.layers.self_attention import SelfAttention2D
 
@@ -19,6 +21,7 @@ __all__ = [
     "AtrousSpatialPyramidPooling",
     "CompactGeneralizedNonLocal",
     "ContextModule",
+    "ConvBiasAct",
     "ConvNormAct",
     "DoubleAttention",
     "InterlacedSparseAttention",
@@ -26,10 +29,12 @@ __all__ = [
     "NonLocal2D",
     "PyramidPooling",
     "RecurrentCrissCrossAttention",
+    "Recomputed",
     "ResizeBy",
     "ResizeLike",
     "SelfAttention2D",
     "ShortRangeAttention",
     "create_context",
     "list_contexts",
+    "register_context",
 ]

@@ -5,7 +5,7 @@ from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import InterlacedSparseAttention
 from isa_tf.layers.non_local import NonLocal2D
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
-from isa_tf.names import unknown
+from isa_tf.names import Registry
 
 
 def _dense(**kwargs):
@@ -13,8 +13,9 @@ def _dense(**kwargs):
     return InterlacedSparseAttention(**{**kwargs, "partition": 1, "order": "long"})
 
 
-_CONTEXTS = {
-    "none": None,
+_CONTEXTS = Registry("context module")
+for _name, _make in {
+    "none": lambda **kwargs: None,
     "isa": InterlacedSparseAttention,
     "self_attention": _dense,
     "nonlocal": NonLocal2D,
@@ -23,7 +24,35 @@ _CONTEXTS = {
     "rcca": RecurrentCrissCrossAttention,
     "cgnl": CompactGeneralizedNonLocal,
     "a2": DoubleAttention,
-}
+}.items():
+    _CONTEXTS.register(_name, _make)
+
+
+def register_context(name, make=None):
+    """Gives a context module of one's own a name that `create_context`, models and configs know.
+
+    Args:
+        name: str.
+        make: the layer's class, or a function that makes one of keyword arguments; among them are
+            those that all modules share (see `ContextModule`). Without it, a decorator of the
+            class. Defaults to `None`.
+
+    Returns:
+        `make`.
+
+    Raises:
+        ValueError: for a name that is taken.
+
+    Example:
+
+    >>> @register_context("mean")
+    ... class Mean(layers.ContextModule):
+    ...     def call(self, inputs, training=None):
+    ...         return inputs - tf.reduce_mean(inputs, axis=(1, 2), keepdims=True)
+    >>> create_context("mean")(np.ones((1, 4, 4, 2), "float32")).shape
+    TensorShape([1, 4, 4, 2])
+    """
+    return _CONTEXTS.register(name, make)
 
 
 def list_contexts():
@@ -37,7 +66,8 @@ def create_context(name, /, **kwargs):
     Args:
         name: str; "isa" for `InterlacedSparseAttention`, "self_attention" for the same module with
             dense attention, "none" for no module; "nonlocal", "ppm", "aspp", "rcca", "cgnl" or "a2"
-            for other authors' modules, each with the defaults of its paper.
+            for other authors' modules, each with the defaults of its paper; or one that
+            `register_context` was told.
         **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
             "none" takes no notice of any.
 
@@ -52,8 +82,4 @@ def create_context(name, /, **kwargs):
     >>> create_context("isa", partition=4).order
     'long_short'
     """
-    if name not in _CONTEXTS:
-        raise ValueError(unknown("context module", name, _CONTEXTS))
-    if _CONTEXTS[name] is None:
-        return None
     return _CONTEXTS[name](**kwargs)

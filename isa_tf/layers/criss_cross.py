@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.layers.module import ContextModule, check_positive
+from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
 
 # Far below any affinity, yet finite.
 _MASKED = -1e9
@@ -126,3 +126,11 @@ class RecurrentCrissCrossAttention(ContextModule):
             "fuse": self.fuse,
             "fusion_kernel_size": self.fusion_kernel_size,
         }
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class RecurrentCrissCrossAttentionTwin(ModuleTwin, RecurrentCrissCrossAttention):
+    """The twin of `RecurrentCrissCrossAttention`, whose arguments it has."""
+
+
+RecurrentCrissCrossAttention.twin_class = RecurrentCrissCrossAttentionTwin

@@ -4,9 +4,14 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM
-from isa_tf.layers.module import AttentionModule, check_positive
-from isa_tf.layers.self_attention import AUTO, SelfAttention2D, check_partition, pad_and_mask
+from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
+from isa_tf.layers.self_attention import (
+    AUTO,
+    AttentionTwin,
+    SelfAttention2D,
+    check_partition,
+    pad_and_mask,
+)
 
 ORDERS = {
     "long_short": (ops.LONG, ops.SHORT),
@@ -57,6 +62,14 @@ class LongRangeAttention(_Sparse):
 
 
 @keras.saving.register_keras_serializable("isa_tf")
+class LongRangeAttentionTwin(AttentionTwin, LongRangeAttention):
+    """The twin of `LongRangeAttention`, whose arguments it has."""
+
+
+LongRangeAttention.twin_class = LongRangeAttentionTwin
+
+
+@keras.saving.register_keras_serializable("isa_tf")
 class ShortRangeAttention(_Sparse):
     """Self-attention among the P_h x P_w neighbours of a block.
 
@@ -86,6 +99,14 @@ class ShortRangeAttention(_Sparse):
     """
 
     kind = ops.SHORT
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class ShortRangeAttentionTwin(AttentionTwin, ShortRangeAttention):
+    """The twin of `ShortRangeAttention`, whose arguments it has."""
+
+
+ShortRangeAttention.twin_class = ShortRangeAttentionTwin
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -145,6 +166,8 @@ class InterlacedSparseAttention(AttentionModule):
     arXiv 1907.12273.
     """
 
+    attention_layers = {ops.LONG: LongRangeAttention, ops.SHORT: ShortRangeAttention}
+
     def __init__(
         self,
         partition=8,
@@ -153,17 +176,11 @@ class InterlacedSparseAttention(AttentionModule):
         order="long_short",
         depth=1,
         mask_padding=True,
-        dropout=0.0,
         fuse=True,
         jit_compile=False,
-        activation="relu",
-        epsilon=BN_EPSILON,
-        momentum=BN_MOMENTUM,
-        synchronized=False,
         **kwargs,
     ):
-        norm = {"epsilon": epsilon, "momentum": momentum, "synchronized": synchronized}
-        super().__init__(filters, dropout, activation, **norm, **kwargs)
+        super().__init__(filters, **kwargs)
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         check_positive(depth=depth)
@@ -177,11 +194,10 @@ class InterlacedSparseAttention(AttentionModule):
         self.mask_padding = mask_padding
         self.fuse = fuse
         self.jit_compile = jit_compile
-        layers = {ops.LONG: LongRangeAttention, ops.SHORT: ShortRangeAttention}
         steps = [kind for _ in range(depth) for kind in ORDERS[order]]
         # One flat list, because Keras saves no lists of lists.
         self.attentions = [
-            layers[kind](
+            self.attention_layers[kind](
                 partition,
                 filters=filters,
                 key_filters=key_filters,
@@ -251,3 +267,14 @@ class InterlacedSparseAttention(AttentionModule):
             "fuse": self.fuse,
             "jit_compile": self.jit_compile,
         }
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class InterlacedSparseAttentionTwin(ModuleTwin, InterlacedSparseAttention):
+    """The twin of `InterlacedSparseAttention`, whose arguments it has."""
+
+    twin_arguments = AttentionTwin.twin_arguments
+    attention_layers = {ops.LONG: LongRangeAttentionTwin, ops.SHORT: ShortRangeAttentionTwin}
+
+
+InterlacedSparseAttention.twin_class = InterlacedSparseAttentionTwin

@@ -2,15 +2,9 @@
 
 import keras
 
+from isa_tf.layers import twin
 from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
-
-
-def check_feature_map(layer, shape):
-    """Raises ValueError unless `shape` is that of a feature map (B, H, W, C)."""
-    if len(shape) != 4 or shape[-1] is None:
-        raise ValueError(
-            f"{layer.name} reads a feature map (B, H, W, C) with known C, got shape {tuple(shape)}"
-        )
+from isa_tf.layers.fused import ConvBiasAct, check_map
 
 
 def check_positive(**counts):
@@ -34,6 +28,8 @@ class ContextModule(keras.layers.Layer):
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        minimal_filtering: int or `None`, of its convolutions, see `ConvNormAct`. Defaults to
+            `None`.
         **kwargs: of `keras.layers.Layer`.
 
     Shapes:
@@ -45,6 +41,7 @@ class ContextModule(keras.layers.Layer):
     """
 
     residual = False  # whether the output is added to the input
+    twin_class = None  # of its twin; `None` where nothing in it is computed otherwise in inference
 
     def __init__(
         self,
@@ -54,6 +51,7 @@ class ContextModule(keras.layers.Layer):
         epsilon=BN_EPSILON,
         momentum=BN_MOMENTUM,
         synchronized=False,
+        minimal_filtering=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -66,10 +64,11 @@ class ContextModule(keras.layers.Layer):
         self.epsilon = epsilon
         self.momentum = momentum
         self.synchronized = synchronized
+        self.minimal_filtering = minimal_filtering
         self.drop = keras.layers.SpatialDropout2D(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, input_shape):
-        check_feature_map(self, input_shape)
+        check_map(self, input_shape)
         channels = input_shape[-1]
         if self.residual and self.filters not in (None, channels):
             raise ValueError(
@@ -85,6 +84,7 @@ class ContextModule(keras.layers.Layer):
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
+            "minimal_filtering": self.minimal_filtering,
             "dtype": self.dtype_policy,
         }
 
@@ -112,6 +112,16 @@ class ContextModule(keras.layers.Layer):
         layer.build((None, None, None, reads))
         return layer
 
+    def inference_twin(self, options):
+        """The module for inference: of class `twin_class`, or a copy. See `isa_tf.layers.twin`."""
+        if self.twin_class is None:
+            return twin.copy(self, type(self))
+        known = self.twin_class.twin_arguments
+        return twin.copy(self, self.twin_class, **{name: getattr(options, name) for name in known})
+
+    def fill_twin(self, other):
+        twin.fill_parts(self, other)
+
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters or input_shape[-1])
 
@@ -124,7 +134,41 @@ class ContextModule(keras.layers.Layer):
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
+            "minimal_filtering": self.minimal_filtering,
         }
+
+
+class ModuleTwin:
+    """What makes a context module's class that of its twin: its convolutions are `ConvBiasAct`s.
+
+    It stands before the module's class among the bases, and so has all of that one's arguments;
+    those of batch normalisations are without effect.
+
+    Args:
+        product_dtype: see `ConvBiasAct`. Defaults to `None`.
+        **kwargs: of the module, `minimal_filtering` among them, which here is that of inference.
+    """
+
+    twin_arguments = ("minimal_filtering", "product_dtype")  # of `twin.TwinOptions`
+
+    def __init__(self, *args, product_dtype=None, **kwargs):
+        self.product_dtype = product_dtype
+        super().__init__(*args, **kwargs)
+
+    @property
+    def norm_arguments(self):
+        return {**super().norm_arguments, "product_dtype": self.product_dtype}
+
+    def conv_norm(self, name, filters, reads, **arguments):
+        arguments = {**self.norm_arguments, **arguments}
+        for of_the_norm in ("epsilon", "momentum", "synchronized", "gamma_initializer"):
+            arguments.pop(of_the_norm, None)
+        layer = ConvBiasAct(filters, name=name, **arguments)
+        layer.build((None, None, None, reads))
+        return layer
+
+    def get_config(self):
+        return {**super().get_config(), "product_dtype": self.product_dtype}
 
 
 class AttentionModule(ContextModule):

@@ -3,9 +3,8 @@
 import keras
 import tensorflow as tf
 
-from isa_tf import ops
-from isa_tf.layers.conv import ConvNormAct
-from isa_tf.layers.module import AttentionModule, check_positive
+from isa_tf import ops, runtime
+from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 
 
 def _one_group(x):
@@ -81,11 +80,9 @@ class NonLocal2D(AttentionModule):
             return self.linear(name, key_filters, channels, True, initializer)
 
         self.theta, self.phi, self.g = conv("theta"), conv("phi"), conv("g")
-        self.output_conv = ConvNormAct(
-            channels, name="output", **{**self.norm_arguments, "activation": None}
+        self.output_conv = self.conv_norm(
+            "output", channels, key_filters, activation=None, gamma_initializer="zeros"
         )
-        self.output_conv.norm.gamma_initializer = keras.initializers.Zeros()
-        self.output_conv.build((None, None, None, key_filters))
 
     def call(self, inputs, training=None, return_affinity=False):
         query, key, value = self.theta(inputs), self.phi(inputs), self.g(inputs)
@@ -95,7 +92,12 @@ class NonLocal2D(AttentionModule):
             # Undoes the scale of the attention; in float32, since such affinities may be large.
             query, key = tf.cast(query, self.wide_dtype), tf.cast(key, self.wide_dtype)
             query *= query.shape[-1] ** 0.5
-        context, affinity = ops.grouped_attention(*map(_one_group, (query, key, value)))
+        query, key, value = map(_one_group, (query, key, value))
+        known, dynamic = query.shape[:3] + key.shape[2:3], tf.shape(query)
+        sizes = (dynamic[0], 1, dynamic[2], tf.shape(key)[2])
+        shape = [s if k is None else k for k, s in zip(known, sizes, strict=True)]
+        query = runtime.refuse_too_large(shape, query)
+        context, affinity = ops.grouped_attention(query, key, value)
         context = tf.reshape(context, (-1, *ops.spatial_size(inputs), value.shape[-1]))
         x = inputs + self.output_conv(context, training=training)
         x = self.drop(x, training=training)
@@ -108,3 +110,11 @@ class NonLocal2D(AttentionModule):
             "use_scale": self.use_scale,
             "sub_sample": self.sub_sample,
         }
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class NonLocal2DTwin(ModuleTwin, NonLocal2D):
+    """The twin of `NonLocal2D`, whose arguments it has."""
+
+
+NonLocal2D.twin_class = NonLocal2DTwin

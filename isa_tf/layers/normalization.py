@@ -52,9 +52,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         if not (training and self.trainable):
             statistics = (self.moving_mean, self.moving_variance)
-            outputs, *_ = self.normalize(inputs, *self.scale_and_offset(inputs), statistics)
+            outputs, *_ = self.normalize(inputs, *self.scale_and_offset(), statistics)
             return outputs
-        outputs, mean, variance, *_ = self.normalize(inputs, *self.scale_and_offset(inputs))
+        outputs, mean, variance, *_ = self.normalize(inputs, *self.scale_and_offset())
         self.take_up(mean, variance)
         return outputs
 
@@ -63,9 +63,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
 
-    def scale_and_offset(self, inputs):
+    def scale_and_offset(self):
         """What the normalised channels are multiplied with and what is added, float32."""
-        channels = (inputs.shape[-1],)
+        channels = self.moving_mean.shape
         scale = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones(channels)
         return scale, tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels)
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.layers.module import ContextModule, check_positive
+from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
 
 
 def _averages(bins, length):
@@ -221,3 +221,19 @@ class AtrousSpatialPyramidPooling(ContextModule):
             "branch_filters": self.branch_filters,
             "fusion_kernel_size": self.fusion_kernel_size,
         }
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class PyramidPoolingTwin(ModuleTwin, PyramidPooling):
+    """The twin of `PyramidPooling`, whose arguments it has."""
+
+
+PyramidPooling.twin_class = PyramidPoolingTwin
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class AtrousSpatialPyramidPoolingTwin(ModuleTwin, AtrousSpatialPyramidPooling):
+    """The twin of `AtrousSpatialPyramidPooling`, whose arguments it has."""
+
+
+AtrousSpatialPyramidPooling.twin_class = AtrousSpatialPyramidPoolingTwin

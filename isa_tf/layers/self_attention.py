@@ -3,9 +3,10 @@
 import keras
 import tensorflow as tf
 
-from isa_tf import ops
-from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, FusedConv, float64
-from isa_tf.layers.module import AttentionModule, check_positive
+from isa_tf import ops, runtime
+from isa_tf.layers import twin
+from isa_tf.layers.conv import float64
+from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 
 AUTO = "auto"
 
@@ -95,22 +96,15 @@ class SelfAttention2D(AttentionModule):
         filters=None,
         key_filters=None,
         mask_padding=True,
-        dropout=0.0,
         jit_compile=False,
-        activation="relu",
-        epsilon=BN_EPSILON,
-        momentum=BN_MOMENTUM,
-        synchronized=False,
         **kwargs,
     ):
-        norm = {"epsilon": epsilon, "momentum": momentum, "synchronized": synchronized}
-        super().__init__(filters, dropout, activation, **norm, **kwargs)
+        super().__init__(filters, **kwargs)
         check_positive(key_filters=key_filters)
         self.partition = check_partition(partition)
         self.key_filters = key_filters
         self.mask_padding = mask_padding
         self.jit_compile = jit_compile
-        self.fused = None
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -121,28 +115,18 @@ class SelfAttention2D(AttentionModule):
             [self.conv_norm(f"{of}1", width, channels), self.conv_norm(f"{of}2", width, width)]
             for of in ("query", "key")
         )
+        self.build_read_out(channels, filters)
+
+    def build_read_out(self, channels, filters):
+        """Makes what the values are made by, and what reads out of those that were gathered."""
         self.value = self.linear("value", filters, channels)
         self.output_conv = self.conv_norm("output", filters, filters)
 
-    def fuse_for_inference(self, winograd=True):
-        """Makes calls other than training's spare the product of the output convolution.
-
-        The weights of an affinity's rows add up to one: what the output convolution does before
-        its activation may as well be done to the values before they are gathered, and there it is
-        one matrix with the value's own. XLA compiles the attention inside groups: the products of
-        many small matrices are its strength, and those of one large matrix are not.
-
-        Args:
-            winograd: as of `ConvNormAct.fuse_for_inference`; without effect here.
-        """
+    def fill_twin(self, other):
+        for mine, theirs in zip((*self.query, *self.key), (*other.query, *other.key), strict=True):
+            twin.fill_twin(mine, theirs)
         kernel, bias = self.output_conv.folded()
-        value = float64(self.value.kernel)[0, 0] @ kernel[0, 0]
-        self.fused = FusedConv(
-            value[None, None],
-            bias,
-            keras.activations.linear,
-            dtype=ops.product_dtype(self.compute_dtype),
-        )
+        other.value.take((float64(self.value.kernel)[0, 0] @ kernel[0, 0])[None, None], bias)
 
     def attend(self, x, partition, heard, training=None):
         """Attention inside the groups of a map that its partition divides.
@@ -163,21 +147,27 @@ class SelfAttention2D(AttentionModule):
         count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
         groups = tf.reshape(groups, (-1, count, h * w, x.shape[-1]))
         mask = None if heard is None else heard.key_mask(partition, self.kind)
-        output, affinity = self._attend_groups(
-            groups, mask, self.is_compiled(partition, training), training
-        )
+        groups = self._refused_too_large(groups, partition, (count, h * w, h * w))
+        output, affinity = self._attend_groups(groups, mask, self.is_compiled(partition), training)
         output = tf.reshape(output, (-1, h, w, output.shape[-1]))
         output = ops.from_groups(output, partition, self.kind, size)
         return output, heard and heard.after(partition, self.kind), affinity
 
-    def is_compiled(self, partition, training=None):
+    def is_compiled(self, partition):
         """Whether XLA compiles the attention proper of this partition."""
-        grouped = not isinstance(partition[0], int) or tuple(partition) != (1, 1)
-        return self.jit_compile or (self.fused is not None and not training and grouped)
+        return self.jit_compile
+
+    def _refused_too_large(self, groups, partition, affinity):
+        """The groups, unless the affinity of theirs, of a shape but for the batch, does not fit."""
+        whole = all(isinstance(p, int) and p == 1 for p in partition)
+        if not whole and any(map(tf.is_tensor, affinity)):
+            return groups  # small for its map, whatever size that has
+        batch = groups.shape[0]
+        shape = (tf.shape(groups)[0] if batch is None else batch, *affinity)
+        return runtime.refuse_too_large(shape, groups)
 
     def _attend_groups(self, groups, mask, jit_compile, training):
         """(output, affinity) of groups (B, G, N, C), a mask (G, N) of their keys or `None`."""
-        fused = self.fused is not None and not training
         query, key = groups, groups
         for layer in self.query:
             query = layer(query, training=training)
@@ -186,11 +176,13 @@ class SelfAttention2D(AttentionModule):
         affinity = ops.group_affinity(query, key, mask, jit_compile)
         # Not before the queries and keys are done with: memory need not hold all three.
         with tf.control_dependencies([affinity]):
-            value = self.fused(groups) if fused else self.value(groups)
+            value = self.value(groups)
         context = ops.gather_values(affinity, value, jit_compile)
-        if fused:
-            return self.activation(context), affinity
-        return self.output_conv(context, training=training), affinity
+        return self.read_out(context, training), affinity
+
+    def read_out(self, context, training=None):
+        """What is made of the gathered values."""
+        return self.output_conv(context, training=training)
 
     def resolve_partition(self, size):
         """The partition (P_h, P_w) for a map of `size` (H, W)."""
@@ -212,3 +204,36 @@ class SelfAttention2D(AttentionModule):
             "mask_padding": self.mask_padding,
             "jit_compile": self.jit_compile,
         }
+
+
+class AttentionTwin(ModuleTwin):
+    """What makes the class of an attention that of its twin.
+
+    The weights of an affinity's rows add up to one: what the output convolution does before its
+    activation may as well be done to the values before they are gathered, and there it is one
+    matrix with the value's own. XLA compiles the attention inside groups alone: the products of
+    many small matrices are its strength, and those of one large matrix are not.
+    """
+
+    twin_arguments = (*ModuleTwin.twin_arguments, "jit_compile")
+
+    def build_read_out(self, channels, filters):
+        self.value = self.conv_norm("value", filters, channels, activation=None)
+
+    def fill_twin(self, other):
+        twin.fill_parts(self, other)
+
+    def is_compiled(self, partition):
+        grouped = not isinstance(partition[0], int) or tuple(partition) != (1, 1)
+        return self.jit_compile and grouped
+
+    def read_out(self, context, training=None):
+        return self.activation(context)
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class SelfAttention2DTwin(AttentionTwin, SelfAttention2D):
+    """The twin of `SelfAttention2D`, whose arguments it has."""
+
+
+SelfAttention2D.twin_class = SelfAttention2DTwin

@@ -4,7 +4,13 @@ import keras
 import tensorflow as tf
 
 from isa_tf import backbones
-from isa_tf.layers import ConvNormAct, ResizeBy, ResizeLike, create_context
+from isa_tf.layers import (
+    ConvNormAct,
+    InterlacedSparseAttention,
+    ResizeBy,
+    ResizeLike,
+    create_context,
+)
 from isa_tf.layers.conv import BN_MOMENTUM
 
 LOGITS = "logits"
@@ -22,10 +28,18 @@ class Segmenter(keras.Model):
     "auxiliary_logits", and `fit` adds `auxiliary_weight` times the auxiliary loss by itself.
 
     Args:
-        backbone: `isa_tf.backbones.Backbone`, or the name of one.
-        context: a layer from a map to a map of the same height and width; the name of one (see
-            `isa_tf.layers.create_context`); or `None`. Defaults to "isa".
+        backbone: `isa_tf.backbones.Backbone`, or the name of one (see `isa_tf.backbones.create`),
+            such as "efficientnet_lite0" or "keras:EfficientNetV2S".
+        context: the name of a context module (see `isa_tf.layers.create_context`); a layer from a
+            map to a map of the same height and width; or `None`. Defaults to "isa".
         num_classes: int. Defaults to 19.
+        context_options: dict of arguments of a context module given by name, such as
+            `{"partition": 4}`. What the network itself is told of activation, momentum,
+            minimal_filtering, synchronized and dtype, a module given by name is told too.
+            Defaults to `None`.
+        output_stride: int, of a backbone given by name. Defaults to 8.
+        backbone_weights: what a backbone given by name takes as `weights`, such as "imagenet".
+            Defaults to `None`.
         head_filters: int, width of the map that the context module reads. Defaults to 512.
         head_kernel_size: int, of the convolution that narrows the last map. Defaults to 3.
         decoder_levels: names of backbone maps, coarse to fine, such as `("c3", "c2")`, that a light
@@ -39,8 +53,7 @@ class Segmenter(keras.Model):
         auxiliary_filters: int. Defaults to 256.
         auxiliary_weight: float, of the auxiliary loss in training. Defaults to 0.4.
         dropout: float, channel-wise, before the classifiers. Defaults to 0.1.
-        activation: name or callable, of the head and of a context module given by name. Defaults
-            to "relu".
+        activation: name or callable, of the head. Defaults to "relu".
         coordinates: how the logits are resized to the image, see `ResizeLike`: "half_pixel", or
             "align_corners" as some published models were trained. Defaults to "half_pixel".
         class_names: names of the classes, kept with the model; or `None`.
@@ -49,8 +62,10 @@ class Segmenter(keras.Model):
             `isa_tf.inference.Protocol` that is kept with the model; `None` for whole images.
             Defaults to `None`.
         momentum: float, of the head's batch normalisations. Defaults to 0.9.
-        synchronized: bool, whether replicas share batch statistics (SyncBN) in the head and in a
-            backbone given by name. Defaults to `False`.
+        minimal_filtering: int or `None`, see `ConvNormAct`; also of a backbone given by name.
+            Defaults to `None`.
+        synchronized: bool, whether replicas share batch statistics (SyncBN), also in a backbone
+            given by name. Defaults to `False`.
         dtype: name or policy of the layers; logits are float32. Defaults to `None`, the global
             policy.
         **kwargs: name, trainable.
@@ -59,8 +74,8 @@ class Segmenter(keras.Model):
         (B, H, W, 3), RGB 0..255, any H and W -> (B, H, W, num_classes), float32.
 
     Raises:
-        ValueError: for an unknown backbone, context or level, or names and colours that are not
-            as many as the classes.
+        ValueError: for an unknown backbone, context or level, options of a module that was made
+            already, or names and colours that are not as many as the classes.
 
     Example:
 
@@ -78,6 +93,9 @@ class Segmenter(keras.Model):
         backbone,
         context="isa",
         num_classes=19,
+        context_options=None,
+        output_stride=8,
+        backbone_weights=None,
         head_filters=512,
         head_kernel_size=3,
         decoder_levels=(),
@@ -93,6 +111,7 @@ class Segmenter(keras.Model):
         palette=None,
         protocol=None,
         momentum=BN_MOMENTUM,
+        minimal_filtering=None,
         synchronized=False,
         dtype=None,
         **kwargs,
@@ -102,16 +121,17 @@ class Segmenter(keras.Model):
         for name, given in (("class_names", class_names), ("palette", palette)):
             if given is not None and len(given) != num_classes:
                 raise ValueError(f"{name} has {len(given)} entries for {num_classes} classes")
+        shared = {"synchronized": synchronized, "dtype": dtype}
+        if minimal_filtering is not None:  # which not every backbone of one's own may know
+            shared["minimal_filtering"] = minimal_filtering
         if isinstance(backbone, str):
-            backbone = backbones.create(backbone, dtype=dtype, synchronized=synchronized)
+            backbone = backbones.create(backbone, output_stride, backbone_weights, **shared)
+        shared.update(activation=activation, momentum=momentum)
         if isinstance(context, str):
-            context = create_context(
-                context,
-                activation=activation,
-                synchronized=synchronized,
-                dtype=dtype,
-                name="context",
-            )
+            options = {**shared, "name": "context", **(context_options or {})}
+            context = create_context(context, **options)
+        elif context_options:
+            raise ValueError(f"context_options are of a module given by name, not of {context!r}")
         widths = decoder_filters
         if isinstance(widths, int):
             widths = [widths] * len(decoder_levels)
@@ -124,15 +144,7 @@ class Segmenter(keras.Model):
                 raise ValueError(f"{backbone.name} has no map {level!r}; it has {known}")
 
         def conv(filters, kernel_size, name):
-            return ConvNormAct(
-                filters,
-                kernel_size,
-                activation=activation,
-                momentum=momentum,
-                synchronized=synchronized,
-                dtype=dtype,
-                name=name,
-            )
+            return ConvNormAct(filters, kernel_size, name=name, **shared)
 
         def classify(x, name):
             x = keras.layers.SpatialDropout2D(dropout, dtype=dtype, name=f"{name}_dropout")(x)
@@ -183,19 +195,22 @@ class Segmenter(keras.Model):
         self.palette = None if palette is None else tuple(map(tuple, palette))
         self.protocol = None if protocol is None else dict(protocol)
         self.momentum = momentum
+        self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
 
     def call(self, inputs, training=None, mask=None):
-        outputs = super().call(inputs, training=training, mask=mask)
-        if self.auxiliary_level is None or training:
-            return outputs
-        return outputs[LOGITS]
+        if training:
+            inputs = self._standardize_inputs(inputs)
+            return super()._run_through_graph(inputs, operation_fn=lambda layer: layer)
+        return super().call(inputs, training=training, mask=mask)
 
     def compute_output_spec(self, inputs, training=None, mask=None):
         outputs = super().compute_output_spec(inputs, training=training, mask=mask)
-        if isinstance(outputs, dict) and not training:
-            return outputs[LOGITS]
-        return outputs
+        return outputs if training else _logits(outputs)
+
+    def _run_through_graph(self, *args, **kwargs):
+        # What `keras.models.clone_model` makes its copy by, which has no `call` of ours.
+        return _logits(super()._run_through_graph(*args, **kwargs))
 
     def make_train_function(self, force=False):
         # A function that makes variables is traced twice, and both graphs are kept.
@@ -278,13 +293,48 @@ class Segmenter(keras.Model):
             "palette": self.palette,
             "protocol": self.protocol,
             "momentum": self.momentum,
+            "minimal_filtering": self.minimal_filtering,
             "synchronized": self.synchronized,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = upgrade(config)
         for part in ("backbone", "context"):
             if isinstance(config.get(part), dict):
                 config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
         return cls(**config)
+
+
+def _logits(outputs):
+    """Those of a network's outputs that it gives outside of training."""
+    return outputs[LOGITS] if isinstance(outputs, dict) else outputs
+
+
+def upgrade(config):
+    """The config of a `Segmenter` from one of version 0.1, or of its subclass ISANet.
+
+    That one had the arguments of its `InterlacedSparseAttention` loose among its own.
+
+    Args:
+        config: dict; one of today's comes back as it is.
+    """
+    config = dict(config)
+    loose = ("partition", "key_filters", "order", "depth", "mask_padding", "jit_compile")
+    if "context" not in config and "partition" in config:
+        options = {name: config.pop(name) for name in loose}
+        shared = {name: config[name] for name in ("activation", "synchronized", "dtype")}
+        options |= {"dropout": config.pop("context_dropout"), **shared, "name": "context"}
+        config["context"] = keras.saving.serialize_keras_object(
+            InterlacedSparseAttention.from_config(options)
+        )
+    return config
+
+
+@keras.saving.register_keras_serializable("isa_tf", "ISANet")
+class _ISANetOfVersion01(Segmenter):
+    """Under this name files of version 0.1 have what is a plain `Segmenter` today."""
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return Segmenter.from_config(config, custom_objects)

@@ -1,7 +1,6 @@
 """Pure functions on tensors: partition, grouped attention, resizing, minimal filtering."""
 
 from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention
-from isa_tf.ops.memory import free_memory
 from isa_tf.ops.partition import (
     LONG,
     SHORT,
@@ -13,9 +12,13 @@ from isa_tf.ops.partition import (
     spatial_size,
     to_groups,
 )
-from isa_tf.ops.precision import product_dtype
 from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
-from isa_tf.ops.winograd import trainable_winograd_conv, winograd_conv, winograd_kernel
+from isa_tf.ops.winograd import (
+    plain_kernel,
+    trainable_winograd_conv,
+    winograd_conv,
+    winograd_kernel,
+)
 
 __all__ = [
     "COORDINATES",
@@ -25,13 +28,12 @@ __all__ = [
     "best_partition",
     "check_coordinates",
     "crop",
-    "free_memory",
     "from_groups",
     "gather_values",
     "group_affinity",
     "grouped_attention",
     "pad_to_partition",
-    "product_dtype",
+    "plain_kernel",
     "resize_bilinear",
     "spatial_size",
     "to_groups",

@@ -2,8 +2,6 @@
 
 import tensorflow as tf
 
-from isa_tf.ops.memory import refuse_too_large
-
 # Far below any affinity, yet finite: a group without a key then averages instead of giving NaN.
 _MASKED = -1e9
 
@@ -38,17 +36,12 @@ def group_affinity(query, key, key_mask=None, jit_compile=False):
     Returns:
         float32 tensor (B, G, N, M), whose rows add up to one.
 
-    Raises:
-        ValueError: for an affinity that does not fit into memory; a graph raises
-            `tf.errors.InvalidArgumentError` when it runs.
-
     Example:
 
     >>> q = k = tf.random.normal((1, 4, 9, 8))
     >>> group_affinity(q, k).shape
     TensorShape([1, 4, 9, 9])
     """
-    query = refuse_too_large((*query.shape[:3], key.shape[2]), query)
     return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask)
 
 

@@ -54,6 +54,27 @@ def winograd_kernel(kernel):
     return u.reshape(_READS**2, *kernel.shape[2:]).astype(np.float32)
 
 
+def plain_kernel(transformed):
+    """The kernel of which `winograd_kernel` made this one, to float32 rounding.
+
+    Args:
+        transformed: array (36, C, filters).
+
+    Returns:
+        float32 array (3, 3, C, filters).
+
+    Example:
+
+    >>> kernel = np.arange(18.0).reshape(3, 3, 1, 2)
+    >>> np.allclose(plain_kernel(winograd_kernel(kernel)), kernel, atol=1e-5)
+    True
+    """
+    u = np.asarray(transformed, np.float64)
+    u = u.reshape(_READS, _READS, *u.shape[1:])
+    back = np.linalg.pinv(_KERNEL)
+    return np.einsum("ai,bj,ijcd->abcd", back, back, u, optimize=True).astype(np.float32)
+
+
 def _combine(coefficients, terms):
     """The sum of terms times their coefficients."""
     total = None

@@ -1,0 +1,102 @@
+"""The twin of a whole network: what computes the same in inference, faster, on CPUs."""
+
+import keras
+
+from isa_tf.layers import twin
+
+# What a model knows beyond its graph, see `isa_tf.inference.contract`.
+_FACTS = ("num_classes", "class_names", "palette", "coordinates", "protocol")
+
+
+def fuse(model, minimal_filtering=64, product_dtype="float32", jit_compile=True):
+    """The twin of a network for inference, which computes the same, faster, on CPUs.
+
+    Each layer of the graph is asked for its `inference_twin` (see `isa_tf.layers.twin`):
+    normalisations go into their convolutions, the output convolution of an attention into its
+    value's, wide 3x3 convolutions are computed by Winograd's minimal filtering. Other layers are
+    copied. What comes out is an ordinary functional model with weights of its own, which can be
+    saved, loaded, exported, and made a twin of by other options.
+
+    Args:
+        model: built functional `keras.Model`, or a layer.
+        minimal_filtering: int, from how many channels on 3x3 convolutions are computed by minimal
+            filtering, in float32; `None` for never, as for devices without XLA. Where products of
+            half precision are quick, 128 is better. Defaults to 64.
+        product_dtype: str, the precision of the other convolutions' products.
+            `isa_tf.runtime.product_dtype("bfloat16")` tells which is quicker on this processor.
+            Defaults to "float32".
+        jit_compile: bool, whether XLA compiles the attention inside groups, anew for each size of
+            image (as it does the transforms of minimal filtering). Defaults to `True`.
+
+    Returns:
+        `FusedModel` of a model, a layer of a layer.
+
+    Raises:
+        ValueError: for a model that is not built or not functional, or options that are none.
+
+    Example:
+
+    >>> model = Segmenter("tiny", num_classes=5)
+    >>> image = np.zeros((1, 65, 97, 3), "uint8")
+    >>> np.allclose(fuse(model)(image), model(image), atol=1e-4)
+    True
+    """
+    options = twin.TwinOptions(minimal_filtering, product_dtype, jit_compile)
+    if not model.built:
+        raise ValueError(f"{model.name} is not built: call it on an image first")
+    if not isinstance(model, keras.Model):
+        return twin.inference_twin(model, options)
+    if not hasattr(model, "operations"):
+        raise ValueError(f"{model.name} is no functional model, whose graph could be walked")
+    graph = _graph_twin(model, options)
+    facts = {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
+    fused = FusedModel(graph.inputs, graph.outputs, facts, name=model.name)
+    fused.trainable = False
+    return fused
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class FusedModel(keras.Model):
+    """What `fuse` returns: a functional model whose config is its graph.
+
+    Args:
+        inputs: list of one keras tensor.
+        outputs: list of one keras tensor.
+        facts: dict of what the model tells of itself, each an attribute: num_classes, class_names,
+            palette, coordinates, protocol. Defaults to `None`.
+        **kwargs: name, trainable.
+    """
+
+    def __init__(self, inputs, outputs, facts=None, **kwargs):
+        super().__init__(inputs=inputs[0], outputs=outputs[0], **kwargs)
+        self.facts = dict(facts or {})
+        for name, value in self.facts.items():
+            setattr(self, name, value)
+
+    def get_config(self):
+        graph = keras.Model(self.input, self.output, name=self.name)
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "graph": graph.get_config(),
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        graph = keras.Model.from_config(dict(config.pop("graph")), custom_objects)
+        return cls(graph.inputs, graph.outputs, **config)
+
+
+def _graph_twin(model, options):
+    """A functional model of the twins of a functional model's layers."""
+
+    def twin_of(layer):
+        if hasattr(layer, "operations"):  # a network within the network
+            return _graph_twin(layer, options)
+        return twin.inference_twin(layer, options)
+
+    if isinstance(model, keras.Sequential):
+        return keras.Sequential([twin_of(layer) for layer in model.layers], name=model.name)
+    return keras.models.clone_model(model, clone_function=twin_of)

@@ -1,0 +1,176 @@
+"""Convolution -> bias -> activation: what the brick of every network comes to in inference."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from isa_tf import ops
+from isa_tf.layers import twin
+
+
+def is_filtered(kernel_size, strides, reads, filters, minimal_filtering):
+    """Whether a convolution is one that minimal filtering from so many channels on computes.
+
+    Args:
+        kernel_size: int.
+        strides: int.
+        reads: int, input channels.
+        filters: int, output channels; `None` for a depthwise convolution.
+        minimal_filtering: int or `None`.
+    """
+    if None in (minimal_filtering, filters):
+        return False
+    return (kernel_size, strides) == (3, 1) and min(reads, filters) >= minimal_filtering
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class ConvBiasAct(keras.layers.Layer):
+    """2-D convolution with bias and activation, the twin of `ConvNormAct`.
+
+    Args:
+        filters: int, output channels; `None` makes the convolution depthwise.
+        kernel_size: int, odd. Defaults to 1.
+        strides: int. Defaults to 1.
+        dilation_rate: int. Defaults to 1.
+        activation: name or callable, `None` for a linear output. Defaults to "relu".
+        padding: "same" or "symmetric", see `ConvNormAct`. Defaults to "same".
+        minimal_filtering: int, from how many channels, read and written, a 3x3 convolution of
+            stride 1 is computed by minimal filtering (`isa_tf.ops.winograd_conv`), in float32; its
+            kernel is then kept transformed, at four times the size. `None` for never. Defaults to
+            `None`.
+        product_dtype: str, the precision of the products; the maps keep the layer's. `None` for
+            the layer's own. Defaults to `None`.
+
+    Shapes:
+        (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), filters).
+
+    Raises:
+        ValueError: for an even kernel or an unknown padding, or an input that is no map.
+
+    Example:
+
+    >>> y = ConvBiasAct(16, kernel_size=3, strides=2)(np.zeros((1, 8, 8, 3), "float32"))
+    >>> y.shape
+    TensorShape([1, 4, 4, 16])
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size=1,
+        strides=1,
+        dilation_rate=1,
+        activation="relu",
+        padding="same",
+        minimal_filtering=None,
+        product_dtype=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_kernel(kernel_size, padding)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.dilation_rate = dilation_rate
+        self.activation = keras.activations.get(activation)
+        self.padding = padding
+        self.minimal_filtering = minimal_filtering
+        self.product_dtype = product_dtype
+
+    def build(self, input_shape):
+        check_map(self, input_shape)
+        reads, size = input_shape[-1], self.kernel_size
+        outputs = self.filters or reads
+        self.filtered = is_filtered(size, self.strides, reads, self.filters, self.minimal_filtering)
+        shape = (size, size, reads, self.filters or 1)
+        # The weights themselves, whatever the layer computes in: `call` rounds them once.
+        whole = {"initializer": "he_normal", "autocast": False}
+        if self.filtered:
+            shape = (36, reads, self.filters)
+            whole["initializer"] = _transformed_he_normal
+        self.kernel = self.add_weight(shape=shape, name="kernel", **whole)
+        self.bias = self.add_weight(
+            shape=(outputs,), initializer="zeros", name="bias", autocast=False
+        )
+
+    def take(self, kernel, bias):
+        """Sets the weights.
+
+        Args:
+            kernel: array (k, k, C, filters), or (k, k, C, 1) of a depthwise convolution.
+            bias: array (filters,).
+        """
+        self.kernel.assign(ops.winograd_kernel(kernel) if self.filtered else kernel)
+        self.bias.assign(bias)
+
+    def plain_weights(self):
+        """(kernel, bias) as `take` takes them."""
+        kernel, bias = (keras.ops.convert_to_numpy(v) for v in (self.kernel, self.bias))
+        return (ops.plain_kernel(kernel) if self.filtered else kernel), bias
+
+    def inference_twin(self, options):
+        """The same by other means: see `twin.TwinOptions`."""
+        changes = {name: getattr(options, name) for name in ("minimal_filtering", "product_dtype")}
+        return twin.copy(self, ConvBiasAct, **changes)
+
+    def fill_twin(self, other):
+        other.take(*self.plain_weights())
+
+    def call(self, inputs, training=None):
+        kernel, bias = self.kernel.value, self.bias.value
+        if self.filtered:
+            return ops.winograd_conv(inputs, kernel, bias, self.activation, self.dilation_rate)
+        dtype = self.product_dtype or self.compute_dtype
+        x = tf.cast(inputs, dtype)
+        explicit = self.padding == "symmetric" and self.strides > 1 and self.kernel_size > 1
+        if explicit:
+            each = [self.kernel_size // 2] * 2
+            x = tf.pad(x, [[0, 0], each, each, [0, 0]])
+        padding, kernel = "VALID" if explicit else "SAME", tf.cast(kernel, dtype)
+        strides, rates = self.strides, [self.dilation_rate] * 2
+        if self.filters is None:
+            strides = [1, strides, strides, 1]
+            x = tf.nn.depthwise_conv2d(x, kernel, strides, padding, None, rates)
+        else:
+            x = tf.nn.conv2d(x, kernel, strides, padding, "NHWC", rates)
+        x = self.activation(tf.nn.bias_add(x, tf.cast(bias, dtype)))
+        return tf.cast(x, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, reads = input_shape
+        size = (None if n is None else -(-n // self.strides) for n in (height, width))
+        return (batch, *size, self.filters or reads)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "dilation_rate": self.dilation_rate,
+            "activation": keras.activations.serialize(self.activation),
+            "padding": self.padding,
+            "minimal_filtering": self.minimal_filtering,
+            "product_dtype": self.product_dtype,
+        }
+
+
+def check_kernel(kernel_size, padding):
+    """Raises ValueError unless these are an odd size and a known padding."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+    if padding not in ("same", "symmetric"):
+        raise ValueError(f'padding must be "same" or "symmetric", got {padding!r}')
+
+
+def check_map(layer, shape):
+    """Raises ValueError unless `shape` is that of a feature map (B, H, W, C)."""
+    if len(shape) != 4 or shape[-1] is None:
+        raise ValueError(
+            f"{layer.name} reads a feature map (B, H, W, C) with known C, got shape {tuple(shape)}"
+        )
+
+
+def _transformed_he_normal(shape, dtype=None):
+    plain = keras.initializers.HeNormal()((3, 3, *shape[1:]), "float32")
+    return tf.cast(ops.winograd_kernel(np.asarray(plain)), dtype)

@@ -1,0 +1,144 @@
+"""Convolutions of whose maps a step of training keeps few, and computes the others again."""
+
+import keras
+import tensorflow as tf
+
+from isa_tf.layers import twin
+from isa_tf.layers.conv import ConvNormAct
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class Recomputed(keras.layers.Layer):
+    """`ConvNormAct`s one after the other that keep little for their gradients.
+
+    A step of training keeps of each of them the convolution's result, which the normalisation
+    reads, and the activation's, which the next convolution reads. Between them the second is not
+    kept here: it is made again from the first by one pass over the map and no convolution. With
+    `convolve_again` the last convolution's result is not kept either and costs that convolution
+    once more: worth it where this is a cheap one that makes a wide map, as the last 1x1 of a
+    bottleneck is. Outputs, gradients and moving statistics are those of the layers themselves,
+    which are called one after the other outside of training, and where one of them is frozen or
+    synchronised.
+
+    Args:
+        convs: list of `ConvNormAct`, in the order in which they read each other.
+        convolve_again: bool, whether the last convolution is done again. Defaults to `False`.
+
+    Shapes:
+        (B, H, W, C) -> those of the layers in a row.
+
+    Raises:
+        ValueError: for anything but `ConvNormAct`s, or none.
+
+    Example:
+
+    >>> convs = [layers.ConvNormAct(8), layers.ConvNormAct(16, 3, activation=None)]
+    >>> Recomputed(convs)(np.zeros((1, 6, 6, 4), "float32"), training=True).shape
+    TensorShape([1, 6, 6, 16])
+
+    Paper: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174; as
+    `recompute_grad` of DeepLab2 wraps whole blocks.
+    """
+
+    def __init__(self, convs, convolve_again=False, **kwargs):
+        super().__init__(**kwargs)
+        convs = list(convs)
+        if not convs or not all(isinstance(conv, ConvNormAct) for conv in convs):
+            raise ValueError(f"{self.name} is made of ConvNormActs, at least one, got {convs}")
+        self.convs = convs
+        self.convolve_again = convolve_again
+
+    def build(self, input_shape):
+        for conv in self.convs:
+            conv.build(input_shape)
+            input_shape = conv.compute_output_shape(input_shape)
+
+    def inference_twin(self, options):
+        """The twins of the layers, in a `keras.Sequential`."""
+        twins = [twin.inference_twin(conv, options) for conv in self.convs]
+        return keras.Sequential(twins, name=self.name)
+
+    def call(self, inputs, training=None):
+        if training and all(conv.norm.learns(inputs) for conv in self.convs):
+            return self._train(inputs)
+        for conv in self.convs:
+            inputs = conv(inputs, training=training)
+        return inputs
+
+    def _train(self, inputs):
+        kernels = [tf.convert_to_tensor(conv.conv.kernel) for conv in self.convs]
+        pairs = [conv.norm.scale_and_offset() for conv in self.convs]
+        outputs, *statistics = _normalized(self.convs, self.convolve_again, inputs, kernels, pairs)
+        for conv, mean, variance in zip(self.convs, statistics[::2], statistics[1::2], strict=True):
+            conv.norm.take_up(mean, variance)
+        return self.convs[-1].activation(outputs)
+
+    def compute_output_shape(self, input_shape):
+        for conv in self.convs:
+            input_shape = conv.compute_output_shape(input_shape)
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "convs": [keras.saving.serialize_keras_object(conv) for conv in self.convs],
+            "convolve_again": self.convolve_again,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        convs = [keras.saving.deserialize_keras_object(conv) for conv in config["convs"]]
+        return cls(**{**config, "convs": convs})
+
+
+def _normalized(convs, convolve_again, inputs, kernels, pairs):
+    """What the last normalisation gives, then mean and variance of each normalisation's inputs."""
+    count = len(convs)
+
+    @tf.custom_gradient
+    def run(x, *weights):
+        kernels, scales, offsets = weights[:count], weights[count::2], weights[count + 1 :: 2]
+        read, maps, reserved, statistics = x, [], [], []
+        for conv, kernel, scale, offset in zip(convs, kernels, scales, offsets, strict=True):
+            maps.append(conv.convolve(read, kernel))
+            y, mean, variance, *kept = conv.norm.normalize(maps[-1], scale, offset)
+            read = conv.activation(y) if len(maps) < count else y
+            reserved.append(kept)
+            statistics += [mean, variance]
+        if convolve_again:
+            maps[-1] = None
+
+        def gradients(gradient, *_):
+            of_kernels, of_pairs = [], []
+            for i in reversed(range(count)):
+                if i == 0:
+                    (before,) = _later([x], gradient)
+                else:
+                    # What the convolution read, again: one pass over what the one before it gave.
+                    again = _later([maps[i - 1], scales[i - 1], offsets[i - 1]], gradient)
+                    normalized = convs[i - 1].norm.normalize(*again)[0]
+                    with tf.GradientTape() as activation:
+                        activation.watch(normalized)
+                        before = convs[i - 1].activation(normalized)
+                with tf.GradientTape() as convolution:
+                    convolution.watch([before, kernels[i]])
+                    z = convs[i].convolve(before, kernels[i])
+                kept = z if maps[i] is None else maps[i]
+                norm = convs[i].norm
+                inner, *outer = norm.gradients(gradient, kept, scales[i], reserved[i])
+                gradient, of_kernel = convolution.gradient(z, [before, kernels[i]], inner)
+                if i > 0:
+                    gradient = activation.gradient(before, normalized, gradient)
+                of_kernels.insert(0, of_kernel)
+                of_pairs = [*outer, *of_pairs]
+            return gradient, *of_kernels, *of_pairs
+
+        return (read, *statistics), gradients
+
+    return run(inputs, *kernels, *(t for pair in pairs for t in pair))
+
+
+def _later(tensors, gradient):
+    """The tensors, for computations that begin no sooner than the gradient is there."""
+    with tf.control_dependencies([gradient]):
+        return [tf.identity(t) for t in tensors]  # else they were those that are done already
