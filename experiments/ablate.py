@@ -2,9 +2,10 @@
 
 python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
 
-A study varies one key of `config.model` and leaves all else as the config has it: "partition",
-"order" and "depth" of the interlaced module, or the "context" module itself, as Huang et al.
-(arXiv 1907.12273) do. --variants=NAME,NAME chooses other variants than the study's own: a partition
+A study varies one thing and leaves all else as the config has it: "partition", "order" and "depth"
+of the interlaced module (`config.model.context_options`), or the "context" module itself
+(`config.model.context`), as Huang et al. (arXiv 1907.12273) do. In the latter `context_options` are
+those of the config's own module; the others have their defaults. --variants=NAME,NAME chooses other variants than the study's own: a partition
 is N, HEIGHTxWIDTH or "auto", a depth N. Every --config.KEY=VALUE of training works here too.
 
 Each run is a folder WORKDIR/STUDY/VARIANT/seedN, as experiments.train leaves it. After every run
@@ -34,9 +35,9 @@ from experiments.train import train
 from isa_tf import inference, ops, training
 from isa_tf.layers import list_contexts
 from isa_tf.layers.interlaced import ORDERS
-from isa_tf.names import unknown
+from isa_tf.names import two_ints, unknown
 
-# A study's name is the key of `config.model` that it varies.
+# A study's name is what it varies: `config.model.context`, or an argument of the module.
 STUDIES = {
     "partition": ("4", "8", "16", "auto", "4x8", "8x4", "8x16", "16x8"),
     "order": ("long", "short", "long_short", "short_long"),
@@ -51,7 +52,7 @@ RUN = "run.json"
 
 
 def read_variant(study, name):
-    """The value of `config.model` that a variant's name stands for: "4x8" for (4, 8)."""
+    """The value that a variant's name stands for: "4x8" for (4, 8)."""
     words = {"partition": ["auto"], "order": list(ORDERS), "context": list_contexts()}
     if name in words.get(study, []):
         return name
@@ -82,7 +83,8 @@ def default_variants(study, config):
 def map_size(config):
     """(height, width) of the map that the context module reads of a training crop."""
     scale, stride = config.model.input_scale, config.model.output_stride
-    return tuple(math.ceil(side * scale / stride) for side in config.data.crop_size)
+    crop_size = two_ints("crop_size", config.data.crop_size)
+    return tuple(math.ceil(side * scale / stride) for side in crop_size)
 
 
 # === One run ===
@@ -198,8 +200,12 @@ class Study:
         for seed, variant in itertools.product(self.seeds, self.variants):
             config = self.config.copy_and_resolve_references()
             config.seed = seed
-            with config.ignore_type():  # a pair where there was a number
-                config.model[name] = values[variant]
+            if name != "context":
+                with config.ignore_type():  # a pair where there was a number
+                    config.model.context_options[name] = values[variant]
+            elif variant != config.model.context:
+                config.model.context = variant
+                config.model.context_options = {}
             self.runs[variant, seed] = config, self.folder / variant / f"seed{seed}"
         self.check_folders()
         found = {key: read_run(*arguments) for key, arguments in self.runs.items()}

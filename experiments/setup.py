@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from isa_tf import backbones, data, inference, layers, training, visualize
+from isa_tf import backbones, data, inference, training, visualize
 from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
 from isa_tf.metrics import MeanIoU
 from isa_tf.models import Segmenter
@@ -146,16 +146,16 @@ def make_model(config, dataset):
     """The model of an experiment, not compiled."""
     c = config.model
     shared = {"dtype": c.dtype, "synchronized": tf.distribute.has_strategy()}
-    arguments = dict(c.context_options)
-    if c.context in ("isa", "self_attention"):
-        names = ("partition", "key_filters", "order", "depth")
-        arguments = {**{name: c[name] for name in names}, **arguments}
-    context = layers.create_context(c.context, name="context", **arguments, **shared)
-    backbone = backbones.create(c.backbone, c.output_stride, c.backbone_weights, **shared)
+    if c.minimal_filtering is not None:
+        shared["minimal_filtering"] = c.minimal_filtering
+    backbone = backbones.create(
+        c.backbone, c.output_stride, c.backbone_weights, **c.backbone_options, **shared
+    )
     return Segmenter(
         backbone,
-        context,
+        c.context,
         dataset.num_classes,
+        context_options=dict(c.context_options),
         head_filters=c.head_filters,
         head_kernel_size=c.head_kernel_size,
         decoder_levels=c.decoder_levels,

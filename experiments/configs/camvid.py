@@ -37,7 +37,6 @@ def get_config():
     config.model.backbone = "efficientnet_lite0"
     config.model.backbone_weights = "imagenet"
     config.model.output_stride = 16
-    config.model.key_filters = 128
     config.model.head_filters = 256
     config.model.head_kernel_size = 1
     config.model.decoder_levels = ("c3", "c2")

@@ -62,8 +62,7 @@ def get_config(data="camvid"):
     config.model.backbone = "efficientnet_lite0"
     config.model.backbone_weights = "imagenet"
     config.model.output_stride = 16
-    config.model.partition = 4
-    config.model.key_filters = 128
+    config.model.context_options.partition = 4
     config.model.head_filters = 256
     config.model.head_kernel_size = 1
 

@@ -19,7 +19,7 @@ def get_config():
     config.data.options = ConfigDict()  # further arguments of the dataset
     config.data.train_split = "train"
     config.data.val_split = "val"
-    config.data.crop_size = (512, 512)  # height, width
+    config.data.crop_size = (512, 512)  # height, width; --config.data.crop_size=512 is both
     config.data.scale_range = placeholder(tuple)
     config.data.scale_range = (0.5, 2.0)  # None: no random scale
     config.data.cat_max_ratio = 1.0  # a crop where one class exceeds it is drawn again
@@ -33,13 +33,11 @@ def get_config():
     config.model.backbone = "resnet50_v1c"  # see isa_tf.backbones.list_names()
     config.model.backbone_weights = placeholder(str)  # such as "imagenet"
     config.model.output_stride = 8
+    # Further arguments of the backbone, as --config.model.backbone_options='{"recompute": True}'.
+    config.model.backbone_options = ConfigDict()
     config.model.context = "isa"  # see isa_tf.layers.list_contexts()
-    config.model.context_options = ConfigDict()  # further arguments of the module
-    config.model.partition = placeholder(object)  # int, (P_h, P_w), "auto" or a list
-    config.model.partition = 8
-    config.model.key_filters = placeholder(int)  # None: half of head_filters
-    config.model.order = "long_short"
-    config.model.depth = 1
+    # Arguments of the module, as --config.model.context_options='{"partition": (4, 8)}'.
+    config.model.context_options = ConfigDict()
     config.model.head_filters = 512
     config.model.head_kernel_size = 3
     config.model.decoder_levels = ()  # such as ("c3", "c2")
@@ -48,6 +46,8 @@ def get_config():
     config.model.input_scale = 1.0  # of the image that the backbone reads
     config.model.auxiliary_level = placeholder(str)  # such as "c4"
     config.model.dropout = 0.1
+    # From how many channels on 3x3 convolutions train by minimal filtering: on CPUs 256 is quickest.
+    config.model.minimal_filtering = placeholder(int)
     config.model.dtype = "float32"  # or "mixed_bfloat16", "mixed_float16"
 
     config.train = ConfigDict()
@@ -85,4 +85,5 @@ def get_config():
     config.lock()
     config.data.options.unlock()
     config.model.context_options.unlock()
+    config.model.backbone_options.unlock()
     return config

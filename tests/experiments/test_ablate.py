@@ -256,7 +256,8 @@ def test_variant_reaches_the_module(tmp_path, study, name, value):
     """From the name to the layer that would be trained."""
     run = ablate.Study(study, make_config(), tmp_path, [0], [name])
     config, folder = run.runs[name, 0]
-    assert config.model[study] == value and folder == tmp_path / study / name / "seed0"
+    told = config.model.context if study == "context" else config.model.context_options[study]
+    assert told == value and folder == tmp_path / study / name / "seed0"
     context = setup.make_model(config, setup.make_dataset(config)).context
     if study == "context":
         assert context.partitions == [(1, 1)]
