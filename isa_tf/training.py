@@ -384,7 +384,9 @@ def fit(
         keras.callbacks.TerminateOnNaN(),
     ]
     if model.optimizer.use_ema:
-        callbacks.append(SwapAveragedWeights(make_train_data(0).take(ema_batches).cache()))
+        # Read again at each validation: batches are a function of seed and step, so they are the
+        # same each time, and need not be held in memory.
+        callbacks.append(SwapAveragedWeights(make_train_data(0).take(ema_batches)))
     for first, epochs, length in segments(step, steps, validate_every):
         done = first // validate_every
         model.fit(

@@ -14,8 +14,8 @@ from isa_tf.data.check import check_dataset
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-_DATASET = flags.DEFINE_enum(
-    "dataset", "folder", data.list_names(), "Which dataset.", flag_values=FLAGS
+_DATASET = flags.DEFINE_string(
+    "dataset", "folder", f"Which dataset: {', '.join(data.list_names())}.", flag_values=FLAGS
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Its folder, or a CSV file of pairs.", flag_values=FLAGS

@@ -1,7 +1,7 @@
 """Datasets, augmentations and the `tf.data` pipelines."""
 
 from isa_tf.data.base import DataError, SegmentationDataset
-from isa_tf.data.catalogue import create, list_names
+from isa_tf.data.catalogue import create, list_names, register
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.pipeline import eval_pipeline, train_pipeline
 from isa_tf.data.synthetic import SyntheticDataset
@@ -14,5 +14,6 @@ __all__ = [
     "create",
     "eval_pipeline",
     "list_names",
+    "register",
     "train_pipeline",
 ]

@@ -7,6 +7,7 @@ integer tensor of TensorFlow's stateless random functions: the same seed, the sa
 import tensorflow as tf
 
 from isa_tf.data.base import IGNORE_LABEL
+from isa_tf.names import two_ints
 
 # The mean colour of ImageNet, which networks trained on it see as zero.
 MEAN_COLOR = (124, 116, 104)
@@ -30,7 +31,7 @@ def random_scale_crop(
     Args:
         image: uint8 tensor.
         label: uint8 tensor.
-        crop_size: (height, width), ints.
+        crop_size: int for both sides, or (height, width).
         seed: (2,) integer tensor.
         scale_range: (low, high) of the uniform factor; `None` for no resizing. Defaults to
             `None`.
@@ -42,6 +43,9 @@ def random_scale_crop(
     Shapes:
         (H, W, 3), (H, W) -> (h, w, 3), (h, w) for crop_size (h, w).
 
+    Raises:
+        ValueError: for a `crop_size` that is neither.
+
     Example:
 
     >>> image, label = tf.zeros((90, 120, 3), tf.uint8), tf.zeros((90, 120), tf.uint8)
@@ -49,6 +53,7 @@ def random_scale_crop(
     >>> image.shape, label.shape
     (TensorShape([64, 64, 3]), TensorShape([64, 64]))
     """
+    crop_size = two_ints("crop_size", crop_size)
     crop = tf.constant(crop_size, tf.int32)
     source = tf.shape(label)
     draws = tf.random.stateless_uniform((2 + 2 * _CROP_TRIES,), seed)

@@ -31,8 +31,9 @@ def voc_palette(num_classes):
 class SegmentationDataset:
     """Images with one class id a pixel, in named splits, in a fixed order.
 
-    A dataset is this class with `size`, `examples` and `read` filled in. `load` and the
-    pipelines are built on `read` alone, so a dataset read from elsewhere needs nothing more.
+    A dataset is this class with `examples` and `read` filled in. `load` and the pipelines are
+    built on them alone, so a dataset read from elsewhere needs nothing more. What pipelines with
+    `cache=True` have decoded is kept here, once for all of them, as long as the dataset is.
 
     Args:
         name: str, shown in logs and tables.
@@ -81,6 +82,7 @@ class SegmentationDataset:
         self.splits = tuple(splits)
         self.on_error = on_error
         self._logged = set()
+        self._decoded = {}  # (split, index): (image, label)
 
     @property
     def num_classes(self):
@@ -120,18 +122,18 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False):
         split: str.
         running: `tf.data.Dataset` of int64 scalars.
         to_index: function from such a scalar to a position in the split. Defaults to itself.
-        cache: bool, whether decoded examples stay in memory. Defaults to `False`.
+        cache: bool, whether decoded examples stay in memory, with the dataset. Defaults to
+            `False`.
 
     Returns:
         `tf.data.Dataset` of (scalar, image (H, W, 3), label (H, W)), in the order of `running`.
     """
-    memory = {}
     empty = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
 
     def read(index):
         index = int(index)
-        if index in memory:
-            return memory[index]
+        if cache and (split, index) in dataset._decoded:
+            return dataset._decoded[split, index]
         try:
             example = dataset.read(split, index)
         except DataError as error:
@@ -142,7 +144,7 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False):
                 logging.warning("Left out of %s/%s: %s", dataset.name, split, error)
             example = empty
         if cache:
-            memory[index] = example
+            dataset._decoded[split, index] = example
         return example
 
     def fetch(i):

@@ -2,7 +2,10 @@
 
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.synthetic import SyntheticDataset
-from isa_tf.names import unknown
+from isa_tf.names import Registry
+
+_DATASETS = Registry("dataset")
+_needs_files = {}  # name: whether `create` hands the builder a `data_dir`
 
 # name: colour, in the order of the ids.
 _CAMVID = {
@@ -28,6 +31,41 @@ _CCP = (
 ).split()
 
 
+def register(name, builder=None, needs_files=True):
+    """Gives a dataset a name for `create`; without a builder, a decorator that does.
+
+    `tools.check_dataset` hands the builder of one with files `on_error="skip"`, and
+    `num_classes` where it is given.
+
+    Args:
+        name: str.
+        builder: function or class that gives a `SegmentationDataset`: of (data_dir, **kwargs), or
+            of (**kwargs) alone where there are no files. Defaults to `None`, for a decorator.
+        needs_files: bool, whether it is read from files, so that `create` wants `data_dir`.
+            Defaults to `True`.
+
+    Returns:
+        The builder.
+
+    Raises:
+        ValueError: for a name that is taken.
+
+    Example:
+
+    >>> @isa_tf.data.register("coast")
+    ... def coast(data_dir, **kwargs):
+    ...     return isa_tf.data.FolderDataset(data_dir, ["sea", "sand", "rock"], **kwargs)
+    >>> isa_tf.data.create("coast", data_dir, on_error="skip").class_names
+    ('sea', 'sand', 'rock')
+    """
+    if builder is None:
+        return lambda builder: register(name, builder, needs_files)
+    _DATASETS.register(name, builder)
+    _needs_files[name] = needs_files
+    return builder
+
+
+@register("camvid")
 def camvid(data_dir, **kwargs):
     """CamVid in SegNet's form: road scenes, 480x360, 11 classes, 255 ignored.
 
@@ -45,6 +83,7 @@ def camvid(data_dir, **kwargs):
     return FolderDataset(data_dir, list(_CAMVID), palette=_CAMVID.values(), name="camvid", **kwargs)
 
 
+@register("ccp")
 def ccp(data_dir, **kwargs):
     """Clothing Co-Parsing: street fashion photographs, 59 classes of clothing and body.
 
@@ -62,18 +101,13 @@ def ccp(data_dir, **kwargs):
     return FolderDataset(data_dir, _CCP, name="ccp", **kwargs)
 
 
-_BUILDERS = {
-    "camvid": camvid,
-    "ccp": ccp,
-    "folder": FolderDataset,
-    "synthetic": SyntheticDataset,
-}
-_WITHOUT_FILES = ("synthetic",)
+register("folder", FolderDataset)
+register("synthetic", SyntheticDataset, needs_files=False)
 
 
 def list_names():
     """Tuple of the names that `create` takes."""
-    return tuple(sorted(_BUILDERS))
+    return tuple(sorted(_DATASETS))
 
 
 def create(name, data_dir=None, **kwargs):
@@ -81,7 +115,8 @@ def create(name, data_dir=None, **kwargs):
 
     Args:
         name: str, one of `list_names()`.
-        data_dir: path of its files; not for "synthetic". Defaults to `None`.
+        data_dir: path of its files; not for one without files, such as "synthetic".
+            Defaults to `None`.
         **kwargs: of the dataset.
 
     Raises:
@@ -93,12 +128,11 @@ def create(name, data_dir=None, **kwargs):
     >>> data = isa_tf.data.create("folder", "my_images", num_classes=3)
     >>> data = isa_tf.data.create("synthetic", image_size=(128, 128))
     """
-    if name not in _BUILDERS:
-        raise ValueError(unknown("dataset", name, list_names()))
-    if name in _WITHOUT_FILES:
+    builder = _DATASETS[name]
+    if not _needs_files[name]:
         if data_dir is not None:
             raise ValueError(f"Dataset {name!r} takes no `data_dir`. Received: {data_dir}")
-        return _BUILDERS[name](**kwargs)
+        return builder(**kwargs)
     if data_dir is None:
         raise ValueError(f"Dataset {name!r} needs `data_dir`, the folder of its files.")
-    return _BUILDERS[name](data_dir, **kwargs)
+    return builder(data_dir, **kwargs)

@@ -15,6 +15,10 @@ from isa_tf.names import unknown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
+# Pictures that are not read: named as faults, where files that are no pictures are passed over.
+_UNREAD_SUFFIXES = tuple(
+    ".gif .tif .tiff .ppm .pgm .pbm .pnm .tga .psd .jfif .jp2 .j2k .jxl .heic .heif .avif".split()
+)
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
@@ -39,7 +43,9 @@ class FolderDataset(SegmentationDataset):
     channel, turned upright as their EXIF orientation says; the label must match the upright
     image. Labels are PNGs of one channel that holds class ids, 255 for ignored pixels; of a
     palette PNG the indices are read, not the colours; of a 16-bit PNG, the ids it holds.
-    Construction checks the pairing and every header; pixels are checked as they are read.
+    Construction checks the pairing and every header; pixels are checked as they are read. A
+    picture of another format (GIF, TIFF, HEIC, ...) is a fault; hidden files and those that are
+    no pictures are passed over.
 
     Args:
         data_dir: path of the folder or of the CSV file.
@@ -61,7 +67,8 @@ class FolderDataset(SegmentationDataset):
 
     Raises:
         DataError: naming the file, for no pairs, a missing partner, unequal sizes, a label with
-            colours or ids out of range, an unreadable file.
+            colours or ids out of range, a picture of a format that is not read, an unreadable
+            file.
         ValueError: for neither names nor number of classes, or the two in disagreement; for a
             group without classes, of unknown ones or of one that is in another group.
 
@@ -253,9 +260,10 @@ def _header_fault(pair):
 def _pairs_of_folder(data_dir, faults):
     if (data_dir / "images").is_dir():
         images, labels = data_dir / "images", data_dir / "labels"
-        if any(path.suffix.lower() in IMAGE_SUFFIXES for path in images.iterdir()):
+        inside = list(images.iterdir())
+        folders = {p.name: (p, labels / p.name) for p in inside if p.is_dir()}
+        if not folders or any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
             return {None: _match(images, labels, faults)}
-        folders = {p.name: (p, labels / p.name) for p in images.iterdir() if p.is_dir()}
     else:
         folders = {p.parent.name: (p, p.parent / "labels") for p in data_dir.glob("*/images")}
     if not folders:
@@ -271,35 +279,53 @@ def _pairs_of_folder(data_dir, faults):
 def _match(images_dir, labels_dir, faults):
     if not labels_dir.is_dir():
         raise DataError(labels_dir, f"no such folder, for the labels of {images_dir}")
-    images = _by_stem(images_dir, faults)
-    labels = _by_stem(labels_dir, faults)
+    images = _by_stem(images_dir, _image_refusal, faults)
+    labels = _by_stem(labels_dir, _label_refusal, faults)
     if not images:
         raise DataError(images_dir, "no image here ends in " + ", ".join(IMAGE_SUFFIXES))
     pairs = []
     for stem in sorted(images.keys() | labels.keys()):
-        if stem not in labels:
+        image, label = images.get(stem), labels.get(stem)
+        if image and label:
+            pairs.append((image, label))
+        elif image and stem not in labels:
             wanted = labels_dir / f"{stem}{LABEL_SUFFIX}"
-            faults.append(DataError(images[stem], f"it has no label {wanted}"))
-        elif stem not in images:
-            faults.append(DataError(labels[stem], f"it has no image {stem}.* in {images_dir}"))
-        elif labels[stem].suffix.lower() != LABEL_SUFFIX:
-            faults.append(DataError(labels[stem], "labels are read from PNG files only"))
-        else:
-            pairs.append((images[stem], labels[stem]))
+            faults.append(DataError(image, f"it has no label {wanted}"))
+        elif label and stem not in images:
+            faults.append(DataError(label, f"it has no image {stem}.* in {images_dir}"))
     return pairs
 
 
-def _by_stem(folder, faults):
+def _by_stem(folder, refusal, faults):
+    """{stem: path} of the pictures of a folder; `None` for a path that is among the faults."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        known = path.suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES
+        if not known or path.name.startswith("."):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
+        if reason := refusal(path):
+            faults.append(DataError(path, reason))
+            found.setdefault(stem)  # so that its partner is not called lonely
+        elif found.get(stem):
             faults.append(DataError(path, f"the same name as {found[stem].name}"))
         else:
             found[stem] = path
     return found
+
+
+def _image_refusal(path):
+    """What about an image's suffix keeps it from being read, or `None`."""
+    if path.suffix.lower() in _UNREAD_SUFFIXES:
+        return f"{path.suffix[1:].upper()} is not read; convert it to PNG or JPEG"
+    return None
+
+
+def _label_refusal(path):
+    """What about a label's suffix keeps it from being read, or `None`."""
+    if path.suffix.lower() != LABEL_SUFFIX:
+        return "labels are read from PNG files only"
+    return None
 
 
 def _pairs_of_table(table, faults):
@@ -318,10 +344,10 @@ def _pairs_of_table(table, faults):
                 raise DataError(table, f"line {rows.line_num} has not {len(columns)} fields")
             image, label = (table.parent / value for value in values[:2])
             split_pairs = pairs.setdefault(values[2] if len(values) > 2 else None, [])
-            if label.suffix.lower() == LABEL_SUFFIX:
+            reasons = {image: _image_refusal(image), label: _label_refusal(label)}
+            faults.extend(DataError(path, reason) for path, reason in reasons.items() if reason)
+            if not any(reasons.values()):
                 split_pairs.append((image, label))
-            else:
-                faults.append(DataError(label, "labels are read from PNG files only"))
     if not pairs:
         raise DataError(table, "it lists no pairs")
     return pairs

@@ -4,6 +4,11 @@ import tensorflow as tf
 
 from isa_tf.data import augment
 from isa_tf.data.base import read_indices
+from isa_tf.names import two_ints
+
+# `eval_pipeline` looks for images of one size among this many batches' worth of examples. More
+# make fuller batches where sizes differ; all of them may be held in memory.
+_BLOCK_BATCHES = 8
 
 
 def train_pipeline(
@@ -33,7 +38,7 @@ def train_pipeline(
         dataset: `SegmentationDataset`.
         split: str, such as "train".
         batch_size: int, over all replicas.
-        crop_size: (height, width), or an int for both.
+        crop_size: int for both sides, or (height, width).
         scale_range: (low, high) of the random resizing; `None` for none. Defaults to (0.5, 2).
         aspect_range: see `augment.random_scale_crop`. Defaults to `None`.
         cat_max_ratio: see `augment.random_scale_crop`. Defaults to 1.0.
@@ -44,7 +49,8 @@ def train_pipeline(
         repeat: bool, whether to go on for ever; otherwise one epoch. The last batch of an
             epoch is filled from the next, or dropped where there is none. Defaults to `True`.
         start_step: int, the number of batches to leave out. Defaults to 0.
-        cache: bool, whether decoded examples stay in memory. Defaults to `False`.
+        cache: bool, whether decoded examples stay in memory, once for all pipelines over
+            `dataset`. Defaults to `False`.
 
     Shapes:
         Batches of image (B, h, w, 3) and label (B, h, w), both uint8.
@@ -59,9 +65,8 @@ def train_pipeline(
     >>> history = model.fit(train, steps_per_epoch=2, epochs=1, verbose=0)
     """
     size = dataset.size(split)
-    crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    crop_size = two_ints("crop_size", crop_size)
     _check_positive("batch_size", (batch_size,))
-    _check_positive("crop_size", crop_size, 2)
     for name, span in (("scale_range", scale_range), ("aspect_range", aspect_range)):
         if span is not None:
             _check_positive(name, span, 2)
@@ -100,13 +105,15 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False):
 
     A batch holds images of one size only, so nothing is padded and a score does not depend on
     `batch_size`; where sizes differ, a `batch_size` above 1 may change the order, and batches
-    may be smaller.
+    may be smaller. They are put together within blocks of eight batches' worth of examples, so
+    that no more than a block is held in memory.
 
     Args:
         dataset: `SegmentationDataset`.
         split: str, such as "val".
         batch_size: int. Defaults to 1.
-        cache: bool, whether decoded examples stay in memory. Defaults to `False`.
+        cache: bool, whether decoded examples stay in memory, once for all pipelines over
+            `dataset`. Defaults to `False`.
 
     Shapes:
         Batches of image (B, H, W, 3) and label (B, H, W), both uint8.
@@ -131,11 +138,12 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False):
         height, width = tf.unstack(tf.shape(label, tf.int64))
         return height * 2**31 + width
 
-    return _finish(
-        data.group_by_window(
+    def batches_of_one_size(images, labels):
+        return tf.data.Dataset.zip((images, labels)).group_by_window(
             size_key, lambda key, same: same.batch(batch_size), window_size=batch_size
         )
-    )
+
+    return _finish(data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size))
 
 
 def _shuffled(place, epoch, size, seed):

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from isa_tf.data.base import SegmentationDataset
+from isa_tf.names import two_ints
 
 # A lamp and the fleet that it makes: (name, colour).
 _LAMPS = (
@@ -59,7 +60,7 @@ class SyntheticDataset(SegmentationDataset):
     Context classes take turns, so each is that of a quarter of the examples.
 
     Args:
-        image_size: (height, width). Defaults to (128, 128).
+        image_size: int for both sides, or (height, width). Defaults to (128, 128).
         num_examples: dict from split to number of examples. Defaults to
             `{"train": 2000, "val": 400}`.
         min_distance: int, pixels. Defaults to 48.
@@ -69,7 +70,8 @@ class SyntheticDataset(SegmentationDataset):
         `read` gives an image (H, W, 3) and a label (H, W), both uint8.
 
     Raises:
-        ValueError: where no ship fits that far from a beacon.
+        ValueError: for an `image_size` that is neither, or where no ship fits that far from a
+            beacon.
 
     Example:
 
@@ -89,7 +91,7 @@ class SyntheticDataset(SegmentationDataset):
             splits=num_examples,
             palette=[color for _, color in classes],
         )
-        self.image_size = tuple(image_size)
+        self.image_size = two_ints("image_size", image_size)
         self.num_examples = num_examples
         self.min_distance = min_distance
         self.seed = seed

@@ -84,6 +84,18 @@ def test_padding_is_ignored_and_everything_is_there():
     assert len(places) > 1
 
 
+def test_one_number_is_both_sides():
+    crops = [
+        augment.random_scale_crop(noise_image(), noise_image()[..., 0], size, (0, 1))
+        for size in ((40, 40), 40, (40,))
+    ]
+    for crop in crops[1:]:
+        np.testing.assert_array_equal(crop[0], crops[0][0])
+        np.testing.assert_array_equal(crop[1], crops[0][1])
+    with pytest.raises(ValueError, match="crop_size must be"):
+        augment.random_scale_crop(noise_image(), noise_image()[..., 0], (40, 0), (0, 1))
+
+
 def test_without_scale_a_window_of_the_image_is_unchanged():
     image, label = noise_image(), noise_image(seed=1)[..., 0]
     same = augment.random_scale_crop(image, label, (90, 120), (0, 0))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from isa_tf import data
+from isa_tf.data import catalogue
 
 CAMVID = Path(__file__).parents[2].parent / "shared/data/camvid"
 
@@ -23,6 +24,41 @@ def test_data_dir_where_it_belongs():
     with pytest.raises(ValueError, match="takes no `data_dir`"):
         data.create("synthetic", "x")
     assert data.create("synthetic", num_examples={"train": 3}).size("train") == 3
+
+
+@pytest.fixture
+def own_names(monkeypatch):
+    """Names registered in a test are gone after it."""
+    monkeypatch.setattr(catalogue._DATASETS, "_entries", dict(catalogue._DATASETS.items()))
+    monkeypatch.setattr(catalogue, "_needs_files", dict(catalogue._needs_files))
+
+
+def test_datasets_join_from_outside(own_names):
+    made = []
+
+    @data.register("mine")
+    def mine(data_dir, **kwargs):
+        made.append((data_dir, kwargs))
+        return data.SyntheticDataset(**kwargs)
+
+    data.register("made up", data.SyntheticDataset, needs_files=False)
+    assert {"mine", "made up", "camvid"} <= set(data.list_names())
+    assert data.create("mine", "there", seed=3).seed == 3
+    assert made == [("there", {"seed": 3})]
+    assert data.create("made up", seed=4).seed == 4
+    with pytest.raises(ValueError, match="'mine' needs `data_dir`"):
+        data.create("mine")
+    with pytest.raises(ValueError, match="'made up' takes no `data_dir`"):
+        data.create("made up", "there")
+    with pytest.raises(ValueError, match='did you mean "mine"'):
+        data.create("mime", "there")
+
+
+def test_a_name_is_not_taken_from_another(own_names):
+    with pytest.raises(ValueError, match="there is a dataset 'camvid' already"):
+        data.register("camvid", data.SyntheticDataset, needs_files=False)
+    with pytest.raises(ValueError, match="'camvid' needs `data_dir`"):
+        data.create("camvid")
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"no CamVid at {CAMVID}")

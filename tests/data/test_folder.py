@@ -251,6 +251,53 @@ def test_sixteen_bit_image_is_refused(folder):
         FolderDataset(folder, num_classes=5)
 
 
+def test_pictures_of_other_formats_are_named(folder):
+    """Not one of them is passed over, nor told of twice, and what is no picture is no fault."""
+    image_of(folder, 1).rename(image_of(folder, 1).with_suffix(".gif"))  # its label waits for it
+    label_of(folder, 2).rename(label_of(folder, 2).with_suffix(".TIF"))
+    label_of(folder, 3).rename(label_of(folder, 3).with_suffix(".jpg"))
+    image_of(folder, 3).unlink()
+    for name in ("more.heic", "00.tiff"):  # the second beside an image that is read
+        image_of(folder).with_name(name).write_bytes(b"")
+    for name in ("Thumbs.db", "notes.txt", ".hidden.gif", "README"):
+        image_of(folder).with_name(name).write_bytes(b"")
+        label_of(folder).with_name(name).write_bytes(b"")
+    data = FolderDataset(folder, num_classes=5, on_error="skip")
+    assert [Path(p).name for p in data.examples("train")] == ["00.png"]
+    labels_are = "labels are read from PNG files only"
+    assert {Path(fault.path).name: fault.reason for fault in data.faults} == {
+        "00.tiff": "TIFF is not read; convert it to PNG or JPEG",
+        "01.gif": "GIF is not read; convert it to PNG or JPEG",
+        "more.heic": "HEIC is not read; convert it to PNG or JPEG",
+        "02.TIF": labels_are,
+        "03.jpg": labels_are,
+    }
+    assert len(data.faults) == 5
+    with pytest.raises(DataError, match="00.tiff: TIFF is not read.*4 more"):
+        FolderDataset(folder, num_classes=5)
+
+
+def test_a_folder_of_nothing_but_unread_pictures(tmp_path):
+    write_pair(tmp_path, "a", 1, "images", "labels")
+    (tmp_path / "images/a.png").rename(tmp_path / "images/a.tif")
+    with pytest.raises(DataError, match="a.tif: TIF is not read; convert it to PNG or JPEG$"):
+        FolderDataset(tmp_path, num_classes=5)
+
+
+def test_table_of_unread_pictures(folder):
+    for path in (image_of(folder, 1), label_of(folder, 2)):
+        Image.open(path).save(path.with_suffix(".gif"))
+    rows = ["image,label", "train/images/01.gif,train/labels/01.png"]
+    rows += ["train/images/02.png,train/labels/02.gif", "train/images/03.png,train/labels/03.png"]
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    data = FolderDataset(folder / "pairs.csv", num_classes=5, val_fraction=0, on_error="skip")
+    assert [Path(p).name for p in data.examples("train")] == ["03.png"]
+    assert [str(fault) for fault in data.faults] == [
+        f"{folder / 'train/images/01.gif'}: GIF is not read; convert it to PNG or JPEG",
+        f"{folder / 'train/labels/02.gif'}: labels are read from PNG files only",
+    ]
+
+
 def test_several_faults_are_counted(folder):
     label_of(folder, 1).unlink()
     label_of(folder, 2).unlink()

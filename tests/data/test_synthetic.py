@@ -28,6 +28,13 @@ def test_the_class_shows_near_the_beacon_only():
         assert (a != b).any()
 
 
+def test_one_number_is_both_sides():
+    for image_size in (128, (128,), [128, 128]):
+        assert SyntheticDataset(image_size).image_size == (128, 128)
+    with pytest.raises(ValueError, match="image_size must be an int above 0 or two"):
+        SyntheticDataset((128, 128, 3))
+
+
 @pytest.mark.parametrize("image_size, min_distance", [((128, 128), 48), ((96, 160), 64)])
 def test_ships_are_far_from_all_that_the_class_changes(image_size, min_distance):
     data = SyntheticDataset(image_size, {"train": 1}, min_distance)

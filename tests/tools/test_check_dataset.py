@@ -22,13 +22,17 @@ def test_sound_then_broken(run, tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "train/images/b.png")
     Image.new("L", (4, 3), 9).save(tmp_path / "train/labels/b.png")
     Image.new("RGB", (4, 3)).save(tmp_path / "train/images/c.png")
+    Image.new("RGB", (4, 3)).save(tmp_path / "train/images/d.gif")
     status, printed = run(check_dataset, *flags)
     assert status == 1
+    assert f"FAULT {tmp_path / 'train/images/d.gif'}: GIF is not read" in printed
     assert f"FAULT {tmp_path / 'train/labels/b.png'}: label value 9" in printed
     assert f"FAULT {tmp_path / 'train/images/c.png'}: it has no label" in printed
-    assert "2 faults" in printed
+    assert "3 faults" in printed
 
 
 def test_usage(run):
     with pytest.raises(app.UsageError, match="--data_dir"):
         run(check_dataset)
+    with pytest.raises(app.UsageError, match='did you mean "camvid"'):
+        run(check_dataset, "--dataset=canvid")
