@@ -1,23 +1,32 @@
-"""What `ConvNormAct(recompute=...)` keeps for its gradients, and that it changes nothing else."""
+"""What `Recomputed` keeps for its gradients, and that it changes nothing else."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from isa_tf.layers import ConvNormAct
+from isa_tf.layers import ConvNormAct, Recomputed
 
 
-def chain(recompute, /, dtype="float32", two_readers=True, **second):
+def chain(recomputed, /, dtype="float32", two_readers=True, convolve_again=False, **second):
+    """A model of three convolutions in a row, in a `Recomputed` or one after the other."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((12, 10, 3))
-    arguments = {"recompute": recompute, "dtype": dtype}
-    x = ConvNormAct(6, 3, strides=2, padding="symmetric", name="first", **arguments)(inputs)
-    second = {"filters": None, "kernel_size": 3, **arguments, **second}
-    y = ConvNormAct(name="second", **second)(x)
-    third = {"recompute": "convolution"} if recompute else {}
-    y = ConvNormAct(6, activation=None, name="third", dtype=dtype, **third)(y)
-    if two_readers:  # of which one is no ConvNormAct
+    x = ConvNormAct(6, 3, strides=2, padding="symmetric", name="first", dtype=dtype)(inputs)
+    second = {"filters": None, "kernel_size": 3, "dtype": dtype, **second}
+    last = {"activation": None} if convolve_again else {}
+    convs = [
+        ConvNormAct(8, dtype=dtype, name="widen"),
+        ConvNormAct(name="second", **second),
+        ConvNormAct(6, name="third", dtype=dtype, **last),
+    ]
+    y = x
+    if recomputed:
+        y = Recomputed(convs, convolve_again, dtype=dtype, name="convs")(y)
+    else:
+        for conv in convs:
+            y = conv(y)
+    if two_readers:  # of the map that the row reads
         y = keras.layers.Add(dtype=dtype)([x, y])
     return keras.Model(inputs, y)
 
@@ -39,6 +48,7 @@ def step_of(model, **options):
     return step
 
 
+@pytest.mark.parametrize("convolve_again", [False, True])
 @pytest.mark.parametrize(
     ("second", "tolerance", "options"),
     [
@@ -46,21 +56,19 @@ def step_of(model, **options):
         ({}, 1e-5, {"jit_compile": True}),
         ({"activation": "relu6", "strides": 2, "padding": "symmetric", "filters": 5}, 1e-5, {}),
         ({"activation": None, "kernel_size": 5, "dilation_rate": 2}, 1e-5, {}),
-        ({"recompute": "convolution"}, 1e-5, {}),
-        ({"recompute": "convolution", "filters": 5, "strides": 2}, 1e-5, {"jit_compile": True}),
-        ({"recompute": "convolution", "trainable": False}, 1e-5, {}),
-        ({"recompute": "convolution", "dtype": "mixed_bfloat16"}, 3e-2, {}),
+        ({"activation": "silu", "filters": 5, "minimal_filtering": 4}, 1e-4, {}),
         ({"trainable": False}, 1e-5, {}),
         ({"synchronized": True}, 1e-5, {}),
         ({"dtype": "mixed_bfloat16"}, 3e-2, {}),
     ],
 )
-def test_recomputation_changes_no_gradient(second, tolerance, options):
-    dtype = second.get("dtype", "float32")
-    readers = {"two_readers": "strides" not in second}
-    plain = {key: value for key, value in second.items() if key != "recompute"}
-    kept = chain(None, **{"dtype": dtype, **readers, **plain})
-    remade = chain("activation", **{"dtype": dtype, **readers, **second})
+def test_recomputation_changes_no_gradient(second, tolerance, options, convolve_again):
+    shared = {
+        "dtype": second.get("dtype", "float32"),
+        "two_readers": "strides" not in second,
+        "convolve_again": convolve_again,
+    }
+    kept, remade = (chain(recomputed, **{**shared, **second}) for recomputed in (False, True))
     _, expected = step_of(kept, **options)(inputs())
     _, found = step_of(remade, **options)(inputs())
     assert len(found) == len(expected) == len(kept.trainable_variables)
@@ -80,7 +88,13 @@ def kept_outputs(model, kinds):
         if op.name not in forward:
             forward.add(op.name)
             stack += [tensor.op for tensor in op.inputs]
-    backward = [op for op in graph.get_operations() if op.name not in forward]
+    needed, stack = set(), [tensor.op for tensor in graph.outputs[1:]]
+    while stack:  # operations that nothing needs, such as a convolution's own result, never run
+        op = stack.pop()
+        if op.name not in needed:
+            needed.add(op.name)
+            stack += [] if op.name in forward else [tensor.op for tensor in op.inputs]
+    backward = [op for op in graph.get_operations() if op.name in needed - forward]
     read = {tensor.ref() for op in backward for tensor in op.inputs}
     return sum(
         op.type in kinds and op.name in forward and op.outputs[0].ref() in read
@@ -89,34 +103,29 @@ def kept_outputs(model, kinds):
 
 
 @pytest.mark.parametrize(
-    ("recompute", "second", "activations", "convolutions"),
+    ("recomputed", "convolve_again", "activations", "convolutions"),
     [
-        (None, None, 2, 3),
-        ("activation", "activation", 0, 2),  # the third's is not kept in either
-        ("activation", "convolution", 1, 1),
+        # Of the first layer, which is no part of the row, both are kept in any case.
+        (False, False, 4, 4),
+        (True, False, 2, 4),
+        (False, True, 3, 4),
+        (True, True, 1, 3),
     ],
 )
-def test_recomputed_tensors_are_not_kept(recompute, second, activations, convolutions):
-    model = chain(recompute, two_readers=False, **({"recompute": second} if second else {}))
+def test_recomputed_tensors_are_not_kept(recomputed, convolve_again, activations, convolutions):
+    model = chain(recomputed, two_readers=False, convolve_again=convolve_again)
     assert kept_outputs(model, {"Relu"}) == activations
     assert kept_outputs(model, {"Conv2D", "DepthwiseConv2dNative"}) == convolutions
 
 
 def test_recomputation_without_a_graph():
-    kept, remade = chain(None), chain("activation")
+    kept, remade = chain(False), chain(True)
     x = inputs()
     for training in (False, True):
         np.testing.assert_array_equal(kept(x, training=training), remade(x, training=training))
 
 
-def test_recompute_is_saved(tmp_path):
-    model = chain("activation")
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.get_layer("first").recompute == "activation"
-    assert again.get_layer("third").recompute == "convolution"
-
-
-def test_unknown_recomputation_is_refused():
-    with pytest.raises(ValueError, match="recompute must be one of .*'convolution'.* got 'all'"):
-        ConvNormAct(4, recompute="all")
+def test_it_is_made_of_convolutions():
+    for wrong in ([], [keras.layers.ReLU()]):
+        with pytest.raises(ValueError, match="is made of ConvNormActs, at least one, got"):
+            Recomputed(wrong)
