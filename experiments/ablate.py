@@ -4,9 +4,10 @@ python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
 
 A study varies one thing and leaves all else as the config has it: "partition", "order" and "depth"
 of the interlaced module (`config.model.context_options`), or the "context" module itself
-(`config.model.context`), as Huang et al. (arXiv 1907.12273) do. In the latter `context_options` are
-those of the config's own module; the others have their defaults. --variants=NAME,NAME chooses other variants than the study's own: a partition
-is N, HEIGHTxWIDTH or "auto", a depth N. Every --config.KEY=VALUE of training works here too.
+(`config.model.context`), as Huang et al. (arXiv 1907.12273) do; in the latter `context_options` are
+those of the config's own module, and the others have their defaults. --variants=NAME,NAME chooses
+other variants than the study's own: a partition is N, HEIGHTxWIDTH or "auto", a depth N. Every
+--config.KEY=VALUE of training works here too.
 
 Each run is a folder WORKDIR/STUDY/VARIANT/seedN, as experiments.train leaves it. After every run
 results.md, results.csv, results.png and results.svg in WORKDIR/STUDY hold what is known of the

@@ -46,7 +46,7 @@ def get_config():
     config.model.input_scale = 1.0  # of the image that the backbone reads
     config.model.auxiliary_level = placeholder(str)  # such as "c4"
     config.model.dropout = 0.1
-    # From how many channels on 3x3 convolutions train by minimal filtering: on CPUs 256 is quickest.
+    # From how many channels on 3x3 convolutions train by minimal filtering; on CPUs 256 is best.
     config.model.minimal_filtering = placeholder(int)
     config.model.dtype = "float32"  # or "mixed_bfloat16", "mixed_float16"
 

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.layers.fused import ConvBiasAct, check_kernel, check_map, is_filtered
@@ -163,7 +164,7 @@ class ConvNormAct(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         if training:
-            x = self.convolve(inputs, self.conv.kernel)
+            x = self.convolve(inputs, tf.convert_to_tensor(self.conv.kernel))
         else:
             x = self.conv(self._padded(inputs))
         return self.activation(self.norm(x, training=training))

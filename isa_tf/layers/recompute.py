@@ -81,13 +81,13 @@ class Recomputed(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "convs": [keras.saving.serialize_keras_object(conv) for conv in self.convs],
+            "convs": [conv.get_config() for conv in self.convs],
             "convolve_again": self.convolve_again,
         }
 
     @classmethod
     def from_config(cls, config):
-        convs = [keras.saving.deserialize_keras_object(conv) for conv in config["convs"]]
+        convs = [ConvNormAct.from_config(conv) for conv in config["convs"]]
         return cls(**{**config, "convs": convs})
 
 

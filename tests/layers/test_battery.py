@@ -2,8 +2,10 @@
 
 import pytest
 from batteries import LayerBattery
+from keras.src.testing import TestCase
 
 from isa_tf import layers
+from isa_tf.layers import interlaced, module, self_attention
 from isa_tf.layers.conv import leaky_relu_001
 from isa_tf.layers.normalization import FusedBatchNormalization
 
@@ -18,6 +20,39 @@ CASES = {
     "conv-depthwise": (
         layers.ConvNormAct,
         {"filters": None, "kernel_size": 5, "dilation_rate": 2, "activation": "relu6"},
+        MAP,
+    ),
+    "conv-filtered": (
+        layers.ConvNormAct,
+        {"filters": 5, "kernel_size": 3, "dilation_rate": 2, "minimal_filtering": 5},
+        MAP,
+    ),
+    "conv-bias": (layers.ConvBiasAct, {"filters": 5, "product_dtype": "float32"}, MAP),
+    "conv-bias-strided": (
+        layers.ConvBiasAct,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "symmetric"},
+        MAP,
+    ),
+    "conv-bias-depthwise": (
+        layers.ConvBiasAct,
+        {"filters": None, "kernel_size": 5, "dilation_rate": 2, "activation": None},
+        MAP,
+    ),
+    "conv-bias-filtered": (
+        layers.ConvBiasAct,
+        {"filters": 5, "kernel_size": 3, "minimal_filtering": 5},
+        MAP,
+    ),
+    "recomputed": (
+        layers.Recomputed,
+        {
+            "convs": lambda **more: [
+                layers.ConvNormAct(8, name="a", **more),
+                layers.ConvNormAct(None, 3, 2, name="b", **more),
+                layers.ConvNormAct(5, activation=None, name="c", **more),
+            ],
+            "convolve_again": True,
+        },
         MAP,
     ),
     "norm": (FusedBatchNormalization, {"epsilon": 1e-5, "momentum": 0.9}, MAP),
@@ -85,6 +120,17 @@ CASES = {
 }
 
 
+# Twins have the arguments of what they stand for.
+TWINS = {
+    f"{name}-twin": (cls.twin_class, {**arguments, "product_dtype": "float32"}, shape)
+    for name, (cls, arguments, shape) in CASES.items()
+    if getattr(cls, "twin_class", None)
+}
+CASES |= TWINS
+# What has a twin: all but what is nothing but a resizing or a normalisation.
+HAS_TWIN = {name for name, (cls, *_) in CASES.items() if hasattr(cls, "inference_twin")}
+
+
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def battery(request):
     return LayerBattery(*request.param)
@@ -94,6 +140,39 @@ def test_the_cases_cover_every_layer():
     covered = {cls for cls, *_ in CASES.values()}
     public = {getattr(layers, name) for name in layers.__all__ if name != "ContextModule"}
     assert {c for c in public if isinstance(c, type)} <= covered
+
+
+def test_the_cases_cover_every_twin():
+    covered = {cls for cls, *_ in TWINS.values()}
+    found = {
+        cls
+        for cls in module.ModuleTwin.__subclasses__()
+        + self_attention.AttentionTwin.__subclasses__()
+        if cls is not self_attention.AttentionTwin
+    }
+    assert interlaced.LongRangeAttentionTwin in found and found == covered
+
+
+@pytest.mark.parametrize("name", sorted(HAS_TWIN))
+def test_twin(name, tmp_path):
+    LayerBattery(*CASES[name]).check_twin(tmp_path / "twin.keras")
+
+
+def test_keras_own_battery(battery):
+    """`run_layer_test` of Keras: serialisation, build, symbolic call, training, precision."""
+    if battery.cls is layers.Recomputed:
+        arguments = {"convs": [layers.ConvNormAct(4, name="a"), layers.ConvNormAct(5, name="b")]}
+        # Keras's battery makes several layers of one list of layers, and counts their weights.
+        TestCase().run_class_serialization_test(layers.Recomputed(**arguments))
+        return
+    trains = bool(battery.make().weights or battery.made().trainable_weights)
+    TestCase().run_layer_test(
+        battery.cls,
+        battery.arguments,
+        input_shape=battery.shapes,
+        run_training_check=trains,
+        supports_masking=battery.make().supports_masking,
+    )
 
 
 def test_shapes(battery):
