@@ -11,7 +11,8 @@ isa:fuse=False for long-range and short-range attention without the concatenatio
 
 Forward, forward and backward, and the attention proper (without projections) are measured in fresh
 processes, one after the other, and so is the memory of each. Without a GPU, forward is that of the
-copy for inference that isa_tf.inference.fuse makes; --nofuse measures what Keras calls as it is.
+twin for inference that isa_tf.inference.fuse makes; --nofuse measures what Keras calls as it is.
+Training uses minimal filtering (--minimal_filtering), and recomputation in ResNets.
 The time is the median of warm calls; the memory is what a warm call takes at its highest beyond
 what the process held before it (Linux alone tells). Operations are counted on the graph; a
 multiply-add counts 2. What would not fit into the free memory is refused before anything is
@@ -72,6 +73,13 @@ _FUSE = flags.DEFINE_bool(
     "fuse",
     None,
     "Whether forward is that of isa_tf.inference.fuse(...); by default where there is no GPU.",
+    flag_values=FLAGS,
+)
+_MINIMAL_FILTERING = flags.DEFINE_integer(
+    "minimal_filtering",
+    256,
+    "From how many channels on 3x3 convolutions train by minimal filtering; 0 for never.",
+    0,
     flag_values=FLAGS,
 )
 _SECONDS = flags.DEFINE_float(
@@ -185,7 +193,7 @@ def benchmark_model(sizes):
 def _row(name, size, case):
     """Measures one line of the table, printing what is being done."""
     case = {**case, "size": list(size), "batch": _BATCH.value, "seconds": _SECONDS.value}
-    case["fuse"] = is_fused()
+    case["fuse"], case["minimal_filtering"] = is_fused(), _MINIMAL_FILTERING.value or None
     row = {"name": name, "size": f"{size[0]}x{size[1]}", "positions": size[0] * size[1]}
     row["batch"] = _BATCH.value
     passes = ["forward"] + ["backward"] * _TRAIN.value + ["core"] * (case["what"] == "context")
@@ -235,6 +243,7 @@ def measure(case):
     import keras
     import tensorflow as tf
 
+    from isa_tf import runtime
     from isa_tf.cost import flops_by_kind
 
     keras.utils.set_random_seed(0)
@@ -251,7 +260,9 @@ def measure(case):
             "projections": flops.convolutions / 1e9,
             "products": flops.products / 1e9,
         }
-    concrete = function.get_concrete_function(*specs)
+    # It has its own check, and XLA compiles no graph that asks for free memory.
+    with runtime.memory_checks(False):
+        concrete = function.get_concrete_function(*specs)
     if refused := too_large(concrete.graph):
         return {**result, "refused": refused}
     if not case.get("jit_compile"):  # a small call loads what every first call loads
@@ -283,7 +294,7 @@ def _make_context(case):
     from isa_tf.layers import create_context
 
     name, arguments = parse_module(case["module"])
-    layer = create_context(name, **arguments)
+    layer = create_context(name, **{"minimal_filtering": case["minimal_filtering"], **arguments})
     shape = (case["batch"], *case["size"], case["channels"])
     spec = tf.TensorSpec(shape, tf.float32)
     if layer is None:
@@ -350,28 +361,33 @@ def _make_model(case):
     import keras
     import tensorflow as tf
 
-    from isa_tf import backbones, inference
-    from isa_tf.layers import create_context
+    from isa_tf import backbones, inference, runtime
     from isa_tf.losses import PixelCrossEntropy
     from isa_tf.models import Segmenter
 
     name, arguments = parse_module(case["module"])
     dtype = case["dtype"]
-    backbone = backbones.create(case["backbone"], case["output_stride"], dtype=dtype)
-    context = create_context(name, name="context", dtype=dtype, **arguments)
+    shared = {"dtype": dtype}
+    if case["minimal_filtering"] is not None:
+        shared["minimal_filtering"] = case["minimal_filtering"]
+    options = {"recompute": True} if case["backbone"].startswith("resnet") else {}
+    backbone = backbones.create(case["backbone"], case["output_stride"], **options, **shared)
     levels = sorted(backbone.feature_strides)
     model = Segmenter(
         backbone,
-        context,
+        name,
         case["num_classes"],
+        context_options=arguments,
         auxiliary_level=levels[-2] if len(levels) > 1 else None,
-        dtype=dtype,
+        **shared,
     )
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     model.compile(optimizer, PixelCrossEntropy(), jit_compile=False)
     optimizer.build(model.trainable_variables)
 
-    network = inference.fuse(model) if case.get("fuse") else model
+    network = model
+    if case.get("fuse"):
+        network = inference.fuse(model, product_dtype=runtime.product_dtype(dtype))
 
     @tf.function(jit_compile=case["jit_compile"])
     def forward(image):
@@ -456,7 +472,7 @@ def too_large(graph):
 
     Its largest tensor has to exist beside another of its size: a softmax reads one and makes one.
     """
-    from isa_tf import ops
+    from isa_tf import runtime
 
     largest, size = None, 0
     for op in graph.get_operations():
@@ -466,7 +482,7 @@ def too_large(graph):
                 count = shape.num_elements() * tensor.dtype.size
                 if count > size:
                     largest, size = tensor, count
-    free = ops.free_memory()
+    free = runtime.free_memory()
     if free is None or 2 * size <= free:
         return None
     shape = "x".join(map(str, largest.shape))

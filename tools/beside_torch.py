@@ -1,4 +1,4 @@
-"""The same networks in isa_tf and in PyTorch with mmsegmentation, timed alternately in one run.
+"""The same networks in isa_tf, PyTorch (mmsegmentation) and OpenVINO, timed in turn in one run.
 
     python -m tools.beside_torch head --sizes=64x128,128x128
     python -m tools.beside_torch model --sizes=512x1024 --dtypes=float32,bfloat16
@@ -10,15 +10,20 @@ model: ISANet with ResNet-50 at output stride 8, from image to logits of its siz
 train: a step of it, with auxiliary loss and SGD. dense: `SelfAttention2D` and torch's products;
 "interlaced" is ISA's two attentions in its place, fused, with the same projections.
 
-PyTorch runs eagerly, in channels_last, and compiled; isa_tf as a tf.function, and as
-`inference.fuse` makes it. Each contestant is a process of its own that holds its network and works
-only when called; they are called in turn, as many rounds as asked for. The rate is that of the
-network's operations, counted on ours, beside the better of the two frameworks' float32 matrix
-product, measured in the same turns. The memory is what a warm call holds at its highest beyond what
-the process held before its first one; it is measured before the turns, in one more process for
-each, whose freed blocks go back to the system at once (`benchmark.RETURN_MEMORY`).
+PyTorch runs eagerly, in channels_last, and compiled; isa_tf as a tf.function, as `inference.fuse`
+makes it, and, of model, as the SavedModel that is exported of that, with XLA and without; OpenVINO
+has the very network of isa_tf, converted and compiled for the size. Training is by minimal
+filtering from 256 channels on, and recomputes.
 
-Needs the environment of `make parity`. Writes NAME.csv and NAME.md into --output.
+Each contestant is a process of its own that holds its network and works only when called; they are
+called in turn, as many rounds as asked for. The rate is that of the network's operations, counted
+on ours, beside the better of the two frameworks' float32 matrix product, measured in the same
+turns. The memory is what a warm call holds at its highest beyond what the process held before its
+first one; it is measured before the turns, in one more process for each, whose freed blocks go back
+to the system at once (`benchmark.RETURN_MEMORY`).
+
+PyTorch and OpenVINO are in the environment of `make parity`. Writes NAME.csv and NAME.md into
+--output.
 """
 
 import csv
@@ -53,11 +58,12 @@ SIZES["dense"] = ["64x64", "64x128"]
 INTERLACED = "isa_tf interlaced"
 OURS = {
     "head": ("isa_tf", "isa_tf fused"),
-    "model": ("isa_tf", "isa_tf fused"),
+    "model": ("isa_tf", "isa_tf fused", "isa_tf saved_model", "isa_tf saved_model without XLA"),
     "train": ("isa_tf",),
     "dense": ("isa_tf", "isa_tf fused", INTERLACED),
 }
 THEIRS = ("torch eager", "torch channels_last", "torch compile")
+OPENVINO = "openvino"  # of head and model, in float32
 CHANNELS, WIDTH, KEYS, CLASSES = 2048, 512, 256, 19
 COLUMNS = {
     "what": "{}",
@@ -66,10 +72,12 @@ COLUMNS = {
     "contestant": "{}",
     "ms": "{:.0f}",
     "ratio": "{:.2f}",
+    "openvino_ratio": "{:.2f}",
     "rate": "{:.2f}",
     "memory_mb": "{:.0f}",
 }
-HEADINGS = ("", "size", "dtype", "contestant", "median (ms)", "of best torch", "of matmul rate")
+HEADINGS = ("", "size", "dtype", "contestant", "median (ms)", "of best torch")
+HEADINGS += ("of OpenVINO", "of matmul rate")
 HEADINGS += ("memory (MB)",)
 
 
@@ -79,13 +87,15 @@ def main(argv):
     if len(argv) != 2 or argv[1] not in OURS:
         raise app.UsageError(f"What is to be timed? {', '.join(OURS)}")
     what, rows = argv[1], []
-    known = (*THEIRS, *OURS[what])
+    known = contestants_of(what)
     if unknown := set(_ONLY.value or ()) - set(known):
         raise app.UsageError(f"--only={','.join(unknown)}: there are {', '.join(known)}")
     if unknown := set(_DTYPES.value) - {"float32", "bfloat16"}:
         raise app.UsageError(f"--dtypes={','.join(unknown)}: there are float32 and bfloat16")
-    if set(THEIRS) & set(_ONLY.value or THEIRS) and not importlib.util.find_spec("mmseg"):
-        raise app.UsageError("mmsegmentation is in the environment of `make parity` alone")
+    asked = set(_ONLY.value or known)
+    for module, names in {"mmseg": THEIRS, "openvino": [OPENVINO]}.items():
+        if asked & set(names) and not importlib.util.find_spec(module):
+            raise app.UsageError(f"{module} is in the environment of `make parity` alone")
     for text in _SIZES.value or SIZES[what]:
         for dtype in _DTYPES.value:
             case = {"what": what, "size": benchmark.parse_size(text), "dtype": dtype}
@@ -103,6 +113,11 @@ def main(argv):
     return 0
 
 
+def contestants_of(what):
+    """The names of those that can do it."""
+    return (*THEIRS, *([OPENVINO] if what in ("head", "model") else []), *OURS[what])
+
+
 def report(rows):
     """The Markdown of the table and of the machine."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
@@ -112,6 +127,8 @@ def report(rows):
     versions = [benchmark.machine()]
     if any(row["contestant"] in THEIRS for row in rows):
         versions += [f"{name} {version(name)}" for name in ("torch", "mmsegmentation")]
+    if any(row["contestant"] == OPENVINO for row in rows):
+        versions.append(f"openvino {version('openvino')}")
     threads = f"{_THREADS.value} threads, {_ROUNDS.value} rounds"
     command = f"`python -m tools.beside_torch {' '.join(sys.argv[1:])}`"
     return "\n".join([*lines, "", "; ".join([*versions, threads]) + ". " + command]) + "\n"
@@ -161,7 +178,7 @@ class Contestant:
 
 def compete(case):
     """A row for each contestant in one case."""
-    names = [name for name in (*THEIRS, *OURS[case["what"]]) if name in (_ONLY.value or [name])]
+    names = [name for name in contestants_of(case["what"]) if name in (_ONLY.value or [name])]
     contestants, rows = [], []
     try:
         for name in names:
@@ -195,6 +212,9 @@ def compete(case):
     for row in rows:
         if torch:
             row["ratio"] = row["ms"] / min(torch)
+        for other in rows:
+            if other["contestant"] == OPENVINO:
+                row["openvino_ratio"] = row["ms"] / other["ms"]
         if "gflops" in row or ours:
             gflops = row["gflops"] if "gflops" in row else ours[0]["gflops"]
             row["rate"] = gflops / (row["ms"] / 1000) / np.percentile(rates, 90)
@@ -206,7 +226,7 @@ def compete(case):
 
 def serve(case):
     """Makes a network, then answers questions from standard input with lines on standard output."""
-    ours = case["name"].startswith("isa_tf")
+    ours = case["name"] not in THEIRS
     call, product, facts = (make_ours if ours else make_theirs)(case)
     before = benchmark.resident_memory()
     call()
@@ -236,7 +256,7 @@ def make_ours(case):
     import keras
     import tensorflow as tf
 
-    from isa_tf import cost, inference
+    from isa_tf import backbones, cost, inference, runtime
     from isa_tf.layers import ConvNormAct, InterlacedSparseAttention, SelfAttention2D
     from isa_tf.losses import PixelCrossEntropy
     from isa_tf.models import ISANet
@@ -249,7 +269,11 @@ def make_ours(case):
     if channels == 3:
         inputs = rng.integers(0, 256, shape).astype("float32")
         auxiliary = "c4" if case["what"] == "train" else None
-        model = ISANet("resnet50_v1c", CLASSES, auxiliary_level=auxiliary, dtype=dtype)
+        train = {"minimal_filtering": 256} if case["what"] == "train" else {}
+        backbone = backbones.create(
+            "resnet50_v1c", 8, recompute=case["what"] == "train", dtype=dtype, **train
+        )
+        model = ISANet(backbone, CLASSES, auxiliary_level=auxiliary, dtype=dtype, **train)
     else:
         inputs = rng.normal(size=shape).astype("float32")
         keras.config.set_dtype_policy(dtype)
@@ -276,15 +300,55 @@ def make_ours(case):
             model.train_on_batch(inputs, labels)
 
     else:
-        network = model if case["name"] == "isa_tf" else inference.fuse(model)
+        network = model
+        if case["name"] not in ("isa_tf", OPENVINO):
+            network = inference.fuse(model, product_dtype=runtime.product_dtype(dtype))
         function = tf.function(lambda x: network(x, training=False)).get_concrete_function(inputs)
+        if case["name"] == OPENVINO:
+            call = _in_openvino(function, inputs.numpy(), case["threads"])
+        elif "saved_model" in case["name"]:
+            call = _in_saved_model(network, inputs, "without" not in case["name"])
+        else:
 
-        def call():
-            function(inputs).numpy()
+            def call():
+                function(inputs).numpy()
 
     a, b = (tf.random.stateless_normal([benchmark.GEMM] * 2, (0, i)) for i in range(2))
     product = tf.function(lambda: tf.matmul(a, b))
     return call, lambda: product().numpy(), facts
+
+
+def _in_openvino(function, inputs, threads):
+    """The call of a concrete function's graph in OpenVINO, in float32."""
+    import openvino
+
+    core = openvino.Core()
+    network = openvino.convert_model(function)
+    network.reshape(inputs.shape)
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    options["PERFORMANCE_HINT"] = "LATENCY"
+    compiled = core.compile_model(network, "CPU", options)
+    return lambda: compiled([inputs])
+
+
+def _in_saved_model(network, inputs, jit_compile):
+    """The call of what is exported of a network and loaded again."""
+    import tempfile
+
+    import tensorflow as tf
+
+    import isa_tf
+
+    folder = tempfile.mkdtemp()
+    isa_tf.export(network, f"{folder}/served", format="saved_model", jit_compile=jit_compile)
+    loaded = tf.saved_model.load(f"{folder}/served")
+    serve, image = loaded.signatures["serving_default"], tf.cast(inputs, tf.uint8)
+
+    def call():
+        serve(image=image)["class_id"].numpy()
+
+    call.loaded = loaded  # its variables live no longer than this object
+    return call
 
 
 def make_theirs(case):

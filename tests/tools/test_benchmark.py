@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import app
 
-from isa_tf import ops
+from isa_tf import runtime
 from tools import benchmark
 
 
@@ -19,6 +19,7 @@ def case(**more):
         "batch": 2,
         "seconds": 0.0,
         "pass": "forward",
+        "minimal_filtering": None,
     }
     return {**values, **more}
 
@@ -133,8 +134,7 @@ def test_memory_is_that_of_the_call_whatever_allocates_it(monkeypatch, onednn):
 
 
 def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
-    monkeypatch.setattr(ops.memory, "free_memory", lambda: 10**9)
-    monkeypatch.setattr(ops, "free_memory", lambda: 10**9)
+    monkeypatch.setattr(runtime, "free_memory", lambda: 10**9)
     found = benchmark.measure(case(module="self_attention", size=[256, 256], batch=1))
     assert "65536x65536 float32, takes 17.2 GB" in found["refused"]
     assert "1.0 GB are free" in found["refused"] and "forward_ms" not in found
