@@ -23,9 +23,10 @@ from isa_tf import (
     visualize,
     weights,
 )
+from isa_tf.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
+    "__version__",
     "backbones",
     "data",
     "export",

@@ -16,12 +16,12 @@ from absl import app, flags
 from isa_tf.files import save_model
 from isa_tf.models import convert, list_presets
 from isa_tf.models.presets import find_preset
-from isa_tf.weights import CheckpointError
+from isa_tf.weights import CheckpointError, list_sources
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-_SOURCES = (*convert.MODELS, *convert.BACKBONES)
+_SOURCES = (*list_sources(), *convert.BACKBONES)
 
 _SOURCE = flags.DEFINE_enum(
     "source",
@@ -107,13 +107,16 @@ def _convert(path):
         arguments["backbone"] = backbone
     if _ALIGN_CORNERS.value is not None:
         arguments["coordinates"] = "align_corners" if _ALIGN_CORNERS.value else "half_pixel"
+    context_options = {}
     if _PARTITION.value is not None:
         try:
-            arguments["partition"] = ast.literal_eval(_PARTITION.value)
+            context_options["partition"] = ast.literal_eval(_PARTITION.value)
         except (ValueError, SyntaxError):
             raise ValueError(f"--partition={_PARTITION.value} is no partition") from None
     if _MASK_PADDING.value is not None:
-        arguments["mask_padding"] = _MASK_PADDING.value
+        context_options["mask_padding"] = _MASK_PADDING.value
+    if context_options:
+        arguments["context_options"] = context_options
     return convert.from_checkpoint(path, source, _NUM_CLASSES.value, **arguments)
 
 

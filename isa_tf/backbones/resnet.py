@@ -5,18 +5,10 @@ import keras
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
 from isa_tf.layers import ConvNormAct, Recomputed
 from isa_tf.weights import resnet as weights_lib
+from isa_tf.weights.architectures import BASIC, DEPTHS
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-# Blocks in each stage.
-DEPTHS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-BASIC = (18, 34)
 # Kernel size of each stem's convolutions, of which the first has stride 2, and their filters in
 # parts of the first stage's.
 STEMS = {

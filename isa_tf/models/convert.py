@@ -7,27 +7,13 @@ import keras
 from isa_tf.backbones import ResNet
 from isa_tf.models.isanet import ISANet
 from isa_tf.names import unknown
-from isa_tf.weights import mmseg, openseg, paddleseg, read_checkpoint, resnet
+from isa_tf.weights import list_sources, read_checkpoint, resnet, sources
 from isa_tf.weights.transfer import Report
 
-# Sources of whole segmentation models, and of ImageNet backbones.
-MODELS = {"mmseg": mmseg, "openseg": openseg, "paddleseg": paddleseg}
-BACKBONES = ("torchvision", "openmmlab", "timm")
-# What the tensors of a source do not tell, as its authors trained; all can be overridden.
-_BGR_MEAN = (122.7717, 115.9465, 102.9801)  # in RGB order
-_SETTINGS = {
-    "mmseg": {"coordinates": "half_pixel"},
-    "openseg": {
-        "coordinates": "align_corners",
-        "dropout": 0.0,
-        "context_dropout": 0.05,
-        "backbone": {"mean": _BGR_MEAN, "std": (1.0, 1.0, 1.0)},
-    },
-    "paddleseg": {
-        "coordinates": "asymmetric",
-        "backbone": {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
-    },
-}
+# Sources of ImageNet backbones; those of whole models are `isa_tf.weights.list_sources()`.
+BACKBONES = tuple(resnet.SOURCES)
+# Arguments that are dicts of arguments, which add to each other.
+_NESTED = ("backbone", "context_options")
 
 
 class Converted(NamedTuple):
@@ -50,14 +36,15 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
     Args:
         path: `.pth`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework and
             without running anything in it.
-        source: "mmseg", "openseg" or "paddleseg" for ISANets; "torchvision", "openmmlab" or "timm"
-            for ImageNet weights of ResNets; `None` to tell it from the tensors' names. Defaults
-            to `None`.
+        source: "mmseg", "openseg", "paddleseg" or another of `isa_tf.weights.list_sources` for
+            ISANets; "torchvision", "openmmlab" or "timm" for ImageNet weights of ResNets; `None`
+            to tell it from the tensors' names. Defaults to `None`.
         num_classes: int, for other classes than the checkpoint's: the classifiers are then new,
             with random weights. Defaults to `None`, the checkpoint's.
-        **arguments: of `ISANet` and `Segmenter` that the tensors do not tell or that are to differ:
-            partition, coordinates, class_names, palette, protocol, dropout, dtype, ...; `backbone`
-            is a dict of arguments of `ResNet`, and all there is to set of a backbone.
+        **arguments: of `Segmenter` that the tensors do not tell or that are to differ:
+            coordinates, class_names, palette, protocol, dropout, dtype, ...; `context_options` is
+            a dict of those of `InterlacedSparseAttention`: partition, mask_padding, dropout;
+            `backbone` is one of those of `ResNet`, and all there is to set of a backbone.
 
     Returns:
         `Converted`.
@@ -80,25 +67,31 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
         if arguments:
             raise ValueError(f"{path}: a backbone, of {source}, has no {', '.join(arguments)}")
         return _backbone(tensors, path, source, settings)
-    module = MODELS[source]
+    module = sources.SOURCES[source]
     found = module.arguments(tensors, path)
     partitions = found.pop("partitions", 1)
-    settings = {**found, **_SETTINGS[source], **arguments}
-    settings["backbone"] = {
-        **found["backbone"],
-        **_SETTINGS[source].get("backbone", {}),
-        **arguments.get("backbone", {}),
-    }
-    _check_partitions(path, partitions, settings.get("partition", 8))
+    # Without a mask, as all of them were trained.
+    trained = {"context_options": {"partition": 8, "mask_padding": False}}
+    settings = _merge(trained, found, module.SETTINGS, arguments)
+    _check_partitions(path, partitions, settings["context_options"]["partition"])
     changed = num_classes not in (None, found["num_classes"])
     if num_classes is not None:
         settings["num_classes"] = num_classes
     shared = {name: settings[name] for name in ("dtype", "synchronized") if name in settings}
     settings["backbone"] = ResNet(**settings["backbone"], **shared)
-    settings.setdefault("mask_padding", False)  # as all of them were trained
-    model = ISANet(**settings)
+    options = settings.pop("context_options")
+    model = ISANet(context_dropout=options.pop("dropout", 0.0), **options, **settings)
     report = module.load(model, tensors, path, ("classifier",) if changed else ())
     return Converted(model, source, report)
+
+
+def _merge(*parts):
+    """One dict of arguments: of two values the later, of two dicts of arguments both."""
+    merged = {}
+    for part in parts:
+        nested = {name: {**merged.get(name, {}), **part.get(name, {})} for name in _NESTED}
+        merged = {**merged, **part, **nested}
+    return merged
 
 
 def _backbone(tensors, path, source, arguments):
@@ -112,13 +105,13 @@ def _check_partitions(path, count, partition):
     if given != count:
         raise ValueError(
             f"{path}: the network has {count} partitions, whose sizes its tensors do not tell; "
-            f"give as many, such as partition={[(8, 8)] * count}"
+            f"give as many, such as context_options={{'partition': {[(8, 8)] * count}}}"
         )
 
 
 def check_source(source):
     """A source as it is, or ValueError with the known ones."""
-    known = [*MODELS, *BACKBONES]
+    known = [*list_sources(), *BACKBONES]
     if source not in known:
         raise ValueError(unknown("source", source, known))
     return source
@@ -126,19 +119,11 @@ def check_source(source):
 
 def find_source(tensors, path):
     """Whose checkpoint these tensors are, by their names; ValueError where none is known."""
-    for source, module in MODELS.items():
-        if module.is_source(tensors):
-            return source
-    for source, mark in (
-        ("openmmlab", "stem.0.weight"),
-        ("timm", "conv1.0.weight"),
-        ("torchvision", "conv1.weight"),
-    ):
-        for prefix in ("", "backbone."):
-            if {prefix + mark, f"{prefix}layer1.0.conv1.weight"} <= tensors.keys():
-                return source
-    names = ", ".join(sorted(tensors)[:5])
-    raise ValueError(
-        f"{path}: the names of its tensors ({names}, ...) are those of no source that is known: "
-        f"{', '.join([*MODELS, *BACKBONES])}"
-    )
+    source = sources.find_source(tensors) or resnet.find_source(tensors)
+    if source is None:
+        names = ", ".join(sorted(tensors)[:5])
+        raise ValueError(
+            f"{path}: the names of its tensors ({names}, ...) are those of no source that is "
+            f"known: {', '.join([*list_sources(), *BACKBONES])}"
+        )
+    return source

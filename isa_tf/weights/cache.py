@@ -4,14 +4,13 @@ import hashlib
 import json
 import logging
 import os
-import re
 from pathlib import Path
 
 import keras
 
+from isa_tf.files import replacing
+
 FOLDER = "isa_tf"  # in Keras's cache
-# What OpenMMLab and torchvision end a file's name in: the first digits of its sha256.
-_DIGITS = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +20,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / FOLDER
 
 
-def fetch(url, file_name=None, by_program=True) -> Path:
+def fetch(url, file_name, sha256=None, size=None, by_program=True) -> Path:
     """A file of weights, from the cache or from its publisher, checked.
+
+    A file that is fetched gets its name when it is complete and has been checked, so that what was
+    killed on its way is never taken for the file. Where no sum is published, sum and size are
+    recorded beside the file at its first use, and must stay what they were.
 
     Args:
         url: str.
-        file_name: str, in the cache; `None` for the end of the url. Defaults to `None`.
+        file_name: str, in the cache.
+        sha256: str, its first digits, as many as are known. Defaults to `None`.
+        size: int, bytes. Defaults to `None`, not known.
         by_program: bool; `False` where the url is a page for people, so that the file has to be
             put into the cache by hand. Defaults to `True`.
 
@@ -34,60 +39,74 @@ def fetch(url, file_name=None, by_program=True) -> Path:
         `Path` of the file.
 
     Raises:
-        ValueError: where the file is not the published one (see `check`).
+        ValueError: where the file is not the published one, or not what it was at its first use.
+            One that was fetched for this call is not kept then.
         OSError: where it cannot be fetched, with the address and the place where a file that was
             fetched otherwise may be put.
 
     Example:
 
-    >>> path = fetch("https://download.pytorch.org/models/resnet18-f37072fd.pth")  # doctest: +SKIP
+    >>> path = fetch(  # doctest: +SKIP
+    ...     "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    ...     "resnet18.pth",
+    ...     sha256="f37072fd",
+    ... )
     """
-    file_name = file_name or url.rsplit("/", 1)[1]
     path = cache_folder() / file_name
-    by_hand = f"put the file at {path} by hand"
-    if not path.exists():
-        if not by_program:
-            raise OSError(f"no program can fetch {file_name}: see {url}, and {by_hand}")
-        logger.info("fetching %s", url)
-        # Keras writes to /tmp where the folder is not there yet.
-        path.parent.mkdir(parents=True, exist_ok=True)
+    record = path.with_name(f"{file_name}.json") if sha256 is None else None
+    if path.exists():
         try:
-            keras.utils.get_file(
-                file_name, url, cache_dir=path.parent.parent, cache_subdir=path.parent.name
-            )
-        except Exception as error:
-            raise OSError(f"cannot fetch {url} ({error}); without a network, {by_hand}") from error
-    check(path, url)
+            found = _check(path, sha256, size, record)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; delete it to fetch it again, see {url}") from None
+    elif by_program:
+        with replacing(path) as new:
+            _download(url, new, path)
+            try:
+                found = _check(new, sha256, size, record)
+            except ValueError as error:
+                raise ValueError(f"{url}: {error}; {file_name} was not kept") from None
+    else:
+        raise OSError(f"no program can fetch {file_name}: see {url}, and put the file at {path}")
+    if record is not None and not record.exists():
+        with replacing(record) as new:
+            new.write_text(json.dumps(found) + "\n")
     return path
 
 
-def check(path, url):
-    """Raises ValueError unless a file is what its name, or else its first use, says.
+def _download(url, new, path):
+    logger.info("fetching %s", url)
+    try:
+        # Forced, as Keras takes whatever is there already for the whole file.
+        keras.utils.get_file(
+            new.name, url, cache_dir=new.parent, cache_subdir="", force_download=True
+        )
+    except Exception as error:
+        raise OSError(
+            f"cannot fetch {url} ({error}); without a network, put the file at {path} by hand"
+        ) from error
 
-    A name that ends in eight digits of the sha256 must tell the truth. Of other files sum and size
-    are recorded beside them when they are first used, and must stay what they were.
-    """
-    path = Path(path)
+
+def _check(path, sha256, size, record):
+    """Sum and size of a file; ValueError unless they are those that are known or recorded."""
     with open(path, "rb") as file:
         if file.read(512).lstrip().startswith(b"<"):
-            raise ValueError(
-                f"{path}: this is a web page (HTML), not the weights; delete it, and see {url}"
-            )
+            raise ValueError("this is a web page (HTML), not the weights")
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if match := _DIGITS.search(path.name):
-        if not digest.startswith(match[1]):
-            raise ValueError(
-                f"{path}: its sha256 begins with {digest[:8]}, that of the published file with "
-                f"{match[1]}; delete it to fetch it again"
-            )
-        return
-    record = path.with_name(f"{path.name}.json")
     found = {"sha256": digest, "bytes": path.stat().st_size}
-    if not record.exists():
-        record.write_text(json.dumps(found) + "\n")
-    elif (first := json.loads(record.read_text())) != found:
+    if size is not None and found["bytes"] != size:
+        raise ValueError(f"it has {found['bytes']:,} bytes, the published file has {size:,}")
+    if sha256 is not None and not digest.startswith(sha256):
         raise ValueError(
-            f"{path}: the file has changed since its first use, from {first} to {found}; delete it "
-            f"to fetch it again, or {record} to use it as it is"
+            f"its sha256 begins with {digest[: len(sha256)]}, that of the published file with "
+            f"{sha256}"
         )
+    if record is not None and record.exists():
+        first = json.loads(record.read_text())
+        if first != found:
+            raise ValueError(
+                f"the file has changed since its first use, from {first} to {found}; delete "
+                f"{record} to use it as it is"
+            )
+    return found

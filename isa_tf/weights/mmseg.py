@@ -7,6 +7,8 @@ from isa_tf.weights.transfer import Report, Transfer
 
 _ISA = "decode_head."
 _CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
+# What the tensors do not tell, as its authors trained.
+SETTINGS = {"coordinates": "half_pixel"}
 
 
 def is_source(tensors) -> bool:
@@ -18,8 +20,9 @@ def arguments(tensors, path) -> dict:
     """What the tensors tell of the network.
 
     Returns:
-        dict with "backbone", the arguments of `ResNet`, and those of `ISANet`: num_classes,
-        head_filters, key_filters, auxiliary_level, auxiliary_filters.
+        dict with "backbone", the arguments of `ResNet`; "context_options", those of
+        `InterlacedSparseAttention`; and those of `Segmenter`: num_classes, head_filters,
+        auxiliary_level, auxiliary_filters.
 
     Raises:
         ValueError: where they are not those of an ISANet with a ResNet.
@@ -38,9 +41,9 @@ def arguments(tensors, path) -> dict:
         },
         "num_classes": int(tensors["decode_head.conv_seg.weight"].shape[0]),
         "head_filters": int(tensors["decode_head.in_conv.conv.weight"].shape[0]),
-        "key_filters": int(
-            tensors["decode_head.global_relation.key_project.0.conv.weight"].shape[0]
-        ),
+        "context_options": {
+            "key_filters": int(tensors[f"{_ISA}global_relation.key_project.0.conv.weight"].shape[0])
+        },
         "auxiliary_level": "c4" if auxiliary else None,
         **(
             {"auxiliary_filters": int(tensors["auxiliary_head.convs.0.conv.weight"].shape[0])}

@@ -10,6 +10,14 @@ from isa_tf.weights.transfer import Report, Transfer
 ABN_EPSILON = 1e-5
 _STAGES = "isa_head.2.stages."
 _CLASSIFIERS = ("cls_head.", "dsn_head.3.")
+# What the tensors do not tell, as its authors trained.
+SETTINGS = {
+    "coordinates": "align_corners",
+    "dropout": 0.0,
+    "context_options": {"dropout": 0.05},
+    # The mean in RGB order, of a network that reads BGR.
+    "backbone": {"mean": (122.7717, 115.9465, 102.9801), "std": (1.0, 1.0, 1.0)},
+}
 
 
 def strip(tensors) -> dict:
@@ -31,9 +39,9 @@ def arguments(tensors, path) -> dict:
     """What the tensors tell of the network.
 
     Returns:
-        dict with "backbone", the arguments of `ResNet`, and those of `ISANet`: num_classes,
-        head_filters, key_filters, auxiliary_level, auxiliary_filters, activation; and
-        "partitions", how many there are.
+        dict with "backbone", the arguments of `ResNet`; "context_options", those of
+        `InterlacedSparseAttention`; those of `Segmenter`: num_classes, head_filters,
+        auxiliary_level, auxiliary_filters, activation; and "partitions", how many there are.
 
     Raises:
         ValueError: where they are not those of an ISANet with a ResNet.
@@ -53,7 +61,9 @@ def arguments(tensors, path) -> dict:
         },
         "num_classes": int(tensors["cls_head.weight"].shape[0]),
         "head_filters": int(tensors["isa_head.0.weight"].shape[0]),
-        "key_filters": int(tensors[f"{_STAGES}0.long_range_sa.f_key.0.weight"].shape[0]),
+        "context_options": {
+            "key_filters": int(tensors[f"{_STAGES}0.long_range_sa.f_key.0.weight"].shape[0])
+        },
         "auxiliary_level": "c4",
         "auxiliary_filters": int(tensors["dsn_head.0.weight"].shape[0]),
         "activation": leaky_relu_001 if in_place(tensors) else "relu",

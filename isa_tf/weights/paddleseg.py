@@ -2,14 +2,18 @@
 
 import re
 
-from isa_tf.layers.conv import ConvNormAct
 from isa_tf.weights import resnet
 from isa_tf.weights.mmseg import fill_attentions
-from isa_tf.weights.transfer import PADDLE, Report, Transfer
+from isa_tf.weights.transfer import PADDLE, Report, Transfer, conv_layers
 
 _BLOCKS = re.compile(r"backbone\.bb_(\d)_(\d+)\.conv(\d)\._conv\.weight")
 _LAYER = re.compile(r"stage(\d)_block(\d+)_(?:conv(\d)|(shortcut))")
 _CLASSIFIERS = ("head.cls.1.", "head.aux.2.")
+# What the tensors do not tell, as its authors trained.
+SETTINGS = {
+    "coordinates": "asymmetric",
+    "backbone": {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
+}
 
 
 def is_source(tensors) -> bool:
@@ -21,8 +25,9 @@ def arguments(tensors, path) -> dict:
     """What the tensors tell of the network.
 
     Returns:
-        dict with "backbone", the arguments of `ResNet`, and those of `ISANet`: num_classes,
-        head_filters, key_filters, auxiliary_level, auxiliary_filters.
+        dict with "backbone", the arguments of `ResNet`; "context_options", those of
+        `InterlacedSparseAttention`; and those of `Segmenter`: num_classes, head_filters,
+        auxiliary_level, auxiliary_filters.
 
     Raises:
         ValueError: where they are not those of an ISANet with a ResNet_vd.
@@ -45,7 +50,9 @@ def arguments(tensors, path) -> dict:
         },
         "num_classes": int(tensors["head.cls.1.weight"].shape[0]),
         "head_filters": int(tensors["head.in_conv._conv.weight"].shape[0]),
-        "key_filters": int(tensors["head.global_relation.key_project.0._conv.weight"].shape[0]),
+        "context_options": {
+            "key_filters": int(tensors["head.global_relation.key_project.0._conv.weight"].shape[0])
+        },
         "auxiliary_level": "c4",
         "auxiliary_filters": int(tensors["head.aux.0._conv.weight"].shape[0]),
     }
@@ -72,9 +79,7 @@ def load(model, tensors, path, optional=()) -> Report:
     def pair(layer, name, **arguments):
         transfer.conv_norm(layer, f"{name}._conv", f"{name}._batch_norm", **arguments)
 
-    for layer in model.backbone.layers:
-        if not isinstance(layer, ConvNormAct):
-            continue
+    for layer in conv_layers(model.backbone):
         if layer.name.startswith("stem_conv"):
             pair(layer, f"backbone.conv1_{layer.name.removeprefix('stem_conv')}")
             continue

@@ -3,7 +3,8 @@
 A checkpoint of PyTorch or PaddlePaddle is a pickle, and a pickle is a program. The one here is
 allowed to name the few things that tensors are made of, each of which stands for something of
 this module's own; any other name is refused before it is looked up, so nothing is ever imported.
-Arrays are views of bytes that were read, so a shape that lies about them allocates nothing.
+Arrays are views of bytes that were read, and no larger than those: a shape that lies about them
+allocates nothing, here or where the array is used.
 """
 
 import io
@@ -18,6 +19,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import safetensors
+
+from isa_tf.files import check_inflated
 
 _HEAD = 512  # bytes of a file that tell its format
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -76,6 +79,11 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
 
     `state_dict` says what is taken of a nested one.
 
+    What a file claims is held against what it has before any memory is taken for it: an archive
+    may inflate to `isa_tf.files.INFLATED_FREE` bytes and `INFLATED_RATIO` times its size, an array
+    must have exactly the bytes of its shape, and a tensor of PyTorch, whose strides may repeat
+    numbers, no more bytes than its storage.
+
     Args:
         path: str or path-like.
 
@@ -84,8 +92,8 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
         `ml_dtypes.bfloat16`). Tensors that share a storage share memory.
 
     Raises:
-        CheckpointError: (a ValueError) where the file is cut short, is no checkpoint, or its
-            pickle names anything but tensors.
+        CheckpointError: (a ValueError) where the file is cut short, is no checkpoint, claims more
+            than it may, or its pickle names anything but tensors.
         OSError: where it cannot be opened.
 
     Example:
@@ -170,14 +178,23 @@ def _describe(error):
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def _count_bytes(shape, dtype):
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _Refused("an array has a shape that is none")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _check_bytes(shape, dtype, nbytes):
+    """Refuses a shape and dtype that are not of exactly so many bytes."""
+    expected = _count_bytes(shape, dtype)
+    if nbytes != expected:
+        raise _Refused(f"an array of shape {shape} has {nbytes} bytes, {expected} are expected")
+
+
 def _view(data, shape, dtype, order="C") -> np.ndarray:
     """An array over `data`, which must be of exactly its size."""
     shape = tuple(shape)
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise _Refused("an array has a shape that is none")
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes != len(data):
-        raise _Refused(f"an array of shape {shape} has {len(data)} bytes, {nbytes} are expected")
+    _check_bytes(shape, dtype, len(data))
     return np.ndarray(shape, dtype, data, order=order)
 
 
@@ -246,8 +263,17 @@ class _Tensor(_StandIn):
         self.strides = tuple(strides)
 
     def array(self) -> np.ndarray:
-        """The view of its storage; NumPy checks that it lies within."""
+        """The view of its storage; NumPy checks that it lies within.
+
+        With strides of 0 it could lie within and still be of any size, once somebody copies it.
+        """
         dtype = self.storage.dtype
+        nbytes = _count_bytes(self.shape, dtype)
+        if nbytes > self.storage.nbytes:
+            raise _Refused(
+                f"a tensor of shape {self.shape} has {nbytes} bytes, its storage only "
+                f"{self.storage.nbytes}; refused"
+            )
         return np.ndarray(
             self.shape,
             dtype,
@@ -471,13 +497,18 @@ def _read_zip(file):
         stored = sum(info.compress_size for info in archive.infolist())
         if stored > os.fstat(file.fileno()).st_size:
             raise _Refused("the zip archive claims more bytes than the file has")
+        try:
+            check_inflated(file)
+        except ValueError as error:
+            raise _Refused(str(error)) from None
         names = archive.namelist()
         roots = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
         if len(roots) == 1:
             return _read_torch(archive, roots[0])
         if all(name.endswith(".npy") for name in names):
             return {
-                name.removesuffix(".npy"): _read_npy(archive.read(name), name) for name in names
+                info.filename.removesuffix(".npy"): _read_npy(archive, info)
+                for info in archive.infolist()
             }
         raise _Refused("this is a zip archive, but not a checkpoint of PyTorch or NumPy")
 
@@ -500,21 +531,23 @@ def _read_torch(archive, root):
     return obj
 
 
-def _read_npy(data, name):
-    """The array of an .npy file: a version, a header, raw numbers."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise _Refused(f"{name} is of version {version[0]}.{version[1]}, which no numbers need")
-    if version == (1, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.hasobject:
-        raise _Refused(f"{name} is an array of objects, which only a pickle can hold; refused")
-    if dtype.kind not in "biufc":
-        raise _Refused(f"{name} is an array of {dtype}, which is no number")
-    return _view(memoryview(data)[file.tell() :], shape, dtype, "F" if is_fortran else "C")
+def _read_npy(archive, info):
+    """The array of an .npy file: a version, a header, raw numbers, which are read at the end."""
+    name = info.filename
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise _Refused(f"{name} is of version {version[0]}.{version[1]}, which no numbers need")
+        if version == (1, 0):
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        if dtype.hasobject:
+            raise _Refused(f"{name} is an array of objects, which only a pickle can hold; refused")
+        if dtype.kind not in "biufc":
+            raise _Refused(f"{name} is an array of {dtype}, which is no number")
+        _check_bytes(shape, dtype, info.file_size - file.tell())
+        return _view(file.read(), shape, dtype, "F" if is_fortran else "C")
 
 
 def _read_safetensors(file):

@@ -8,10 +8,10 @@ import os
 import re
 from pathlib import Path
 
-from isa_tf.layers.conv import ConvNormAct
 from isa_tf.names import unknown
-from isa_tf.weights import cache
-from isa_tf.weights.transfer import Report, Transfer
+from isa_tf.weights.architectures import BASIC, DEPTHS
+from isa_tf.weights.published import list_published
+from isa_tf.weights.transfer import Report, Transfer, conv_layers
 
 # The classifier, which a backbone has not.
 LEFT_OVER = ("fc.", "head.fc.")
@@ -26,29 +26,11 @@ _STEMS = {
 _BLOCKS = re.compile(r"layer(\d)\.(\d+)\.conv(\d)\.weight")
 _LAYER = re.compile(r"stage(\d)_block(\d+)_(conv(\d)|shortcut)")
 REVERSED = (2, 1, 0)  # BGR for RGB
-_TORCHVISION = "https://download.pytorch.org/models/"
-_OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/"
-_TIMM = "https://huggingface.co/{}/resolve/main/model.safetensors"
-# ImageNet weights by the names that their publishers' users know (mmcv's for torchvision's and
-# OpenMMLab's): depth, stem and shortcut of the network, and the file's name (timm's all have one).
-PUBLISHED = {
-    "torchvision://resnet18": (18, "v1", "conv", "resnet18-f37072fd.pth"),
-    "torchvision://resnet34": (34, "v1", "conv", "resnet34-b627a593.pth"),
-    "torchvision://resnet50": (50, "v1", "conv", "resnet50-0676ba61.pth"),
-    "torchvision://resnet101": (101, "v1", "conv", "resnet101-63fe2227.pth"),
-    "torchvision://resnet152": (152, "v1", "conv", "resnet152-394f9c45.pth"),
-    "open-mmlab://resnet18_v1c": (18, "v1c", "conv", "resnet18_v1c-b5776b93.pth"),
-    "open-mmlab://resnet50_v1c": (50, "v1c", "conv", "resnet50_v1c-2cccc1ad.pth"),
-    "open-mmlab://resnet101_v1c": (101, "v1c", "conv", "resnet101_v1c-e67eebb6.pth"),
-    "timm/resnet152c.gluon_in1k": (152, "v1c", "conv", None),
-    "timm/resnet50s.gluon_in1k": (50, "deep", "conv", None),
-    "timm/resnet101s.gluon_in1k": (101, "deep", "conv", None),
-    "timm/resnet152s.gluon_in1k": (152, "deep", "conv", None),
-    "timm/resnet50c.gluon_in1k": (50, "v1c", "conv", None),
-    "timm/resnet101c.gluon_in1k": (101, "v1c", "conv", None),
-    "timm/resnet50d.gluon_in1k": (50, "v1c", "vd", None),
-    "timm/resnet101d.gluon_in1k": (101, "v1c", "vd", None),
-    "timm/resnet152d.gluon_in1k": (152, "v1c", "vd", None),
+# Who publishes ImageNet weights of ResNets, and a tensor that only their stem has.
+SOURCES = {
+    "torchvision": "conv1.weight",
+    "openmmlab": "stem.0.weight",
+    "timm": "conv1.0.weight",
 }
 
 
@@ -64,38 +46,42 @@ def find(model, weights) -> Path:
 
     Args:
         model: `isa_tf.backbones.ResNet`.
-        weights: "imagenet" for the first of `PUBLISHED` that fits, one of those names, or a path.
+        weights: "imagenet" for the first published ones that fit, the name of some, or a path.
 
     Raises:
         ValueError: where nobody is known to publish any, or for an unknown name.
         OSError: where it cannot be fetched.
     """
     name = os.fspath(weights)
+    published = {entry.name: entry for entry in list_published(*SOURCES)}
     if name == "imagenet":
-        network = (model.depth, model.stem, model.shortcut)
-        fitting = [name for name, entry in PUBLISHED.items() if entry[:3] == network]
-        if not fitting or model.filters != 64:
-            raise ValueError(
-                f'weights="imagenet": none are known for {model.name} (depth/stem/shortcut '
-                f"{'/'.join(map(str, network))}, {model.filters} filters), but "
-                f"{', '.join(PUBLISHED)}; or give a file"
-            )
-        name = fitting[0]
-    if name not in PUBLISHED:
-        if "://" in name or name.startswith("timm/"):
-            raise ValueError(unknown("weights", name, PUBLISHED))
-        return Path(name)
-    file_name = PUBLISHED[name][-1]
-    if file_name is None:
-        return cache.fetch(_TIMM.format(name), f"{name.removeprefix('timm/')}.safetensors")
-    folder = _TORCHVISION if name.startswith("torchvision") else _OPENMMLAB
-    return cache.fetch(folder + file_name)
+        network = {name: getattr(model, name) for name in ("depth", "stem", "shortcut")}
+        for entry in published.values():
+            if entry.network == network and model.filters == 64:
+                return entry.fetch()
+        raise ValueError(
+            f'weights="imagenet": none are known for {model.name} (depth/stem/shortcut '
+            f"{'/'.join(map(str, network.values()))}, {model.filters} filters), but "
+            f"{', '.join(published)}; or give a file"
+        )
+    if name in published:
+        return published[name].fetch()
+    if "://" in name or name.startswith("timm/"):
+        raise ValueError(unknown("weights", name, published))
+    return Path(name)
+
+
+def find_source(tensors) -> str | None:
+    """Which of `SOURCES` has a network whose tensors are called so, `None` where none has."""
+    for source, mark in SOURCES.items():
+        for prefix in ("", "backbone."):
+            if {prefix + mark, f"{prefix}layer1.0.conv1.weight"} <= tensors.keys():
+                return source
+    return None
 
 
 def find_depth(blocks, bottleneck):
     """The depth of the ResNet with these blocks in its stages, `None` where none is known."""
-    from isa_tf.backbones.resnet import BASIC, DEPTHS  # it imports this package
-
     for depth, known in DEPTHS.items():
         if known == blocks and (depth not in BASIC) == bottleneck:
             return depth
@@ -164,9 +150,7 @@ def fill(transfer: Transfer, model, bgr=False):
     stem = _stem({name[len(prefix) :] for name in transfer.tensors})
     if stem is None:
         raise ValueError(f"{transfer.path}: no stem of a ResNet is known in it")
-    for layer in model.layers:
-        if not isinstance(layer, ConvNormAct):
-            continue
+    for layer in conv_layers(model):
         if layer.name.startswith("stem_conv"):
             i = int(layer.name.removeprefix("stem_conv"))
             if i > len(stem):

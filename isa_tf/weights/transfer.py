@@ -6,10 +6,25 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from isa_tf.layers.conv import ConvNormAct
+
 # What batch normalisation calls its moving mean and variance.
 PYTORCH = ("running_mean", "running_var")
 PADDLE = ("_mean", "_variance")
 _COUNTER = ".num_batches_tracked"
+
+
+def conv_layers(model) -> list[ConvNormAct]:
+    """Every `ConvNormAct` of a model once, also those that other layers hold.
+
+    Name maps go by the layers' names; the order is that of Keras and says nothing of theirs.
+
+    Example:
+
+    >>> len(conv_layers(isa_tf.backbones.create("resnet18")))
+    20
+    """
+    return [layer for layer in model._flatten_layers() if isinstance(layer, ConvNormAct)]
 
 
 class Report(NamedTuple):

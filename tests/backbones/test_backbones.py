@@ -157,7 +157,7 @@ def test_normalization(name, mean, std):
 
 def test_names():
     names = backbones.list_names()
-    assert len(names) == 26 == len(set(names))
+    assert len(names) == len(set(names)) >= 26  # others may have been registered
     vd = backbones.create("resnet34_vd", output_stride=16)
     assert (vd.name, vd.depth, vd.stem, vd.shortcut) == ("resnet34_vd", 34, "v1c", "vd")
     assert backbones.create("resnet18").output_stride == 32

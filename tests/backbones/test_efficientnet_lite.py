@@ -182,7 +182,7 @@ def test_missing_package(monkeypatch):
 
 def imagenet_path(variant):
     try:
-        return module.imagenet_path(variant)
+        return weights_lib.imagenet_path(variant)
     except ImportError as error:
         pytest.skip(str(error))
 
@@ -250,8 +250,8 @@ def test_package_is_found_without_being_imported(monkeypatch, tmp_path):
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match="holds no .pth"):
-        module.imagenet_path(1)
+        weights_lib.imagenet_path(1)
     (package / "models" / "lite1.pth").write_bytes(b"<html>")
-    assert module.imagenet_path(1) == package / "models" / "lite1.pth"
+    assert weights_lib.imagenet_path(1) == package / "models" / "lite1.pth"
     with pytest.raises(ValueError, match=r"lite1\.pth: this is a web page"):
         EfficientNetLite(1, weights="imagenet")

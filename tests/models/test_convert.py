@@ -108,8 +108,10 @@ def test_another_architecture(tmp_path):
         from_checkpoint(path, "openseg")
     with pytest.raises(ValueError, match='unknown source "?\'?mmsegg.*did you mean "mmseg"'):
         from_checkpoint(path, "mmsegg")
-    with pytest.raises(ValueError, match="the network has 1 partitions"):
-        from_checkpoint(CHECKPOINT, partition=[8, 4])
+    with pytest.raises(
+        ValueError, match=r"the network has 1 partitions.*context_options=\{'partition'"
+    ):
+        from_checkpoint(CHECKPOINT, context_options={"partition": [8, 4]})
 
 
 def test_in_place_activated_bn_is_told_from_its_names():

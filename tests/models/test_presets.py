@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from golden import checkpoint_arrays
 
+import isa_tf
 from isa_tf.backbones import ResNet
 from isa_tf.cost import count_flops
 from isa_tf.models import ISANet, from_preset, list_presets, presets
-from isa_tf.weights import cache
 
 NAME = "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
 
@@ -59,8 +59,9 @@ def publish(server, monkeypatch, content=None, digits=None, name=NAME):
     digits = digits or hashlib.sha256(content).hexdigest()[:8]
     (folder / f"isanet_made_here-{digits}.pth").write_bytes(content)
     url = f"{address}/isanet_made_here-{digits}.pth"
+    known = {"address": url, "file_name": url.rsplit("/", 1)[1], "sha256": digits}
     changed = [
-        dataclasses.replace(p, url=url) if p.name == name else p for p in presets.list_presets()
+        dataclasses.replace(p, **known) if p.name == name else p for p in presets.list_presets()
     ]
     monkeypatch.setattr(presets, "_PRESETS", changed)
     # The golden model has 5 classes.
@@ -75,14 +76,14 @@ def small_labels():
 
 def test_fetched_converted_and_kept(server, monkeypatch, home, capsys):
     url = publish(server, monkeypatch)
-    model = ISANet.from_preset(NAME)
+    model = from_preset(NAME)
     assert isinstance(model, ISANet)
     assert model.class_names[0] == "road" and model.palette[0] == (128, 64, 128)
     assert model.coordinates == "align_corners" and not model.context.attentions[0].mask_padding
     assert model.protocol["mode"] == "slide" and model.protocol["fit_size"] == (2049, 1025)
     assert "Downloading" in capsys.readouterr().out
     file = home / url.rsplit("/", 1)[1]
-    converted = file.with_suffix(".keras")
+    converted = home / f"{file.stem}.{isa_tf.__version__}.float32.keras"
     assert sorted(home.iterdir()) == sorted([file, converted])
 
     # The converted file is all that is needed from now on.
@@ -119,7 +120,7 @@ def test_no_network(monkeypatch, server, home):
     (server[0] / url.rsplit("/", 1)[1]).unlink()
     with pytest.raises(OSError, match="cannot fetch http://127.*put the file at"):
         from_preset(NAME)
-    assert not list(home.glob("*.pth")) and not list(home.glob("*.keras"))
+    assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -127,30 +128,41 @@ def test_no_network(monkeypatch, server, home):
     [
         (b"<!DOCTYPE html><p>moved", None, r"a web page \(HTML\)"),
         (b"PK\x03\x04 and something else", "0123abcd", "sha256 begins with .* with 0123abcd"),
-        (b"PK\x03\x04 and something else", None, "made_here.*pth"),
     ],
-    ids=["html", "digits", "broken"],
+    ids=["html", "digits"],
 )
 def test_a_wrong_file(server, monkeypatch, home, content, digits, message):
     publish(server, monkeypatch, content, digits)
     with pytest.raises(ValueError, match=message):
         from_preset(NAME)
-    assert not list(home.glob("*.keras"))
+    assert not list(home.iterdir())
 
 
-def test_a_file_without_published_sum(tmp_path):
-    path = tmp_path / "model.pdparams"
-    path.write_bytes(b"\x80\x02one")
-    cache.check(path, "https://somewhere")
-    cache.check(path, "https://somewhere")
-    path.write_bytes(b"\x80\x02another")
-    with pytest.raises(ValueError, match="has changed since its first use"):
-        cache.check(path, "https://somewhere")
+def test_a_published_file_that_cannot_be_read(server, monkeypatch, home):
+    url = publish(server, monkeypatch, b"PK\x03\x04 and something else")
+    with pytest.raises(ValueError, match="made_here.*pth"):
+        from_preset(NAME)
+    assert [path.name for path in home.iterdir()] == [url.rsplit("/", 1)[1]]
 
 
-def test_what_no_program_can_fetch(home):
-    with pytest.raises(OSError, match=r"no program can fetch x\.pth: see https://drive.*isa_tf/x"):
-        cache.fetch("https://drive.google.com/1", "x.pth", by_program=False)
+def test_what_is_kept_is_of_one_policy_and_version(server, monkeypatch, home):
+    """A process that computes in bfloat16 leaves nothing that others would be given."""
+    publish(server, monkeypatch)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert from_preset(NAME).get_layer("head").compute_dtype == "bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
+    for _ in range(2):  # converted, then kept
+        assert from_preset(NAME).get_layer("head").compute_dtype == "float32"
+    kept = sorted(path.name.split(".", 1)[1] for path in home.glob("*.keras"))
+    version = isa_tf.__version__
+    assert kept == [f"{version}.float32.keras", f"{version}.mixed_bfloat16.keras"]
+    monkeypatch.setattr(presets, "__version__", "9.9")
+    from_preset(NAME)
+    assert len(list(home.glob("*.9.9.float32.keras"))) == 1
+    assert len(server[2]) == 1
 
 
 def test_names():
@@ -173,6 +185,7 @@ def test_mmseg_presets_are_those_of_its_metafile():
     best = {(p.backbone, p.dataset, p.crop_size, p.schedule): p for p in listed}
     preset = best["R-101-D8", "Cityscapes", (769, 769), "80k"]
     assert (preset.miou, preset.miou_ms_flip) == (80.61, 81.59)
+    assert preset.sha256 == "24f71dfa"
     assert preset.url == (
         "https://download.openmmlab.com/mmsegmentation/v0.5/isanet/"
         "isanet_r101-d8_769x769_80k_cityscapes/"

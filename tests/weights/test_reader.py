@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import isa_tf
 from isa_tf.weights import CheckpointError, read_checkpoint, reader, state_dict
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -615,6 +617,30 @@ def test_npz_that_lies(read, data, reason):
     refused_in_little_memory(read, data, reason)
 
 
+def test_npz_that_inflates_too_far(read):
+    """Refused before a member is read, however honest its header is."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("a.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, F4 | {"shape": (1 << 26,)})
+            for _ in range(16):
+                member.write(bytes(1 << 24))
+    assert len(file.getvalue()) < 1 << 20
+    refused_in_little_memory(read, file.getvalue(), "would inflate to 268,435,...; at most")
+
+
+def test_npz_whose_header_is_read_first(read):
+    """Within the limit of all archives, and yet not the array that its header tells of."""
+    data = npz_bytes(compressed=True, a=np.zeros(12 << 20, "float32"))
+    assert len(data) < 1 << 20 and read(data)["a"].nbytes == 48 << 20
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("a.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(member, F4)
+            member.write(bytes(48 << 20))
+    refused_in_little_memory(read, file.getvalue(), r"shape \(2,\) has 50331648 bytes, 8 are")
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 def test_npz_versions(read, version):
     values = np.array([1, 2], "float32")
@@ -817,9 +843,12 @@ def test_no_module_is_imported(tmp_path):
     files["html"] = b"<html></html>"
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    # The reader's file alone, as the package would bring TensorFlow and more with it.
+    # The reader's file alone, and a package that is a folder, as the real one would bring
+    # TensorFlow and more with it.
     script = f"""
-import importlib.util, pathlib, sys
+import importlib.util, pathlib, sys, types
+sys.modules["isa_tf"] = types.ModuleType("isa_tf")
+sys.modules["isa_tf"].__path__ = [{os.path.dirname(isa_tf.__file__)!r}]
 spec = importlib.util.spec_from_file_location("reader", {reader.__file__!r})
 reader = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reader)
@@ -853,6 +882,16 @@ print(read, refused, sorted(set(sys.modules) - before - {{"encodings.cp437"}}))
 def test_tensors_beyond_their_storage(to_bytes, read, tensor):
     with pytest.raises(CheckpointError):
         read(to_bytes(ordered(a=tensor)))
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20), (7,)])
+def test_strides_of_zero_make_no_more_of_a_storage(to_bytes, read, shape):
+    """Each number of such a tensor lies within its storage, so NumPy would make a view of it."""
+    tensor = Tensor(np.zeros(6, "float32"), shape, (0,) * len(shape))
+    data = to_bytes(ordered(a=tensor))
+    size = 4 * np.prod(shape)
+    reason = rf"tensor of shape {re.escape(str(shape))} has {size} bytes, its storage only 24"
+    refused_in_little_memory(read, data, reason)
 
 
 @pytest.mark.parametrize("kind", good_files())

@@ -1,11 +1,14 @@
 """ResNets from the checkpoints of others: every tensor in its place, or an error."""
 
+import types
+
 import numpy as np
 import pytest
 
 from isa_tf.backbones import ResNet, list_weights
 from isa_tf.models import from_checkpoint
 from isa_tf.models.convert import find_source
+from isa_tf.weights import cache, published
 from isa_tf.weights import resnet as weights_lib
 
 STYLES = {
@@ -144,25 +147,30 @@ def test_bias_of_a_convolution_before_a_norm(length):
 
 @pytest.mark.parametrize("name", list_weights())
 def test_published_weights_fit_the_network_they_are_listed_for(name, tmp_path, monkeypatch):
-    depth, stem, shortcut, _ = weights_lib.PUBLISHED[name]
+    entry = published.PUBLISHED[name]
+    network = entry.network
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     asked = []
 
-    def get_file(file_name, url, cache_dir, cache_subdir):
+    def get_file(file_name, url, **arguments):
         asked.append((file_name, url))
         raise OSError("offline")
 
-    monkeypatch.setattr(weights_lib.cache.keras.utils, "get_file", get_file)
-    model = ResNet(18, stem=stem, shortcut=shortcut, filters=4)
-    with pytest.raises(OSError, match="put the file at .*by hand"):
+    monkeypatch.setattr(cache.keras.utils, "get_file", get_file)
+    model = types.SimpleNamespace(**network, filters=64)  # all that is asked of one
+    with pytest.raises(OSError, match=f"put the file at .*{entry.file_name} by hand"):
         weights_lib.find(model, name)
     ((file_name, url),) = asked
-    assert f"resnet{depth}" in file_name and file_name.rsplit(".", 1)[1] in ("pth", "safetensors")
-    assert url.startswith("https://") and "{" not in url
+    assert file_name.endswith(entry.file_name) and url == entry.url
+    assert f"resnet{network['depth']}" in file_name
+    assert file_name.rsplit(".", 1)[1] in ("pth", "safetensors")
     # The name that "imagenet" stands for is the first that fits.
-    network = (depth, stem, shortcut)
-    first = next(n for n, entry in weights_lib.PUBLISHED.items() if entry[:3] == network)
-    assert name == first or name.startswith("timm/")
+    first = next(e for e in published.list_published() if e.network == network)
+    assert name == first.name or name.startswith("timm/")
+    with pytest.raises(OSError, match="cannot fetch"):
+        weights_lib.find(model, "imagenet")
+    assert asked[-1][1] == first.url
+    assert not list((tmp_path / "isa_tf").iterdir())
 
 
 def test_another_network():
