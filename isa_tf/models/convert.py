@@ -79,8 +79,7 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
         settings["num_classes"] = num_classes
     shared = {name: settings[name] for name in ("dtype", "synchronized") if name in settings}
     settings["backbone"] = ResNet(**settings["backbone"], **shared)
-    options = settings.pop("context_options")
-    model = ISANet(context_dropout=options.pop("dropout", 0.0), **options, **settings)
+    model = ISANet(**settings)
     report = module.load(model, tensors, path, ("classifier",) if changed else ())
     return Converted(model, source, report)
 

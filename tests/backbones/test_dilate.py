@@ -496,7 +496,7 @@ def test_a_network_around_it(tmp_path):
         "keras:MobileNet",
         num_classes=3,
         head_filters=16,
-        partition=4,
+        context_options={"partition": 4},
         dtype="mixed_bfloat16",
         synchronized=True,
     )

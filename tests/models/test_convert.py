@@ -6,7 +6,7 @@ import pytest
 from batteries import relative_error
 from golden import CHECKPOINT, checkpoint_arrays, examples
 
-from isa_tf.models import ISANet, from_checkpoint
+from isa_tf.models import Segmenter, from_checkpoint
 from isa_tf.models.segmenter import AUXILIARY, LOGITS
 from isa_tf.weights import openseg
 
@@ -41,7 +41,7 @@ def test_the_two_ways_of_resizing_differ():
 
 def test_the_architecture_is_told_from_the_tensors(tmp_path):
     model = from_checkpoint(CHECKPOINT).model
-    assert isinstance(model, ISANet)
+    assert isinstance(model, Segmenter)
     backbone = model.backbone
     assert (backbone.depth, backbone.stem, backbone.filters) == (50, "v1c", 4)
     assert backbone.output_stride == 8 and backbone.contract_dilation

@@ -14,7 +14,7 @@ from golden import checkpoint_arrays
 import isa_tf
 from isa_tf.backbones import ResNet
 from isa_tf.cost import count_flops
-from isa_tf.models import ISANet, from_preset, list_presets, presets
+from isa_tf.models import ISANet, Segmenter, from_preset, list_presets, presets
 
 NAME = "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
 
@@ -77,7 +77,7 @@ def small_labels():
 def test_fetched_converted_and_kept(server, monkeypatch, home, capsys):
     url = publish(server, monkeypatch)
     model = from_preset(NAME)
-    assert isinstance(model, ISANet)
+    assert isinstance(model, Segmenter)
     assert model.class_names[0] == "road" and model.palette[0] == (128, 64, 128)
     assert model.coordinates == "align_corners" and not model.context.attentions[0].mask_padding
     assert model.protocol["mode"] == "slide" and model.protocol["fit_size"] == (2049, 1025)
@@ -200,7 +200,9 @@ def test_costs_are_those_of_the_network(name):
     preset = presets.find_preset(name)
     vd = {"shortcut": "vd", "contract_dilation": False} if preset.source == "paddleseg" else {}
     backbone = ResNet(preset.depth, 8, stem="v1c", **vd)
-    model = ISANet(backbone, len(preset.labels.class_names), mask_padding=False)
+    model = ISANet(
+        backbone, len(preset.labels.class_names), context_options={"mask_padding": False}
+    )
     trained = sum(np.prod(v.shape) for v in model.trainable_weights)
     assert preset.parameters == round(trained / 1e6, 1)
     assert preset.gflops == round(count_flops(model, preset.crop_size) / 1e9)

@@ -34,7 +34,9 @@ def test_logits_of_both_heads(filters, partitions, tmp_path):
     path = tmp_path / "isanet.pth"
     state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
     torch.save({"state_dict": state, "config_dict": {"network": "isanet"}}, path)
-    ours, source, report = from_checkpoint(path, partition=[*map(tuple, partitions)])
+    ours, source, report = from_checkpoint(
+        path, context_options={"partition": [*map(tuple, partitions)]}
+    )
     assert source == "openseg" and report == ([], [])
     for i, head in enumerate(("logits", "auxiliary_logits")):
         model = keras.Model(ours.inputs, ours.get_layer(head).output)
