@@ -11,7 +11,8 @@ def _affinity(query, key, key_mask):
     query = query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
     logits = tf.cast(tf.einsum("bgnk,bgmk->bgnm", query, key), tf.float32)
     if key_mask is not None:
-        logits = tf.where(key_mask[None, :, None, :], logits, _MASKED)
+        # Not by indexing with `None`, which LiteRT has not for bools of unknown size.
+        logits = tf.where(tf.expand_dims(tf.expand_dims(key_mask, 1), 0), logits, _MASKED)
     return tf.nn.softmax(logits)
 
 

@@ -183,7 +183,12 @@ class Heard:
         xp, (rows, columns) = self._split(partition)
         if xp is np and rows.all() and columns.all():
             return None
-        mask = xp.logical_and(rows[:, :, None, None], columns[None, None, :, :])
+        # Not by indexing with `None`, which LiteRT has not for bools of unknown size.
+        rows, columns = (
+            xp.expand_dims(xp.expand_dims(half, axis), axis)
+            for half, axis in ((rows, -1), (columns, 0))
+        )
+        mask = xp.logical_and(rows, columns)
         permutation = [axis - 1 for axis in _TO_GROUPS[kind][1:-1]]
         mask = xp.transpose(mask, permutation)
         shape = mask.shape if xp is np else tf.shape(mask)

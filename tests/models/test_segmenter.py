@@ -12,10 +12,11 @@ from isa_tf.backbones import TinyNet
 from isa_tf.layers import InterlacedSparseAttention
 from isa_tf.losses import PixelCrossEntropy
 from isa_tf.metrics import MeanIoU
-from isa_tf.models import Segmenter
+from isa_tf.models import ISANet, Segmenter
 from isa_tf.schedules import CoupledSGD
 
 SMALL = {"num_classes": 3, "head_filters": 8}
+SMALL_HEAD = {"head_filters": 8}
 NAMED = {
     "class_names": ("sky", "tree", "road"),
     "palette": ((0, 0, 255), (0, 255, 0), (90, 90, 90)),
@@ -357,3 +358,73 @@ def test_two_replicas_train_as_one(mirrored):
     for a, b in zip(two[3].weights, one[3].weights, strict=True):
         assert a.path == b.path
         assert relative_error(a, b) < 2e-2, a.path
+
+
+# === One way to say a module ===
+
+
+def test_a_module_is_said_by_its_name_and_options():
+    named = Segmenter("tiny", "isa", 3, {"partition": (2, 3), "order": "short_long"}, **SMALL_HEAD)
+    made = Segmenter("tiny", InterlacedSparseAttention((2, 3), order="short_long"), 3, **SMALL_HEAD)
+    for model in (named, made):
+        assert model.context.partitions == [(2, 3)] and model.context.order == "short_long"
+    with pytest.raises(ValueError, match="context_options are of a module given by name"):
+        Segmenter("tiny", named.context, 3, {"partition": 4})
+    with pytest.raises(ValueError, match="partition"):
+        Segmenter("tiny", "ppm", 3, {"partition": 4})
+
+
+def test_what_the_network_is_told_a_named_module_is_told_too():
+    shared = {"momentum": 0.7, "minimal_filtering": 8, "activation": "silu", "dtype": "float64"}
+    context = Segmenter("tiny", "ppm", 3, **SMALL_HEAD, **shared).context
+    assert (context.momentum, context.minimal_filtering) == (0.7, 8)
+    assert context.pools[0].norm.momentum == 0.7 and context.fusion.filtered
+    assert context.activation is keras.activations.silu and context.compute_dtype == "float64"
+    kept = Segmenter("tiny", "ppm", 3, {"momentum": 0.5}, **SMALL_HEAD, **shared).context
+    assert kept.momentum == 0.5
+
+
+def test_the_factory_and_the_network_agree():
+    ours = ISANet("resnet18", 3, auxiliary_level=None, name="same", **SMALL_HEAD)
+    plain = Segmenter("resnet18", num_classes=3, name="same", **SMALL_HEAD)
+    assert ours.get_config() == plain.get_config()
+    assert ours.backbone.output_stride == 8
+    assert ISANet("resnet18", 3, **SMALL_HEAD).auxiliary_level == "c4"
+
+
+# === What Keras makes of it ===
+
+
+def test_a_clone_gives_logits():
+    model = made(auxiliary_level="c1", auxiliary_filters=4)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(weights_of(model, clone))
+    x = images(1, 33, 41)
+    np.testing.assert_allclose(clone(x), model(x), rtol=1e-5, atol=1e-5)
+    assert tuple(clone.output.shape) == (None, None, None, 3)
+
+
+def weights_of(model, clone):
+    """The model's, but for those of the head that is there in training alone."""
+    named = {layer.name: layer for layer in model.layers}
+    return [w for layer in clone.layers for w in named[layer.name].get_weights()]
+
+
+@pytest.mark.parametrize("context", ["isa", "self_attention", "ppm"])
+def test_what_keras_exports_of_a_loaded_model_runs_in_litert(tmp_path, context):
+    """With built-in operations alone, for images of any size."""
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    made(context=context, auxiliary_level="c1", auxiliary_filters=4).save(tmp_path / "m.keras")
+    model = keras.models.load_model(tmp_path / "m.keras")
+    model.export(tmp_path / "m.tflite", format="litert", verbose=False)
+    network = interpreter.Interpreter(str(tmp_path / "m.tflite"))
+    (entry,), (exit_,) = network.get_input_details(), network.get_output_details()
+    for size in [(32, 48), (33, 41)]:
+        x = images(1, *size)
+        network.resize_tensor_input(entry["index"], x.shape)
+        network.allocate_tensors()
+        network.set_tensor(entry["index"], x)
+        network.invoke()
+        expected = model(x).numpy()
+        found = network.get_tensor(exit_["index"])
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
