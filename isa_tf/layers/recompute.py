@@ -111,22 +111,26 @@ def _normalized(convs, convolve_again, inputs, kernels, pairs):
         def gradients(gradient, *_):
             of_kernels, of_pairs = [], []
             for i in reversed(range(count)):
+                norm, after = convs[i].norm, gradient
+                if maps[i] is not None:
+                    after, *outer = norm.gradients(gradient, maps[i], scales[i], reserved[i])
+                # Nothing is made again before its gradient is there; nor is the kernel read, which
+                # minimal filtering would transform at once.
+                (kernel,) = _later([kernels[i]], after)
                 if i == 0:
-                    (before,) = _later([x], gradient)
+                    (before,) = _later([x], after)
                 else:
-                    # What the convolution read, again: one pass over what the one before it gave.
-                    again = _later([maps[i - 1], scales[i - 1], offsets[i - 1]], gradient)
+                    again = _later([maps[i - 1], scales[i - 1], offsets[i - 1]], after)
                     normalized = convs[i - 1].norm.normalize(*again)[0]
                     with tf.GradientTape() as activation:
                         activation.watch(normalized)
                         before = convs[i - 1].activation(normalized)
                 with tf.GradientTape() as convolution:
-                    convolution.watch([before, kernels[i]])
-                    z = convs[i].convolve(before, kernels[i])
-                kept = z if maps[i] is None else maps[i]
-                norm = convs[i].norm
-                inner, *outer = norm.gradients(gradient, kept, scales[i], reserved[i])
-                gradient, of_kernel = convolution.gradient(z, [before, kernels[i]], inner)
+                    convolution.watch([before, kernel])
+                    z = convs[i].convolve(before, kernel)
+                if maps[i] is None:
+                    after, *outer = norm.gradients(gradient, z, scales[i], reserved[i])
+                gradient, of_kernel = convolution.gradient(z, [before, kernel], after)
                 if i > 0:
                     gradient = activation.gradient(before, normalized, gradient)
                 of_kernels.insert(0, of_kernel)
