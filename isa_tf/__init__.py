@@ -8,10 +8,12 @@ them.
 """
 
 from isa_tf import (
+    attention_maps,
     backbones,
+    cost,
     data,
-    export,
     files,
+    formats,
     inference,
     layers,
     losses,
@@ -23,15 +25,20 @@ from isa_tf import (
     visualize,
     weights,
 )
+from isa_tf.formats import export, load_predictor
 
 __version__ = "0.1.0"
 __all__ = [
+    "attention_maps",
     "backbones",
+    "cost",
     "data",
     "export",
     "files",
+    "formats",
     "inference",
     "layers",
+    "load_predictor",
     "losses",
     "metrics",
     "models",
