@@ -16,6 +16,8 @@ from isa_tf.inference.views import (
     vote,
 )
 
+_CLASSIFIED_BYTES = 2**25  # of logits at once, where there are many
+
 
 class Predictor:
     """From images to class ids and their probabilities.
@@ -172,8 +174,14 @@ def _classify_tiles(tiles, shape):
     for top, left, logits in tiles:
         if class_id is None:
             class_id = np.empty(shape, class_dtype(logits.shape[-1]))
-        place = np.s_[:, top : top + logits.shape[1], left : left + logits.shape[2]]
-        class_id[place], score[place] = classify(logits)
+        _, height, width, _ = logits.shape
+        # Some rows at a time: softmax and its like take as much memory as they are given.
+        step = max(_CLASSIFIED_BYTES * height // logits.nbytes, 1)
+        for y in range(0, height, step):
+            rows = logits[:, y : y + step]
+            place = np.s_[:, top + y : top + y + rows.shape[1], left : left + width]
+            class_id[place], score[place] = classify(rows)
+        del logits, rows  # before there are others
     return class_id, score
 
 

@@ -119,7 +119,7 @@ def slide_tiles(run, images, crop_size, stride):
             column is moved back inside the image.
 
     Returns:
-        A generator of (top, left, logits): float32 tensors (B, h, w, classes) of the tile whose
+        A generator of (top, left, logits): float32 arrays (B, h, w, classes) of the tile whose
         first pixel is (top, left). Together the tiles cover the images, each pixel once.
 
     Example:
@@ -133,21 +133,35 @@ def slide_tiles(run, images, crop_size, stride):
     starts = [window_starts(*each) for each in zip(size, crop, stride, strict=True)]
     # The rows of windows lie across the shorter side, so that little is held where two overlap.
     outer, inner = (0, 1) if size[0] >= size[1] else (1, 0)
+    rows = [[a] for a in starts[outer]]
+    if len(rows) > 1 and rows[-1][0] - rows[-2][0] < stride[outer]:
+        rows[-2:] = [rows[-2] + rows[-1]]  # moved back over most of the one before: one row
     corners = []
-    for a in starts[outer]:
-        corners += [(a, b) if outer == 0 else (b, a) for b in starts[inner]]
+    for row in rows:
+        pairs = ((a, b) for b in starts[inner] for a in row)
+        corners += [pair[:: 1 if outer == 0 else -1] for pair in pairs]
     logits = _window_logits(run, images, corners, crop)
-    ends = [[*s[1:], n] for s, n in zip(starts, size, strict=True)]
+    ends = [*(row[0] for row in rows[1:]), size[outer]], [*starts[inner][1:], size[inner]]
     seen = [_times_seen(n, s, c) for n, s, c in zip(size, starts, crop, strict=True)]
     held = [None] * len(starts[inner])  # of the row of windows before, column by column
-    for a, a_end in zip(starts[outer], ends[outer], strict=True):
-        beside = None  # of the window before
-        for i, (b, b_end) in enumerate(zip(starts[inner], ends[inner], strict=True)):
-            tile, beside = _add_and_cut(next(logits), beside, b_end - b, inner + 1)
-            tile, held[i] = _add_and_cut(tile, held[i], a_end - a, outer + 1)
-            (top, bottom), (left, right) = ((a, a_end), (b, b_end))[:: 1 if outer == 0 else -1]
-            tile /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
-            yield top, left, tile
+    for row, a_end in zip(rows, ends[0], strict=True):
+        beside = None  # of the windows before
+        for i, (b, b_end) in enumerate(zip(starts[inner], ends[1], strict=True)):
+            piece = None
+            for a in row:
+                window = next(logits)
+                if piece is None:
+                    shape = list(window.shape)
+                    shape[outer + 1] += row[-1] - row[0]
+                    piece = np.zeros(shape, np.float32)
+                _add(piece, window, a - row[0], outer + 1)
+                del window
+            piece, beside = _cut(_add(piece, beside, 0, inner + 1), b_end - b, inner + 1)
+            piece, held[i] = _cut(_add(piece, held[i], 0, outer + 1), a_end - row[0], outer + 1)
+            (top, bottom), (left, right) = ((row[0], a_end), (b, b_end))[:: 1 if outer == 0 else -1]
+            piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
+            yield top, left, piece
+            del piece
 
 
 def slide(run, images, crop_size, stride):
@@ -169,40 +183,40 @@ def slide(run, images, crop_size, stride):
 
     Source: `EncoderDecoder.slide_inference` of mmsegmentation 1.2.2.
     """
-    rows = {}
-    for top, _, logits in slide_tiles(run, images, crop_size, stride):
-        rows.setdefault(top, []).append(logits)
-    return tf.concat([tf.concat(row, axis=2) for row in rows.values()], axis=1)
+    whole = None
+    for top, left, logits in slide_tiles(run, images, crop_size, stride):
+        if whole is None:
+            whole = np.empty((*images.shape[:3], logits.shape[-1]), np.float32)
+        whole[:, top : top + logits.shape[1], left : left + logits.shape[2]] = logits
+        del logits  # before there are others
+    return tf.convert_to_tensor(whole)
 
 
 def _window_logits(run, images, corners, crop):
-    """The logits (B, h, w, classes) of the windows at `corners`, one after the other."""
+    """The logits of the windows at `corners`, one after the other: arrays (B, h, w, classes)."""
     batch, at_once = images.shape[0], 1  # how large logits are is known from the first
     while corners:
         some, corners = corners[:at_once], corners[at_once:]
         windows = [images[:, y : y + crop[0], x : x + crop[1]] for y, x in some]
-        logits = tf.cast(run(tf.concat(windows, axis=0)), tf.float32)
-        of_one = batch * int(np.prod(logits.shape[1:])) * logits.dtype.size
+        logits = np.asarray(run(tf.concat(windows, axis=0)))
+        of_one = logits.nbytes // len(some)
         at_once = max(min(WINDOWS_AT_ONCE // batch, WINDOWS_BYTES // of_one), 1)
-        logits = tf.split(logits, len(some))
-        while logits:
-            yield logits.pop(0)  # and hold it no longer
+        yield from logits.reshape(len(some), batch, *logits.shape[1:])
+        del logits  # before there are others
 
 
-def _add_and_cut(piece, before, cut, axis):
-    """Adds what lies over the beginning of a piece, and cuts the sum in two.
+def _add(piece, other, start, axis):
+    """Adds to a piece, in place, an array (or `None`) that lies over it from `start` on."""
+    if other is not None:
+        over = np.split(piece, [start, start + other.shape[axis]], axis)[1]
+        over += other
+    return piece
 
-    Args:
-        piece: tensor.
-        before: tensor, not longer than the piece along the axis; or `None`.
-        cut: int, the length of the first of the two.
-        axis: int.
-    """
-    if before is not None and before.shape[axis]:
-        over, piece = tf.split(piece, [before.shape[axis], -1], axis)
-        over += before
-        piece = tf.concat([over, piece], axis)
-    return tf.split(piece, [cut, -1], axis)
+
+def _cut(piece, length, axis):
+    """The first of a piece, a part of it, and a copy of the rest, which does not hold the piece."""
+    first, rest = np.split(piece, [length], axis)
+    return first, rest.copy()
 
 
 def _times_seen(length, starts, crop):
