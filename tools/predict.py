@@ -113,9 +113,10 @@ def _class_ids(given, predictor):
             f"{predictor.num_classes} classes are more than the {_MOST_CLASSES} of a label PNG"
         )
     names = list(predictor.class_names or ())
+    count = predictor.num_classes or _MOST_CLASSES
     for name in given:
-        if name not in names and not name.isdecimal():
-            raise ValueError(unknown("class in --clear:", name, names))
+        if name not in names and not (name.isdecimal() and int(name) < count):
+            raise ValueError(unknown("class in --clear:", name, names or [*map(str, range(count))]))
     return tuple(names.index(name) if name in names else int(name) for name in given)
 
 
