@@ -46,12 +46,14 @@ class Format:
     Example:
 
     >>> @isa_tf.formats.register
-    ... class Backup(isa_tf.formats.KerasFile):
-    ...     name, suffix = "backup", ".backup"
+    ... class Architecture(Format):
+    ...     name, suffix = "architecture", ".json"
     ...     def export(self, model, path):
-    ...         return Path(super().export(model, f"{path}.keras").rename(self.check_path(path)))
-    >>> isa_tf.export(model, "model.backup").name
-    'model.backup'
+    ...         path = self.check_path(path)
+    ...         _ = path.write_text(model.to_json())
+    ...         return path
+    >>> isa_tf.export(model, "model.json").name
+    'model.json'
     """
 
     name = None

@@ -124,9 +124,9 @@ def slide_tiles(run, images, crop_size, stride):
 
     Example:
 
-    >>> tiles = slide_tiles(model, images, crop_size=(64, 64), stride=(43, 43))
-    >>> [(top, left, tuple(logits.shape)) for top, left, logits in tiles]
-    [(0, 0, (1, 32, 64, 11)), (32, 0, (1, 64, 64, 11)), (0, 64, ...), (32, 64, ...)]
+    >>> tiles = slide_tiles(model, images, crop_size=(96, 64), stride=(96, 32))
+    >>> [(top, left, logits.shape) for top, left, logits in tiles]
+    [(0, 0, (1, 96, 32, 11)), (0, 32, (1, 96, 32, 11)), (0, 64, (1, 96, 64, 11))]
     """
     size = tuple(images.shape[1:3])
     crop = [min(n, c) for n, c in zip(size, crop_size, strict=True)]
@@ -243,7 +243,8 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
 
     Example:
 
-    >>> class_id, score = vote(view_logits(model, images, Protocol(scales=(0.75, 1), flip=True)))
+    >>> protocol = isa_tf.inference.Protocol(scales=(0.75, 1), flip=True)
+    >>> class_id, score = vote(view_logits(model, images, protocol))
     """
     height, width = images.shape[1:3]
     if protocol.pad_size is not None:
