@@ -33,7 +33,7 @@ from ml_collections import config_flags
 from experiments import setup
 from experiments.evaluate import evaluate, make_protocol
 from experiments.train import train
-from isa_tf import inference, ops, training
+from isa_tf import formats, inference, ops, training
 from isa_tf.layers import list_contexts
 from isa_tf.layers.interlaced import ORDERS
 from isa_tf.names import two_ints, unknown
@@ -95,7 +95,7 @@ def run(config, folder):
     """Trains and scores one variant under one seed in `folder`."""
     train(config, folder, verbose=2)
     evaluate(config, folder)
-    model = inference.load_model(folder / training.BEST)
+    model = formats.load_model(folder / training.BEST)
     facts = {"parameters": model.count_params()}
     facts |= {package: version(package) for package in ("tensorflow", "keras")}
     # Written last: it says that the run is done.

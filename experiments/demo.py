@@ -18,7 +18,7 @@ from experiments import setup
 from experiments.configs import synthetic
 from experiments.evaluate import evaluate
 from experiments.train import train
-from isa_tf import export, inference, training, visualize
+from isa_tf import export, formats, inference, load_predictor, training, visualize
 
 CONTEXTS = ("none", "isa")
 PICTURES = 6
@@ -47,26 +47,26 @@ def demo(workdir, steps=None):
     dataset = setup.make_dataset(config)
 
     print("\n=== Exporting the ISA model, predicting with the exported files", flush=True)
-    model = inference.load_model(workdir / "isa" / training.BEST)
-    export.export_saved_model(model, workdir / "saved_model")
-    export.export_litert(model, workdir / "model.tflite", dataset.image_size)
+    model = formats.load_model(workdir / "isa" / training.BEST)
+    export(model, workdir / "saved_model")
+    export(model, workdir / "model.tflite", image_size=dataset.image_size)
     predictors = {
         "keras": inference.Predictor.from_model(model),
-        "saved_model": inference.load_predictor(workdir / "saved_model"),
-        "litert": inference.load_predictor(workdir / "model.tflite"),
+        "saved_model": load_predictor(workdir / "saved_model"),
+        "litert": load_predictor(workdir / "model.tflite"),
     }
-    plain = inference.load_predictor(workdir / "none" / training.BEST)
+    plain = load_predictor(workdir / "none" / training.BEST)
     split = config.data.val_split
     rows, agreement = [], {"saved_model": [], "litert": []}
     (workdir / "predictions").mkdir(exist_ok=True)
     for index in range(PICTURES):
         image, truth = dataset.read(split, index)
-        found = {name: predict(image[None])[0][0] for name, predict in predictors.items()}
+        found = {name: predict(image)[0] for name, predict in predictors.items()}
         for name, values in agreement.items():
             values.append(np.mean(found[name] == found["keras"]))
             painted = visualize.overlay(image, found[name], dataset.palette)
             Image.fromarray(painted).save(workdir / "predictions" / f"{index}_{name}.png")
-        rows.append((image, truth, plain(image[None])[0][0], found["litert"]))
+        rows.append((image, truth, plain(image)[0], found["litert"]))
     sheet = visualize.sheet(
         rows, ("image", "truth", "without", "with ISA"), dataset.palette, dataset.class_names
     )

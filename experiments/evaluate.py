@@ -18,7 +18,7 @@ from absl import flags
 from PIL import Image
 
 from experiments import setup
-from isa_tf import inference, metrics, training
+from isa_tf import inference, load_predictor, metrics, training
 
 
 def make_protocol(config):
@@ -34,7 +34,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8):
     Args:
         config: of the experiment.
         workdir: its folder, where the results go.
-        model: path of the model: `.keras`, SavedModel or `.tflite`; `None` for the best of the
+        model: path of the model: of any of `isa_tf.formats`; `None` for the best of the
             workdir.
         split: name of the split; `None` for the config's validation split.
         pictures: how many examples the sheet shows.
@@ -47,7 +47,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8):
     split = split or config.data.val_split
     protocol = make_protocol(config)
     dataset = setup.make_dataset(config)
-    predictor = inference.load_predictor(model, protocol=protocol)
+    predictor = load_predictor(model, protocol=protocol)
     if predictor.num_classes not in (None, dataset.num_classes):
         raise ValueError(
             f"{model} has {predictor.num_classes} classes, {dataset.name} has {dataset.num_classes}"
@@ -88,7 +88,7 @@ def main(argv):
 if __name__ == "__main__":
     setup.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the experiment.")
-    flags.DEFINE_string("model", None, "Another model: .keras, SavedModel folder or .tflite.")
+    flags.DEFINE_string("model", None, "Another model: .keras, SavedModel folder, .tflite, ...")
     flags.DEFINE_string("split", None, "Another split than the config's validation split.")
     flags.mark_flags_as_required(["config", "workdir"])
     setup.run(main)

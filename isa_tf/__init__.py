@@ -8,35 +8,44 @@ them.
 """
 
 from isa_tf import (
+    attention_maps,
     backbones,
+    cost,
     data,
-    export,
     files,
+    formats,
     inference,
     layers,
     losses,
     metrics,
     models,
     ops,
+    runtime,
     schedules,
     training,
     visualize,
     weights,
 )
+from isa_tf.formats import export, load_predictor
 from isa_tf.version import __version__
 
 __all__ = [
     "__version__",
+    "attention_maps",
     "backbones",
+    "cost",
     "data",
     "export",
     "files",
+    "formats",
     "inference",
     "layers",
+    "load_predictor",
     "losses",
     "metrics",
     "models",
     "ops",
+    "runtime",
     "schedules",
     "training",
     "visualize",

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -36,6 +37,34 @@ def replacing(path):
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path):
+    """`replacing` for a folder: a path beside it, which takes its place at the end.
+
+    >>> with replacing_folder("new_folder") as new:
+    ...     new.mkdir()
+    >>> Path("new_folder").is_dir()
+    True
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{age}-{os.getpid()}-{path.name}") for age in ("new", "old"))
+    try:
+        yield new
+        # A folder that is not empty cannot be renamed over.
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_model(model, path):

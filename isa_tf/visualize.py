@@ -1,14 +1,7 @@
-"""Pictures of labels, predictions and attention, by NumPy and Pillow. Nothing shows a window."""
+"""Pictures of labels, predictions and weights, by NumPy and Pillow. Nothing shows a window."""
 
-from typing import NamedTuple
-
-import keras
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from isa_tf import ops
-from isa_tf.inference import fixed_size
-from isa_tf.layers import InterlacedSparseAttention, SelfAttention2D
 
 IGNORE_COLOR = (224, 224, 224)
 # What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
@@ -21,6 +14,7 @@ _INK = (32, 33, 36)
 _FAINT = (110, 113, 120)
 _PAPER = (255, 255, 255)
 _EDGE = (200, 202, 206)
+_LEAST_LEGEND = 240  # pixels, the width
 
 
 def colorize(label, palette, ignore_label=255, ignore_color=IGNORE_COLOR):
@@ -56,8 +50,10 @@ def colorize(label, palette, ignore_label=255, ignore_color=IGNORE_COLOR):
     return painted
 
 
-def overlay(image, label, palette, opacity=0.5, ignore_label=255):
+def overlay(image, label, palette, opacity=0.5, ignore_label=255, clear=(0,)):
     """Lays the colours of the classes over a photo, a little stronger along their borders.
+
+    Class 0, in many data sets what is none of the others, stays as it is in the photo.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -65,6 +61,8 @@ def overlay(image, label, palette, opacity=0.5, ignore_label=255):
         palette: RGB triples, 0..255, one a class.
         opacity: float in [0, 1], of the colours. Defaults to 0.5.
         ignore_label: int, whose pixels stay as they are in the photo. Defaults to 255.
+        clear: class ids whose pixels stay as they are in the photo too; `()` paints every class.
+            Defaults to `(0,)`.
 
     Shapes:
         (H, W, 3), (H, W) -> (H, W, 3), uint8.
@@ -74,8 +72,8 @@ def overlay(image, label, palette, opacity=0.5, ignore_label=255):
 
     Example:
 
-    >>> class_id, score = predictor(image[None])
-    >>> picture = overlay(image, class_id[0], predictor.palette)
+    >>> class_id, score = predictor(image)
+    >>> picture = overlay(image, class_id, predictor.palette)
     >>> Image.fromarray(picture).save("overlay.png")
     """
     image, label = np.asarray(image), np.asarray(label)
@@ -88,7 +86,7 @@ def overlay(image, label, palette, opacity=0.5, ignore_label=255):
         raise ValueError(f"opacity lies in [0, 1], got {opacity}")
     colors = colorize(label, palette, ignore_label)
     weight = np.where(_borders(label), min(opacity * 1.6, 1.0), opacity)
-    weight = np.where(label == ignore_label, 0.0, weight)[..., None]
+    weight = np.where(np.isin(label, [ignore_label, *clear]), 0.0, weight)[..., None]
     return np.round(image + weight * (colors.astype(np.float64) - image)).astype(np.uint8)
 
 
@@ -132,6 +130,43 @@ def legend(class_names, palette, width=720, font_size=14):
     return np.asarray(picture)
 
 
+def with_legend(picture, class_names, palette):
+    """Puts a legend underneath a picture, in letters that suit its size.
+
+    Args:
+        picture: uint8 (H, W, 3), RGB.
+        class_names: sequence of str.
+        palette: RGB triples, 0..255, one a class; `None` in place of one for a class that is not
+            painted, whose swatch stays empty.
+
+    Shapes:
+        (H, W, 3) -> (height, width, 3), uint8. The picture is the upper left of it; paper is
+        added underneath and, where the picture is narrower than a legend can be, at the right.
+
+    Raises:
+        ValueError: for names and colours that are not as many.
+
+    Example:
+
+    >>> class_id, score = predictor(image)
+    >>> found = np.unique(class_id)
+    >>> picture = overlay(image, class_id, data.palette, clear=())
+    >>> picture = with_legend(
+    ...     picture, [data.class_names[i] for i in found], [data.palette[i] for i in found]
+    ... )
+    """
+    picture = np.asarray(picture)
+    height, width = picture.shape[:2]
+    page_width = max(width, _LEAST_LEGEND)
+    font_size = max(14, round(page_width / 60))
+    colors = [_PAPER if color is None else color for color in palette]
+    names = legend(class_names, colors, page_width - 2 * font_size, font_size)
+    page = Image.new("RGB", (page_width, height + names.shape[0] + 2 * font_size), _PAPER)
+    page.paste(Image.fromarray(picture), (0, 0))
+    page.paste(Image.fromarray(names), (font_size, height + font_size))
+    return np.asarray(page)
+
+
 def sheet(
     rows,
     titles,
@@ -168,7 +203,7 @@ def sheet(
 
     Example:
 
-    >>> rows = [(image, label, predictor(image[None])[0][0])]
+    >>> rows = [(image, label, predictor(image)[0])]
     >>> picture = sheet(rows, ("photo", "truth", "prediction"), data.palette, data.class_names)
     >>> Image.fromarray(picture).save("sheet.png")
     """
@@ -252,142 +287,6 @@ def difference(label, first, second, ignore_label=255):
     return np.where(label == ignore_label, ignore_label, kinds)
 
 
-# === Attention ===
-
-
-class Attention(NamedTuple):
-    """What attentions that ran one after the other on one padded map attended to.
-
-    Attributes:
-        affinities: list of float arrays (groups, positions, positions), in the order they ran;
-            rows are queries and sum to 1.
-        kinds: list of "long" or "short", one an affinity.
-        partition: (P_h, P_w).
-        offset: (row, column) of the padded map where the map begins.
-        size: (H, W) of the map without padding.
-    """
-
-    affinities: list
-    kinds: list
-    partition: tuple
-    offset: tuple
-    size: tuple
-
-
-def read_attention(model, image, layer=None):
-    """What the attention module of a model attends to in a photo.
-
-    The model sees the whole photo at its own size, whatever its test protocol.
-
-    Args:
-        model: functional `keras.Model`, such as a `Segmenter`, in which an
-            `InterlacedSparseAttention` or a `SelfAttention2D` of any kind is a layer.
-        image: uint8 (H, W, 3), RGB.
-        layer: str, name of that layer, where the model has several. Defaults to `None`, the only
-            one.
-
-    Returns:
-        List of `Attention`, one a partition of the module.
-
-    Raises:
-        ValueError: for a model without such a layer, or with several and no name; for an image
-            of another size than the only one that the model takes.
-
-    Example:
-
-    >>> attention = read_attention(model, image)[0]
-    >>> weights = influence(*attention, position=(4, 7))
-
-    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
-    arXiv 1907.12273.
-    """
-    layer = _attention_layer(model, layer)
-    for wanted, found in zip(fixed_size(model), image.shape[:2], strict=True):
-        if wanted not in (None, found):
-            raise ValueError(
-                f"the model takes images of {fixed_size(model)} (height, width) alone, "
-                f"this one is {image.shape[:2]}"
-            )
-    before = keras.Model(model.input, layer.input)
-    features = before(np.asarray(image, np.float32)[None], training=False)
-    _, affinities = layer(features, training=False, return_affinity=True)
-    size = ops.spatial_size(features)
-    if isinstance(layer, SelfAttention2D):
-        affinities, attentions, branches = [affinities], [layer], 1
-    else:
-        attentions, branches = layer.attentions, len(layer.partitions)
-    steps = len(attentions) // branches
-    found = []
-    for start in range(0, len(attentions), steps):
-        chosen = slice(start, start + steps)
-        partition = tuple(attentions[start].resolve_partition(size))
-        _, offset = ops.pad_to_partition(np.zeros((1, *size, 1), np.float32), partition)
-        kinds = [attention.kind for attention in attentions[chosen]]
-        weights = [np.asarray(affinity)[0] for affinity in affinities[chosen]]
-        found.append(Attention(weights, kinds, partition, offset, size))
-    return found
-
-
-def influence(affinities, kinds, partition, offset, size, position):
-    """How much of every position reaches one of them through attentions in a row.
-
-    Written as N x N matrices, zero between groups, the attentions A_1, A_2, ... take a map x to
-    ... A_2 A_1 x: this is the position's row of that product, the sum over all paths of the
-    products of their affinities, without any of these matrices. It tells of the attentions alone,
-    not of what projections and skip connections make of what they gather.
-
-    Args:
-        affinities: sequence of float arrays (groups, positions, positions), in the order they ran.
-        kinds: sequence of "long" or "short", one an affinity.
-        partition: (P_h, P_w).
-        offset: (row, column) of the padded map where the map begins.
-        size: (H, W) of the map without padding.
-        position: (row, column) in the map without padding.
-
-    Shapes:
-        -> (Q_h P_h, Q_w P_w), float64: the padded map, Q = ceil(size / P). It sums to 1.
-
-    Raises:
-        ValueError: for a position outside the map, kinds that are not as many as the affinities,
-            or an affinity that is not one of such groups.
-
-    Example:
-
-    >>> influence([np.full((1, 4, 4), 0.25)], ["long"], (1, 1), (0, 0), (2, 2), (0, 1))
-    array([[0.25, 0.25],
-           [0.25, 0.25]])
-
-    Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
-    arXiv 1907.12273.
-    """
-    if len(kinds) != len(affinities):
-        raise ValueError(f"{len(kinds)} kinds for {len(affinities)} affinities")
-    if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
-        raise ValueError(f"position {tuple(position)} is not in a map of {tuple(size)}")
-    padded = tuple(-(-n // p) * p for n, p in zip(size, partition, strict=True))
-    index = np.arange(padded[0] * padded[1])
-    weights = np.zeros(len(index))
-    row, column = (p + o for p, o in zip(position, offset, strict=True))
-    weights[row * padded[1] + column] = 1
-    for affinity, kind in list(zip(affinities, kinds, strict=True))[::-1]:
-        per_group = partition[0] * partition[1]
-        if kind == ops.LONG:
-            per_group = len(index) // per_group
-        groups = ops.to_groups(index.reshape(1, *padded, 1), partition, kind)
-        groups = np.reshape(groups, (-1, per_group))
-        if affinity.shape != (*groups.shape, per_group):
-            raise ValueError(
-                f"a {kind} affinity of a map of {padded} by {tuple(partition)} has the shape "
-                f"{(*groups.shape, per_group)}, got {affinity.shape}"
-            )
-        reached = np.zeros_like(weights)
-        for group, rows in zip(groups, affinity, strict=True):
-            queries = weights[group].nonzero()[0]
-            reached[group] = weights[group[queries]] @ rows[queries]
-        weights = reached
-    return weights.reshape(padded)
-
-
 def heat(image, weights, point=None):
     """Lays weights over a photo turned grey: one cell a weight, the heaviest the brightest.
 
@@ -409,8 +308,7 @@ def heat(image, weights, point=None):
 
     Example:
 
-    >>> attention = read_attention(model, image)[0]
-    >>> weights = influence(*attention, position=(4, 7))
+    >>> weights = np.random.default_rng(0).random((12, 16))
     >>> Image.fromarray(heat(image, weights)).save("heat.png")
     """
     image, weights = np.asarray(image), np.asarray(weights, np.float64)
@@ -443,23 +341,6 @@ def mark(image, point):
     for color, reach, width in ((_INK, radius + 1, line + 2), (POINT_COLOR, radius, line)):
         draw.ellipse((x - reach, y - reach, x + reach, y + reach), None, color, width)
     return np.asarray(picture)
-
-
-def _attention_layer(model, name):
-    """The attention module among a functional model's layers, by name or because it is alone."""
-    kinds = (InterlacedSparseAttention, SelfAttention2D)
-    layers = model.layers if getattr(model, "inputs", None) else ()
-    found = {layer.name: layer for layer in layers if isinstance(layer, kinds)}
-    if not found:
-        raise ValueError(
-            f"{model.name} has no attention to show: none of its layers is an "
-            f"{' or a '.join(kind.__name__ for kind in kinds)}"
-        )
-    if name is None and len(found) > 1:
-        raise ValueError(f"{model.name} has several attentions, name one: {', '.join(found)}")
-    if name is not None and name not in found:
-        raise ValueError(f"{model.name} has no attention {name!r}; it has {', '.join(found)}")
-    return found[name or next(iter(found))]
 
 
 def _borders(label):

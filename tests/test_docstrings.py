@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 import isa_tf
-from isa_tf import export, layers
+from isa_tf import layers
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = [module.name for module in pkgutil.walk_packages(isa_tf.__path__, "isa_tf.")]
@@ -45,7 +45,7 @@ def workplace(tmp_path_factory):
     )
     model.compile("sgd", isa_tf.losses.PixelCrossEntropy())
     isa_tf.files.save_model(model, folder / "model.keras")
-    export.export_litert(model, folder / "model.tflite", image_size=(96, 128))
+    isa_tf.export(model, folder / "model.tflite", image_size=(96, 128))
     predictor = isa_tf.inference.Predictor.from_model(model)
     image, label = data.read("val", 0)
     names = {

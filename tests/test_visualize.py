@@ -1,13 +1,8 @@
-import keras
 import numpy as np
 import pytest
-import reference
-from batteries import random_inputs, randomize
 from PIL import Image
 
 from isa_tf.data.base import voc_palette
-from isa_tf.layers import InterlacedSparseAttention, SelfAttention2D, ShortRangeAttention
-from isa_tf.models import Segmenter
 from isa_tf.visualize import (
     BOTH_RIGHT,
     BOTH_WRONG,
@@ -19,12 +14,11 @@ from isa_tf.visualize import (
     colorize,
     difference,
     heat,
-    influence,
     legend,
     mark,
     overlay,
-    read_attention,
     sheet,
+    with_legend,
 )
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -51,7 +45,7 @@ def test_overlay():
     label = np.zeros((6, 8), np.uint8)
     label[:, 4:] = 1
     label[0, 0] = 255
-    picture = overlay(image, label, PALETTE, opacity=0.5)
+    picture = overlay(image, label, PALETTE, opacity=0.5, clear=())
     assert picture.shape == image.shape and picture.dtype == np.uint8
     assert picture[0, 0].tolist() == [100, 100, 100]  # ignored: the photo
     assert picture[3, 1].tolist() == [150, 50, 50]  # inside: half and half
@@ -59,6 +53,11 @@ def test_overlay():
     assert picture[3, 3].tolist() == [180, 20, 20]  # on either side of a border: four fifths
     assert picture[3, 4].tolist() == [20, 180, 20]
     np.testing.assert_array_equal(image, 100)
+    # By default class 0 is the photo itself, up to the border.
+    picture = overlay(image, label, PALETTE)
+    np.testing.assert_array_equal(picture[:, :4], 100)
+    assert picture[3, 4].tolist() == [20, 180, 20] and picture[3, 6].tolist() == [50, 150, 50]
+    np.testing.assert_array_equal(overlay(image, label, PALETTE, clear=(0, 1)), image)
 
 
 def test_overlay_extremes():
@@ -66,7 +65,9 @@ def test_overlay_extremes():
     image = rng.integers(0, 256, (9, 7, 3), np.uint8)
     label = rng.integers(0, 3, (9, 7), np.uint8)
     np.testing.assert_array_equal(overlay(image, label, PALETTE, 0), image)
-    np.testing.assert_array_equal(overlay(image, label, PALETTE, 1), colorize(label, PALETTE))
+    np.testing.assert_array_equal(
+        overlay(image, label, PALETTE, 1, clear=()), colorize(label, PALETTE)
+    )
     single = overlay(image[:1, :1], label[:1, :1], PALETTE)
     assert single.shape == (1, 1, 3)
 
@@ -85,6 +86,25 @@ def test_legend():
     assert narrow.shape[0] > 3 * wide.shape[0]
     assert all(count(narrow, color) > 100 for color in colors)
     assert legend(["a" * 500], [(0, 0, 0)], width=100).shape[1] == 100
+
+
+def test_a_legend_underneath():
+    photo = np.random.default_rng(0).integers(0, 100, (50, 400, 3), np.uint8)
+    page = with_legend(photo, NAMES, (PALETTE[0], None, PALETTE[2]))
+    np.testing.assert_array_equal(page[:50], photo)
+    beneath = page[50:]
+    assert count(beneath, PALETTE[0]) > 100 and count(beneath, PALETTE[2]) > 100
+    assert count(beneath, PALETTE[1]) == 0  # not painted: an empty swatch, and a name
+    both = with_legend(photo, NAMES[::2], PALETTE[::2])[50:]
+    assert count(beneath, (32, 33, 36)) > count(both, (32, 33, 36)) > 20
+    # Letters grow with the picture; a narrow one is given room for them.
+    large = with_legend(np.zeros((9, 4000, 3), np.uint8), NAMES, PALETTE)
+    assert count(large, PALETTE[0]) > 9 * count(page, PALETTE[0])
+    narrow = with_legend(photo[:, :30], NAMES, PALETTE)
+    assert narrow.shape[1] > 200 and (narrow[:50, 30:] == 255).all()
+    np.testing.assert_array_equal(narrow[:50, :30], photo[:, :30])
+    with pytest.raises(ValueError, match="2 colours for 3 class names"):
+        with_legend(photo, NAMES, PALETTE[:2])
 
 
 def test_sheet():
@@ -168,122 +188,6 @@ def test_difference():
         difference(label, first, second[1:])
 
 
-# === Attention ===
-
-
-def matrix(affinity, kind, partition, padded):
-    """The N x N matrix of an attention over a padded map, entry by entry."""
-    full = np.zeros((padded[0] * padded[1],) * 2)
-    groups = reference.groups(*padded, partition, kind)
-    assert affinity.shape == (len(groups), len(groups[0]), len(groups[0]))
-    for group, weights in zip(groups, affinity, strict=True):
-        for a, (row, column) in enumerate(group):
-            for b, (other_row, other_column) in enumerate(group):
-                i, j = row * padded[1] + column, other_row * padded[1] + other_column
-                full[i, j] = weights[a, b]
-    return full
-
-
-def padded_map(size, partition):
-    amounts = [reference.padding(n, p) for n, p in zip(size, partition, strict=True)]
-    return tuple(before for before, _ in amounts), tuple(
-        n + sum(amount) for n, amount in zip(size, amounts, strict=True)
-    )
-
-
-@pytest.mark.parametrize("mask", [True, False], ids=["masked", "unmasked"])
-@pytest.mark.parametrize(
-    ("size", "partition", "order", "depth"),
-    [
-        ((5, 7), (2, 3), "long_short", 1),
-        ((5, 7), (2, 3), "short_long", 1),
-        ((9, 6), (4, 4), "long_short", 2),
-        ((3, 5), (4, 2), "short_long", 2),
-        ((4, 6), (2, 3), "long_short", 1),
-        ((5, 7), (3, 2), "short", 1),
-        ((5, 4), (1, 1), "long", 1),
-    ],
-    ids=str,
-)
-def test_influence_is_a_row_of_the_product(size, partition, order, depth, mask):
-    layer = InterlacedSparseAttention(
-        partition, key_filters=4, order=order, depth=depth, mask_padding=mask
-    )
-    layer.build((1, *size, 3))
-    randomize(layer)
-    _, affinities = layer(random_inputs((1, *size, 3)), return_affinity=True)
-    affinities = [np.asarray(affinity[0]) for affinity in affinities]
-    kinds = order.split("_") * depth
-    offset, padded = padded_map(size, partition)
-    product = np.eye(padded[0] * padded[1])
-    for affinity, kind in zip(affinities, kinds, strict=True):
-        product = matrix(affinity, kind, partition, padded) @ product
-    image = np.zeros(padded, bool)
-    image[tuple(slice(o, o + n) for o, n in zip(offset, size, strict=True))] = True
-    for position in np.ndindex(size):
-        found = influence(affinities, kinds, partition, offset, size, position)
-        row, column = np.add(position, offset)
-        expected = product[row * padded[1] + column].reshape(padded)
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-        assert found.shape == padded and abs(found.sum() - 1) < 1e-5
-        if len(kinds) > 1 or partition == (1, 1):
-            assert (found[image] > 0).all()  # every position is heard
-        if mask:
-            assert found[~image].sum() == 0
-        elif not image.all() and len(kinds) > 1:
-            assert found[~image].sum() > 0
-
-
-def averaging(layer, channels):
-    """Makes an attention module hand on what it attends to, and nothing else."""
-    randomize(layer)
-    for attention in layer.attentions:
-        attention.value.kernel.assign(np.eye(channels)[None, None])
-        attention.output_conv.conv.kernel.assign(np.eye(channels)[None, None])
-        norm = attention.output_conv.norm
-        zeros, ones = np.zeros(channels), np.ones(channels)
-        norm.set_weights([ones * np.sqrt(1 + reference.EPSILON), zeros, zeros, ones])
-
-
-@pytest.mark.parametrize("order", ["long_short", "short_long"])
-def test_attentions_read_from_a_model_give_its_outputs(order):
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.AveragePooling2D(4, padding="same")(inputs)
-    features = keras.layers.Conv2D(2, 1, activation="softplus")(x)
-    layer = InterlacedSparseAttention([2, (4, 3)], depth=2, order=order, fuse=False)
-    model = keras.Model(inputs, layer(features))
-    averaging(layer, 2)
-    image = np.random.default_rng(0).integers(0, 256, (26, 18, 3), np.uint8)
-    batch = image[None].astype(np.float32)
-    outputs = np.split(model(batch)[0].numpy(), 2, axis=-1)  # one a partition
-    read_by_all = keras.Model(inputs, features)(batch)[0].numpy()
-    attentions = read_attention(model, image)
-    assert [a.partition for a in attentions] == [(2, 2), (4, 3)]
-    for attention, output in zip(attentions, outputs, strict=True):
-        assert attention.size == (7, 5) and attention.kinds == order.split("_") * 2
-        (top, left), (height, width) = attention.offset, attention.size
-        for position in [(0, 0), (6, 4), (3, 2)]:
-            weights = influence(*attention, position)[top : top + height, left : left + width]
-            np.testing.assert_allclose(
-                (weights[..., None] * read_by_all).sum((0, 1)), output[position], rtol=1e-4
-            )
-
-
-def test_read_attention_of_layers_that_stand_alone():
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.AveragePooling2D(2)(inputs)
-    x = SelfAttention2D(key_filters=2, name="dense")(x)
-    model = keras.Model(inputs, ShortRangeAttention((2, 3), key_filters=2, name="near")(x))
-    image = np.random.default_rng(0).integers(0, 256, (10, 14, 3), np.uint8)
-    (dense,), (near,) = (read_attention(model, image, name) for name in ("dense", "near"))
-    assert dense.kinds == ["long"] and dense.partition == (1, 1) and dense.offset == (0, 0)
-    assert dense.affinities[0].shape == (1, 35, 35)
-    assert near.kinds == ["short"] and near.offset == (0, 1) and near.size == (5, 7)
-    # In the block of rows 2 and 3 and columns 0 to 2, the first column is padding, masked.
-    block = np.argwhere(influence(*near, (2, 1)) > 0)
-    np.testing.assert_array_equal(block, [[2, 1], [2, 2], [3, 1], [3, 2]])
-
-
 def test_heat():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (24, 40, 3), np.uint8)
@@ -331,41 +235,10 @@ def test_mark():
     mark(image, (0, 79))  # partly outside
 
 
-def test_errors_of_attention():
-    affinity = np.full((4, 4, 4), 0.25)
-    sound = {
-        "affinities": [affinity],
-        "kinds": ["long"],
-        "partition": (2, 2),
-        "offset": (0, 0),
-        "size": (4, 4),
-        "position": (0, 0),
-    }
-    np.testing.assert_array_equal(influence(**sound)[::2, ::2], 0.25)
-    with pytest.raises(ValueError, match=r"position \(4, 0\) is not in a map of \(4, 4\)"):
-        influence(**{**sound, "position": (4, 0)})
-    with pytest.raises(ValueError, match=r"position \(0, -1\)"):
-        influence(**{**sound, "position": (0, -1)})
-    with pytest.raises(ValueError, match="2 kinds for 1 affinities"):
-        influence(**{**sound, "kinds": ["long", "short"]})
-    with pytest.raises(ValueError, match=r"has the shape \(4, 4, 4\), got \(1, 16, 16\)"):
-        influence(**{**sound, "affinities": [np.ones((1, 16, 16))]})
+def test_errors_of_heat():
     image = np.zeros((8, 8, 3), np.uint8)
     for weights in (np.ones(4), -np.ones((2, 2)), np.full((2, 2), np.nan)):
         with pytest.raises(ValueError, match="weights are finite floats"):
             heat(image, weights)
     with pytest.raises(ValueError, match="an image is uint8"):
         heat(image[..., 0], np.ones((2, 2)))
-
-    without = Segmenter("tiny", None, 3, head_filters=4, name="plain")
-    with pytest.raises(ValueError, match="plain has no attention to show"):
-        read_attention(without, image)
-    inputs = keras.Input((8, 8, 3))
-    x = SelfAttention2D(key_filters=2, name="one")(inputs)
-    model = keras.Model(inputs, SelfAttention2D(key_filters=2, name="two")(x), name="pair")
-    with pytest.raises(ValueError, match="pair has several attentions, name one: one, two"):
-        read_attention(model, image)
-    with pytest.raises(ValueError, match="has no attention 'three'; it has one, two"):
-        read_attention(model, image, "three")
-    with pytest.raises(ValueError, match=r"takes images of \(8, 8\) .* this one is \(8, 9\)"):
-        read_attention(model, np.zeros((8, 9, 3), np.uint8), "one")

@@ -25,12 +25,13 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from isa_tf import metrics
+from isa_tf import load_predictor, metrics
 from isa_tf.data import DataError
 from isa_tf.data.base import IGNORE_LABEL, voc_palette
 from isa_tf.data.folder import read_image, read_label
-from isa_tf.inference import confusion_matrix, load_predictor
+from isa_tf.inference import confusion_matrix
 from isa_tf.visualize import DIFFERENCE_PALETTE, difference, sheet
+from tools import plugins
 from tools.predict import find_images
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
@@ -41,8 +42,8 @@ _SCORES = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU"}
 _MODELS = flags.DEFINE_list(
     "models",
     None,
-    "Two models, the second being the one with more to show: .keras files, SavedModel folders or "
-    ".tflite files.",
+    "Two models, the second being the one with more to show: .keras files, SavedModel folders, "
+    ".tflite files, ...",
     flag_values=FLAGS,
 )
 _NAMES = flags.DEFINE_list("names", ["A", "B"], "Of the two models.", flag_values=FLAGS)
@@ -64,6 +65,7 @@ _SCORE = flags.DEFINE_enum(
     "score", "pixel_accuracy", list(_SCORES), "Of an image, for the gain.", flag_values=FLAGS
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the rule random.", flag_values=FLAGS)
+_PLUGINS = plugins.define(FLAGS)
 
 
 class Result(NamedTuple):
@@ -87,6 +89,7 @@ def main(argv):
         if len(flag.value) != 2:
             given = ",".join(flag.value)
             raise app.UsageError(f"--{flag.name} takes two, A,B, got {len(flag.value)}: {given!r}")
+    plugins.load(_PLUGINS)
     output = Path(_OUTPUT.value)
     if output.suffix.lower() != ".png":
         raise app.UsageError(f"--output={output}: a .png file is written")
@@ -177,13 +180,13 @@ def _read(path, num_classes):
 def _compare(path, predictors, num_classes):
     """The result of one photo and both confusion matrices."""
     image, label, label_path = _read(path, num_classes)
-    guesses = [predictor(image[None])[0] for predictor in predictors]
+    guesses = [predictor(image)[0] for predictor in predictors]
     matrices = [
-        confusion_matrix(lambda _, guess=guess: (guess,), [(image[None], label[None])], num_classes)
+        confusion_matrix(lambda _, guess=guess: (guess,), [(image, label)], num_classes)
         for guess in guesses
     ]
     labelled = label != IGNORE_LABEL
-    differs = float((guesses[0][0] != guesses[1][0])[labelled].mean())
+    differs = float((guesses[0] != guesses[1])[labelled].mean())
     return Result(path, label_path, tuple(map(metrics.scores, matrices)), differs), matrices
 
 
@@ -193,7 +196,7 @@ def _draw(results, shown, predictors, num_classes):
     rows, captions = [], []
     for i in shown:
         image, label, _ = _read(results[i].image, num_classes)
-        guesses = [predictor(image[None])[0][0].astype(int) for predictor in predictors]
+        guesses = [predictor(image)[0].astype(int) for predictor in predictors]
         label = np.where(label == IGNORE_LABEL, -1, label.astype(int))
         where = difference(label, *guesses, ignore_label=-1)
         # Painted as classes of their own, behind the models'.

@@ -1,10 +1,10 @@
-"""Exports a Keras model to SavedModel and LiteRT, and checks what was written.
+"""Exports a Keras model to SavedModel, LiteRT and other formats, and checks what was written.
 
     python -m tools.export --model=model.keras --format=saved_model,litert --image_size=360x480
 
-Writes `saved_model` and `model.tflite` into --output. Every file is loaded again and compared
+Writes `saved_model`, `model.tflite`, ... into --output. Every file is loaded again and compared
 with Keras on a test image; the command exits with 1 where they differ in more than one pixel
-of a thousand.
+of a thousand. Each option goes to the formats that have it.
 """
 
 import re
@@ -14,21 +14,24 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from isa_tf import export
+from isa_tf import formats
 from isa_tf.data import DataError
 from isa_tf.data.folder import read_image
-from isa_tf.inference import Predictor, load_model, load_predictor
+from tools import plugins
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-FORMATS = ("saved_model", "litert")
 LEAST_AGREEMENT = 0.999
 _DEFAULT_SIZE = (256, 256)
 
 _MODEL = flags.DEFINE_string("model", None, "The .keras file.", flag_values=FLAGS)
 _FORMAT = flags.DEFINE_list(
-    "format", list(FORMATS), f"What to write: {' or '.join(FORMATS)} or both.", flag_values=FLAGS
+    "format",
+    ["saved_model", "litert"],
+    f"What to write: {', '.join(formats.list_names())}, or what a plugin registers; several with "
+    "commas.",
+    flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -39,12 +42,28 @@ _OUTPUT = flags.DEFINE_string(
 _IMAGE_SIZE = flags.DEFINE_string(
     "image_size",
     None,
-    "HEIGHTxWIDTH, such as 360x480, that LiteRT models are made for.",
+    "HEIGHTxWIDTH, such as 360x480, or one number for both, of formats whose models are made for "
+    "one size, such as litert.",
+    flag_values=FLAGS,
+)
+_WEIGHTS_DTYPE = flags.DEFINE_enum(
+    "weights_dtype",
+    None,
+    ["float32", "float16"],
+    "How weights are kept, by formats with a choice, such as keras.",
+    flag_values=FLAGS,
+)
+_JIT_COMPILE = flags.DEFINE_bool(
+    "jit_compile",
+    None,
+    "Whether what layers let XLA compile stays compiled, in formats with a choice, such as "
+    "saved_model.",
     flag_values=FLAGS,
 )
 _IMAGE = flags.DEFINE_string(
     "image", None, "An image to compare on; by default, a made-up one.", flag_values=FLAGS
 )
+_PLUGINS = plugins.define(FLAGS)
 
 
 def main(argv):
@@ -52,44 +71,47 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     if _MODEL.value is None:
         raise app.UsageError("Which model? Give --model=FILE.keras")
-    unknown = [name for name in _FORMAT.value if name not in FORMATS]
-    if unknown or not _FORMAT.value:
-        raise app.UsageError(
-            f"Unknown --format {', '.join(map(repr, unknown)) or repr('')}; "
-            f"known: {', '.join(FORMATS)}"
-        )
+    plugins.load(_PLUGINS)
     size = _parse_size(_IMAGE_SIZE.value)
-    if size is None and "litert" in _FORMAT.value:
-        raise app.UsageError("A LiteRT model is of one size: give --image_size=HEIGHTxWIDTH")
+    given = {"image_size": size}
+    given.update({flag.name: flag.value for flag in (_WEIGHTS_DTYPE, _JIT_COMPILE)})
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        model = load_model(_MODEL.value)
+        chosen = [formats.create(name) for name in _FORMAT.value]
+        options = [_options(format, given) for format in chosen]
+        model = formats.load_model(_MODEL.value)
         image = _test_image(_IMAGE.value, size)
     except (ValueError, FileNotFoundError) as error:
         raise app.UsageError(str(error)) from error
     file = Path(_MODEL.value)
     output = Path(_OUTPUT.value) if _OUTPUT.value else file.with_name(f"{file.stem}_export")
 
-    agreements = []
+    verdicts = []
     try:
-        if "saved_model" in _FORMAT.value:
-            path = export.export_saved_model(model, output / "saved_model")
-            agreements.append(_verify(path, model, image))
-        if "litert" in _FORMAT.value:
-            path = export.export_litert(model, output / "model.tflite", size)
-            agreements.append(_verify(path, export.float32_clone(model), image))
+        for format, some in zip(chosen, options, strict=True):
+            path = format.export(model, output / format.file_name, **some)
+            verdicts.append(_tell(path, format.verify(path, model, image)))
     except (ValueError, ImportError, RuntimeError) as error:
         print(f"FAULT {error}")
         return 1
-    return 0 if min(agreements) >= LEAST_AGREEMENT else 1
+    return 0 if all(verdicts) else 1
+
+
+def _options(format, given):
+    """Those of the given options that a format has; ValueError where one that it needs is not."""
+    for name, needed in format.options.items():
+        if needed and name not in given:
+            raise ValueError(f"The format {format.name!r} needs --{name}")
+    return {name: value for name, value in given.items() if name in format.options}
 
 
 def _parse_size(text):
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d*)[xX,]([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX,]([1-9]\d*))?", text)
     if match is None:
         raise app.UsageError(f"--image_size is HEIGHTxWIDTH, such as 360x480, not {text!r}")
-    return int(match[1]), int(match[2])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _test_image(path, size):
@@ -108,24 +130,18 @@ def _test_image(path, size):
     return image[None]
 
 
-def _verify(path, model, image):
-    """The share of pixels where a written model gives the class that Keras gives; printed."""
-    expected, score = Predictor.from_model(model)(image)
-    class_id, got = load_predictor(path)(image)
-    agreement = float((class_id == expected).mean())
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    size = sum(file.stat().st_size for file in files) / 1e6
-    if not np.isfinite(score).all() or not np.isfinite(got).all():
-        agreement = 0.0  # argmax of NaN agrees with itself
-    verdict = "" if agreement >= LEAST_AGREEMENT else "  TOO FEW"
-    if (expected == expected.flat[0]).all():
+def _tell(path, found):
+    """Prints how far what was written agrees with Keras; gives whether that is enough."""
+    enough = found.agreement >= LEAST_AGREEMENT
+    verdict = "" if enough else "  TOO FEW"
+    if found.kinds == 1:
         verdict += "  (one class alone, which proves little: give an --image)"
     # Rounded down: 100 % means all.
     print(
-        f"{path}: {size:.1f} MB; {np.floor(1e5 * agreement) / 1e3:.3f} % of {class_id.size} "
-        f"pixels agree with Keras, scores to {np.abs(got - score).max():.1e}{verdict}"
+        f"{path}: {found.bytes / 1e6:.1f} MB; {np.floor(1e5 * found.agreement) / 1e3:.3f} % of "
+        f"{found.pixels} pixels agree with Keras, scores to {found.score_difference:.1e}{verdict}"
     )
-    return agreement
+    return enough
 
 
 if __name__ == "__main__":

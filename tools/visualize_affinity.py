@@ -19,10 +19,12 @@ from absl import app, flags
 from PIL import Image
 
 from isa_tf import ops
+from isa_tf.attention_maps import influence, read_attention
 from isa_tf.data import DataError
 from isa_tf.data.folder import read_image
-from isa_tf.inference import load_model
-from isa_tf.visualize import HEAT_PALETTE, heat, influence, mark, read_attention, sheet
+from isa_tf.formats import load_model
+from isa_tf.visualize import HEAT_PALETTE, heat, mark, sheet
+from tools import plugins
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -41,6 +43,7 @@ _LAYER = flags.DEFINE_string(
 _ALL = flags.DEFINE_bool(
     "all", False, "Of a deep module, show the attentions of every round.", flag_values=FLAGS
 )
+_PLUGINS = plugins.define(FLAGS)
 
 
 def main(argv):
@@ -49,6 +52,7 @@ def main(argv):
     for flag in (_MODEL, _IMAGE, _POINT, _OUTPUT):
         if flag.value is None:
             raise app.UsageError(f"Give --{flag.name}")
+    plugins.load(_PLUGINS)
     output = Path(_OUTPUT.value)
     if output.suffix.lower() != ".png":
         raise app.UsageError(f"--output={output}: a .png file is written")

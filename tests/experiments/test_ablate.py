@@ -12,7 +12,7 @@ import pytest
 
 from experiments import ablate, setup
 from experiments.configs import synthetic
-from isa_tf import data, inference, layers, training
+from isa_tf import data, formats, layers, load_predictor, training
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = [0, 3]
@@ -135,7 +135,7 @@ class TestStudy:
                 assert float(row[f"{score}_sd"]) == pytest.approx(abs(a - b) / math.sqrt(2))
                 spread = abs(a - b) / math.sqrt(2)
                 assert f"| {(a + b) / 2:.4f} ± {spread:.4f} | {a:.4f}, {b:.4f} |" in table
-            model = inference.load_model(runs[0] / training.BEST)
+            model = formats.load_model(runs[0] / training.BEST)
             parameters = sum(math.prod(v.shape) for v in model.weights)
             assert int(row["parameters"]) == parameters and f"| {parameters:,} |" in table
             ends = [training.read_log(run / training.LOG)[-1] for run in runs]
@@ -145,7 +145,7 @@ class TestStudy:
         run = story[0] / "isa/seed3"
         options = make_config().data.options.to_dict()
         dataset = data.SyntheticDataset(**options)
-        predictor = inference.load_predictor(run / training.BEST)
+        predictor = load_predictor(run / training.BEST)
         matrix = np.zeros((dataset.num_classes,) * 2, int)
         for index in range(dataset.size("val")):
             image, label = dataset.read("val", index)

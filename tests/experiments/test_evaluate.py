@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from experiments import setup
 from experiments.configs import synthetic
 from experiments.evaluate import evaluate, make_protocol
-from isa_tf import inference, training
+from isa_tf import load_predictor, training
 from isa_tf.inference import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,8 +77,8 @@ def test_scores_are_those_of_the_protocol(config, tmp_path):
     assert written == result
     protocol = Protocol("slide", (48, 64), (32, 40), (0.75, 1.0), flip=True)
     assert Protocol.from_dict(written["protocol"]) == protocol
-    predictor = inference.load_predictor(tmp_path / training.BEST, protocol=protocol)
-    whole = inference.load_predictor(tmp_path / training.BEST)
+    predictor = load_predictor(tmp_path / training.BEST, protocol=protocol)
+    whole = load_predictor(tmp_path / training.BEST)
     matrix, differing = np.zeros((dataset.num_classes,) * 2, int), 0
     for index in range(2):
         image, label = dataset.read("val", index)

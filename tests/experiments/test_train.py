@@ -16,7 +16,7 @@ from experiments import setup
 from experiments.configs import camvid, default, synthetic
 from experiments.evaluate import evaluate
 from experiments.train import train
-from isa_tf import data, inference, training
+from isa_tf import data, formats, load_predictor, training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -142,7 +142,7 @@ def test_evaluate_writes_scores_and_pictures(config, tmp_path):
     assert set(result["iou"]) == set(setup.make_dataset(config).class_names)
     # The score again, image by image.
     dataset = setup.make_dataset(config)
-    predictor = inference.load_predictor(tmp_path / training.BEST)
+    predictor = load_predictor(tmp_path / training.BEST)
     matrix = np.zeros((dataset.num_classes,) * 2, int)
     for index in range(dataset.size("val")):
         image, label = dataset.read("val", index)
@@ -155,7 +155,7 @@ def test_mirrored_training(config, tmp_path):
     config.model.auxiliary_level = "c1"
     best = train(config, tmp_path, strategy="mirrored", verbose=0)
     assert best["step"] in (2, 4)
-    model = inference.load_model(tmp_path / training.BEST)
+    model = formats.load_model(tmp_path / training.BEST)
     assert model.synchronized and model.backbone.synchronized and model.context.synchronized
     result = evaluate(config, tmp_path, pictures=1)
     assert result["miou"] == pytest.approx(best["miou"], abs=1e-6)

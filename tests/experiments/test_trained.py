@@ -8,7 +8,7 @@ import pytest
 
 from experiments.configs import camvid
 from experiments.evaluate import evaluate
-from isa_tf.inference import load_predictor
+from isa_tf import load_predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMVID = ROOT / "experiments" / "trained" / "camvid"

@@ -199,6 +199,7 @@ def test_usage(run, models, data, tmp_path):
 
     for name in sound:
         refused(f"Give --{name}", **{name: None})
+    refused("--plugins: 'no_such_module' cannot be imported", "--plugins=no_such_module")
     refused("--models takes two, A,B, got 1: '.*0.keras'", models=one)
     refused("--names takes two, A,B, got 3: 'a,b,c'", "--names=a,b,c")
     refused("one number of classes, got 2 and 3", models=f"{one},{three}")

@@ -1,9 +1,12 @@
+import inspect
+
 import numpy as np
 import pytest
 from absl import app
 from PIL import Image
 
-from isa_tf.inference import Predictor, load_predictor
+from isa_tf import formats, load_predictor
+from isa_tf.inference import Predictor
 from isa_tf.models import Segmenter
 from tools import export
 
@@ -48,28 +51,88 @@ def test_one_format_beside_the_model_and_a_difference_is_told(run, model, monkey
     assert [p.name for p in model.parent.glob("*_export/*")] == ["saved_model"]
     assert "100.000 % of 65536 pixels" in printed
 
-    def wrong(path):
+    def wrong(self, path, num_threads=None, protocol=None):
         return Predictor(lambda images: (images[..., 0] * 0 + 9, images[..., 0] / 255))
 
-    monkeypatch.setattr(export, "load_predictor", wrong)
+    monkeypatch.setattr(formats.SavedModel, "load", wrong)
     status, printed = run(export, f"--model={model}", "--format=saved_model")
     assert status == 1
     assert "0.000 % of 65536" in printed and "TOO FEW" in printed
 
 
-def test_agreement_that_proves_nothing(monkeypatch, capsys, model):
-    images = np.zeros((1, 4, 4, 3), np.uint8)
+def test_agreement_that_proves_nothing(run, model, tmp_path, monkeypatch):
+    def alike(score):
+        same = Predictor(
+            lambda images: (images[..., 0] * 0, images[..., 0] * 0 + np.float32(score))
+        )
+        monkeypatch.setattr(formats.KerasFile, "load", lambda *args, **kwargs: same)
+        monkeypatch.setattr(Predictor, "from_model", lambda *args, **kwargs: same)
+        return run(export, f"--model={model}", f"--output={tmp_path}", "--format=keras")
 
-    def verify(score):
-        same = Predictor(lambda images: (images[..., 0], images[..., 0] + np.float32(score)))
-        monkeypatch.setattr(export, "load_predictor", lambda path: same)
-        monkeypatch.setattr(export.Predictor, "from_model", lambda model: same)
-        return export._verify(model, None, images), capsys.readouterr().out
+    status, printed = alike(0.5)
+    assert status == 0 and "one class alone" in printed
+    status, printed = alike(np.nan)
+    assert status == 1 and "TOO FEW" in printed
 
-    agreement, printed = verify(0.5)
-    assert agreement == 1 and "one class alone" in printed
-    agreement, printed = verify(np.nan)
-    assert agreement == 0 and "TOO FEW" in printed
+
+def test_options_go_to_the_formats_that_have_them(run, model, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    given = {}
+    for kind in (formats.KerasFile, formats.SavedModel, formats.LiteRT):
+
+        def export_and_note(self, model, path, kind=kind, of=kind.export, **options):
+            given[self.name] = options
+            return of(self, model, path, **options)
+
+        export_and_note.__signature__ = inspect.signature(kind.export)
+        monkeypatch.setattr(kind, "export", export_and_note)
+    status, printed = run(
+        export,
+        f"--model={model}",
+        f"--output={tmp_path}",
+        "--format=keras,saved_model,litert",
+        "--image_size=48",
+        "--weights_dtype=float16",
+        "--jit_compile",
+    )
+    assert status == 0, printed
+    assert given == {
+        "keras": {"weights_dtype": "float16"},
+        "saved_model": {"jit_compile": True},
+        "litert": {"image_size": (48, 48)},
+    }
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("model.keras", "model.tflite", "saved_model")
+    ]
+
+
+def test_a_format_of_a_plugin_is_one_more_word(run, model, tmp_path, monkeypatch):
+    (tmp_path / "my_formats.py").write_text(
+        "from isa_tf import formats\n"
+        "@formats.register\n"
+        "class Backup(formats.KerasFile):\n"
+        "    name, suffix = 'backup', '.backup'\n"
+        "    def export(self, model, path):\n"
+        "        formats.export(model, f'{path}.keras').rename(path)\n"
+        "        return path\n"
+        "    def load(self, path, num_threads=None, protocol=None):\n"
+        "        again = path.rename(f'{path}.keras')\n"
+        "        return formats.load_predictor(again, protocol=protocol)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(app.UsageError, match="unknown format 'backup'"):
+        run(export, f"--model={model}", "--format=backup")
+    try:
+        status, printed = run(
+            export,
+            f"--model={model}",
+            f"--output={tmp_path / 'out'}",
+            "--format=backup",
+            "--plugins=my_formats",
+        )
+    finally:
+        formats._formats._entries.pop("backup", None)
+    assert status == 0 and "model.backup: " in printed and "100.000 %" in printed
 
 
 def test_usage(run, model, tmp_path):
@@ -77,10 +140,11 @@ def test_usage(run, model, tmp_path):
     sound = f"--model={model}"
     for flags, message in (
         ((), "--model=FILE.keras"),
-        ((sound, "--format=onnx,saved_model"), "Unknown --format 'onnx'; known: saved_model"),
-        ((sound,), "give --image_size"),
+        ((sound, "--format=onnx,saved_model"), "unknown format 'onnx'; known: keras, saved_model"),
+        ((sound,), "format 'litert' needs --image_size"),
         ((sound, "--image_size=big"), "HEIGHTxWIDTH, such as 360x480, not 'big'"),
         ((sound, "--image_size=0x5"), "not '0x5'"),
+        ((sound, "--plugins=no_such_module"), "--plugins: 'no_such_module' cannot be imported"),
         ((sound, "extra"), "Unexpected arguments: extra"),
         (("--model=no.keras", "--image_size=8x8"), "no.keras: no such file"),
         ((f"--model={tmp_path}/text.keras", "--image_size=8x8"), "text.keras: not a Keras"),

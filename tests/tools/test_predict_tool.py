@@ -4,15 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from absl import app
 from PIL import Image
 
+from isa_tf import load_predictor
 from isa_tf.data.folder import read_label
-from isa_tf.inference import load_predictor
+from isa_tf.inference import Predictor
 from isa_tf.models import Segmenter
-from isa_tf.visualize import overlay
+from isa_tf.visualize import overlay, with_legend
 from tools import predict
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +59,12 @@ def test_a_folder(run, model, photos, tmp_path):
     image = np.asarray(Image.open(photos / "a.png"))
     class_id = load_predictor(model)(image[None])[0][0]
     np.testing.assert_array_equal(read_label(output / "a_label.png", 3), class_id)
-    np.testing.assert_array_equal(
-        Image.open(output / "a_overlay.png"), overlay(image, class_id, PALETTE)
-    )
+    found = np.unique(class_id)
+    picture = np.asarray(Image.open(output / "a_overlay.png"))
+    painted = overlay(image, class_id, PALETTE)
+    np.testing.assert_array_equal(picture[:31, :40], painted)
+    colors = [PALETTE[i] if i else None for i in found]
+    np.testing.assert_array_equal(picture, with_legend(painted, [NAMES[i] for i in found], colors))
     line = printed.splitlines()[0]
     assert re.match(rf"{re.escape(str(photos))}/a.png: \d+ ms; ", line)
     shares = dict(re.findall(r"(\w+) ([\d.]+) %", line))
@@ -94,6 +99,50 @@ def test_one_file_without_names(run, photos, tmp_path):
     assert status == 0 and re.search(r"ms; class \d \d", printed)
 
 
+def test_what_is_painted_and_named(run, model, photos, tmp_path):
+    image = np.asarray(Image.open(photos / "a.png"))
+    class_id = load_predictor(model)(image)[0]
+    for flags, clear in (((), (0,)), (("--clear=",), ()), (("--clear=sea,2",), (0, 2))):
+        output = tmp_path / f"out{len(clear)}"
+        given = (f"--model={model}", f"--images={photos}/a.png", f"--output={output}", *flags)
+        assert run(predict, *given, "--nolegend")[0] == 0
+        np.testing.assert_array_equal(
+            Image.open(output / "a_overlay.png"), overlay(image, class_id, PALETTE, clear=clear)
+        )
+
+
+def test_the_legend_names_what_was_found():
+    predictor = Predictor(None, 3, NAMES, PALETTE)
+    image, class_id = np.full((40, 400, 3), 90, np.uint8), np.zeros((40, 400), np.uint8)
+    class_id[:, 200:] = 2
+    beneath = predict.draw(image, class_id, predictor)[40:]
+
+    def count(color):
+        return (beneath == np.array(color)).all(-1).sum()
+
+    # The ship, and the sea without a colour; no rock.
+    assert count(PALETTE[2]) > 100 and count(PALETTE[0]) == count(PALETTE[1]) == 0
+    beneath = predict.draw(image, class_id, predictor, clear=())[40:]
+    assert count(PALETTE[0]) > 100
+    # Without names and colours, and with ids that no one announced.
+    picture = predict.draw(image, class_id + np.int32(300), Predictor(None), clear=(300,))
+    np.testing.assert_array_equal(picture[:40, :200], image[:, :200])
+    assert (picture[:40, 200:] != image[:, 200:]).any() and picture.shape[0] > 60
+
+
+def test_more_classes_than_a_byte_holds(run, photos, tmp_path):
+    image = keras.Input((None, None, 3))
+    conv = keras.layers.Conv2D(300, 1)
+    model = keras.Model(image, conv(image))
+    conv.set_weights([np.zeros((1, 1, 3, 300)), np.eye(300)[299]])
+    model.save(tmp_path / "m.keras")
+    given = f"--model={tmp_path}/m.keras", f"--images={photos}/a.png", f"--output={tmp_path}/out"
+    status, printed = run(predict, *given)
+    assert status == 0 and "class 299 100.0 %" in printed
+    label = np.asarray(Image.open(tmp_path / "out/a_label.png"))
+    assert label.shape == (31, 40) and (label == 299).all()
+
+
 def test_usage(run, model, photos, tmp_path):
     sound = {"--model": model, "--images": photos, "--output": tmp_path / "out"}
 
@@ -109,6 +158,9 @@ def test_usage(run, model, photos, tmp_path):
     refused("not a model; known are", model=photos / "a.png")
     refused("nothing.: no file is there, or matches", images=photos / "nothing*")
     refused("no file ends in .jpg", images=tmp_path)
+    refused("--plugins: 'no_such_module' cannot be imported", "--plugins=no_such_module")
+    refused("unknown class in --clear: 'shp'; did you mean .ship", "--clear=sea,shp")
+    refused("unknown class in --clear: '3'; known: sea, rock, ship", "--clear=3")
     refused("x.png .a pattern of --images needs quotes", "x.png")
     assert not (tmp_path / "out").exists()
 

@@ -6,9 +6,10 @@ import pytest
 from absl import app
 from PIL import Image
 
+from isa_tf.attention_maps import influence, read_attention
 from isa_tf.layers import InterlacedSparseAttention, SelfAttention2D
 from isa_tf.models import Segmenter
-from isa_tf.visualize import heat, influence, mark, read_attention
+from isa_tf.visualize import heat, mark
 from tools import visualize_affinity
 
 WIDTH, MARGIN, GAP = 360, 24, 12
@@ -181,6 +182,7 @@ def test_usage(run, photo, tmp_path):
 
     for name in sound:
         refused(f"Give --{name}", **{name: None})
+    refused("--plugins: 'no_such_module' cannot be imported", "--plugins=no_such_module")
     refused("--point=28,2 is outside the photo: y is 0 to 27, x 0 to 43", point="28,2")
     refused("--point=0,-1 is outside", point="0,-1")
     for bad in ("1", "1,2,3", "a,b", "1.5,2"):

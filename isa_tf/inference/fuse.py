@@ -1,11 +1,11 @@
 """The twin of a whole network: what computes the same in inference, faster, on CPUs."""
 
+import dataclasses
+
 import keras
 
+from isa_tf.inference.contract import contract_of
 from isa_tf.layers import twin
-
-# What a model knows beyond its graph, see `isa_tf.inference.contract`.
-_FACTS = ("num_classes", "class_names", "palette", "coordinates", "protocol")
 
 
 def fuse(model, minimal_filtering=64, product_dtype="float32", jit_compile=True):
@@ -49,7 +49,8 @@ def fuse(model, minimal_filtering=64, product_dtype="float32", jit_compile=True)
     if not hasattr(model, "operations"):
         raise ValueError(f"{model.name} is no functional model, whose graph could be walked")
     graph = _graph_twin(model, options)
-    facts = {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
+    told = ["task", *(field.name for field in dataclasses.fields(contract_of(model)))]
+    facts = {name: getattr(model, name) for name in told if hasattr(model, name)}
     fused = FusedModel(graph.inputs, graph.outputs, facts, name=model.name)
     fused.trainable = False
     return fused
@@ -62,8 +63,8 @@ class FusedModel(keras.Model):
     Args:
         inputs: list of one keras tensor.
         outputs: list of one keras tensor.
-        facts: dict of what the model tells of itself, each an attribute: num_classes, class_names,
-            palette, coordinates, protocol. Defaults to `None`.
+        facts: dict of what the model tells of itself (see `isa_tf.inference.contract_of`), each an
+            attribute: num_classes, class_names, ... Defaults to `None`.
         **kwargs: name, trainable.
     """
 

@@ -1,0 +1,161 @@
+"""Files of models, by format: Keras, SavedModel, LiteRT, and what else is registered.
+
+`isa_tf.export` writes any, `isa_tf.load_predictor` predicts with any.
+"""
+
+from pathlib import Path
+
+from isa_tf.formats.base import Format, Verification
+from isa_tf.formats.keras_file import KerasFile, load_model
+from isa_tf.formats.litert import LiteRT, float32_clone
+from isa_tf.formats.saved_model import SavedModel
+from isa_tf.names import Registry
+
+__all__ = [
+    "Format",
+    "KerasFile",
+    "LiteRT",
+    "SavedModel",
+    "Verification",
+    "create",
+    "export",
+    "find",
+    "float32_clone",
+    "list_names",
+    "load_model",
+    "load_predictor",
+    "register",
+]
+
+_formats = Registry("format")
+
+
+def register(format):
+    """Makes a format known by its `name`; a decorator of subclasses of `Format`.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: for no name, or one that is taken.
+    """
+    return _formats.register(format.name, format)
+
+
+for _format in (KerasFile, SavedModel, LiteRT):
+    register(_format)
+
+
+def list_names() -> list[str]:
+    """The names of the formats, which `create` knows."""
+    return list(_formats)
+
+
+def create(name) -> Format:
+    """A format by its name.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest.
+
+    Example:
+
+    >>> create("litert").suffix
+    '.tflite'
+    """
+    return _formats[name]()
+
+
+def find(path) -> Format:
+    """The format that what lies at a path is of; of several, the one registered last.
+
+    Raises:
+        FileNotFoundError: where there is nothing at the path.
+        ValueError: for something of no format.
+
+    Example:
+
+    >>> find("model.keras").name
+    'keras'
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    for name in reversed(list_names()):
+        if (format := create(name)).recognises(path):
+            return format
+    raise ValueError(f"{path}: not a model; known are {_known()}")
+
+
+def export(model, path, format=None, **options) -> Path:
+    """Writes a model to a file, or folder, of any format: whole, or not at all.
+
+    Args:
+        model: `keras.Model` from RGB 0..255 (B, H, W, 3), such as a `Segmenter`.
+        path: what to write; its parents are made. What was there is replaced at the end, by
+            something complete.
+        format: str, one of `list_names()`: "keras", "saved_model", "litert", ...; `None` for the
+            one whose files end as the path does; a path without ending is a SavedModel's. Defaults
+            to `None`.
+        **options: of the format's `export`: `weights_dtype` of "keras" (`KerasFile`), `jit_compile`
+            of "saved_model" (`SavedModel`), `image_size` of "litert" (`LiteRT`).
+
+    Returns:
+        The path, a `pathlib.Path`.
+
+    Raises:
+        ValueError: for an unknown format, a path that is not of the format, or a model that is
+            none of its task.
+        TypeError: for an option that the format does not have, or lacks.
+
+    Example:
+
+    >>> path = export(model, "exported/model.tflite", image_size=(96, 128))
+    >>> path = export(model, "exported/saved_model")
+    >>> path = export(model, "exported/small.keras", weights_dtype="float16")
+    """
+    if format is None:
+        suffix = Path(path).suffix
+        for name in reversed(list_names()):
+            if create(name).suffix == suffix:
+                format = name
+                break
+        else:
+            raise ValueError(f"{path} ends as no format's files do; known are {_known()}")
+    return create(format).export(model, path, **options)
+
+
+def load_predictor(path, num_threads=None, protocol=None):
+    """Loads a predictor from a file, whichever format it is of.
+
+    Args:
+        path: of a file, or folder, that `export` wrote, or a `.keras` file that Keras did. A
+            `.tflite` file has a fixed image size: images of another are resized to it, and the
+            result is resized back.
+        num_threads: int, of LiteRT; `None` for its own choice. Defaults to `None`.
+        protocol: `isa_tf.inference.Protocol`, or a mapping of its arguments. Other ones than the
+            whole image need a `.keras` file: the other kinds do not tell their logits. `None` for
+            the model's own, as in `Predictor.from_model`, or the whole image. Defaults to `None`.
+
+    Returns:
+        `isa_tf.inference.Predictor`.
+
+    Raises:
+        FileNotFoundError: where there is nothing at the path.
+        ValueError: for a file of no format, one that cannot be read, a model that was not exported
+            by this package, or one that cannot follow the protocol; with the path.
+        ImportError: for a `.tflite` file where LiteRT is not installed.
+
+    Example:
+
+    >>> predictor = load_predictor("model.tflite")
+    >>> class_id, score = predictor(image)
+    >>> what_is_there = predictor.class_names[class_id[40, 60]]
+    """
+    path = Path(path)
+    return find(path).load(path, num_threads=num_threads, protocol=protocol)
+
+
+def _known():
+    """The formats and how their files end, in words."""
+    formats = map(create, list_names())
+    return ", ".join(f"{f.name} ({f.suffix or 'a folder'})" for f in formats)

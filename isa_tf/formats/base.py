@@ -1,0 +1,153 @@
+"""What every format is: a kind of file that models are written to and predicted from."""
+
+import contextlib
+import inspect
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+from isa_tf.inference import FusedModel, contract_of, fuse
+
+SIGNATURE = "serving_default"
+
+
+class Verification(NamedTuple):
+    """How far a written model does what the Keras model does.
+
+    Attributes:
+        agreement: float, the share of pixels (or whatever the model's task decides upon) where the
+            decision is the same; 0 where a score is not finite.
+        pixels: int, how many there are.
+        kinds: int, how many different decisions there are; a single one proves little.
+        score_difference: float, the largest.
+        bytes: int, the size of what was written.
+    """
+
+    agreement: float
+    pixels: int
+    kinds: int
+    score_difference: float
+    bytes: int
+
+
+class Format:
+    """A kind of file for models: a subclass names it, and writes, knows and loads its files.
+
+    A format knows nothing of what a model is for: what is written beside the model, what it answers
+    and what predicts with it is told by its contract, see `isa_tf.inference.contract_of`.
+
+    Attributes:
+        name: str, by which `isa_tf.formats.create` knows it.
+        suffix: str, that its files end in, such as ".keras"; "" for a folder.
+
+    Example:
+
+    >>> @isa_tf.formats.register
+    ... class Architecture(Format):
+    ...     name, suffix = "architecture", ".json"
+    ...     def export(self, model, path):
+    ...         path = self.check_path(path)
+    ...         _ = path.write_text(model.to_json())
+    ...         return path
+    >>> isa_tf.export(model, "model.json").name
+    'model.json'
+    """
+
+    name = None
+    suffix = ""
+
+    @property
+    def file_name(self):
+        """str, what its file is called where nothing else is said."""
+        return f"model{self.suffix}" if self.suffix else self.name
+
+    @property
+    def options(self):
+        """dict of the names that `export` takes besides model and path; True for those it needs."""
+        parameters = list(inspect.signature(self.export).parameters.values())[2:]
+        return {p.name: p.default is p.empty for p in parameters}
+
+    def recognises(self, path):
+        """Whether what lies at a `Path` is (or wants to be) of this format."""
+        return path.is_file() and path.suffix == self.suffix
+
+    def export(self, model, path):
+        """Writes a `keras.Model` to a path, whole or not at all; returns it as `pathlib.Path`.
+
+        A subclass adds options of its own by name.
+        """
+        raise NotImplementedError
+
+    def load(self, path, num_threads=None, protocol=None):
+        """The predictor of what lies at a `Path`; see `isa_tf.load_predictor`."""
+        raise NotImplementedError
+
+    def reference(self, model):
+        """The model whose results a written one is to have: by default the model itself."""
+        return model
+
+    def verify(self, path, model, image):
+        """Loads what was written and compares it with the model, both seeing whole images.
+
+        Args:
+            path: of the file or folder.
+            model: the `keras.Model` that was written to it.
+            image: uint8 images (B, H, W, 3).
+
+        Returns:
+            `Verification`.
+
+        Example:
+
+        >>> path = isa_tf.export(model, "model.keras")
+        >>> isa_tf.formats.find(path).verify(path, model, images).agreement
+        1.0
+        """
+        path, model = Path(path), self.reference(model)
+        contract = contract_of(model)
+        expected = contract.predictor_of_model(model, protocol={})(image)
+        result = contract.compare(expected, self.load(path, protocol={})(image))
+        inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        return Verification(**result, bytes=sum(p.stat().st_size for p in inside))
+
+    def check_path(self, path):
+        """The path, a `pathlib.Path`; ValueError for one of another suffix."""
+        path = Path(path)
+        if self.suffix and path.suffix != self.suffix:
+            raise ValueError(f"a file of format {self.name!r} ends in {self.suffix}, got {path}")
+        return path
+
+
+def check_model(model):
+    """Raises ValueError for anything but a `keras.Model`."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"a keras.Model is needed, got {type(model).__name__}")
+
+
+@contextlib.contextmanager
+def portable(model):
+    """A model of ordinary operations, none of which XLA has to compile, for as long as it lasts.
+
+    It is the model itself, whose layers do without meanwhile; of what `isa_tf.inference.fuse` made
+    it is another twin, which filters no convolution minimally.
+
+    >>> with portable(model) as plain:
+    ...     logits = plain(images)
+    """
+    if isinstance(model, FusedModel):
+        yield fuse(model, minimal_filtering=None, jit_compile=False)
+        return
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if not isinstance(layer, keras.Model) and getattr(layer, "jit_compile", False)
+    ]
+    before = [layer.jit_compile for layer in layers]
+    try:
+        for layer in layers:
+            layer.jit_compile = False
+        yield model
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.jit_compile = value

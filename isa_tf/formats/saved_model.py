@@ -1,0 +1,123 @@
+"""SavedModel, which TensorFlow and TensorFlow Serving run without this package."""
+
+import contextlib
+
+import tensorflow as tf
+
+from isa_tf.files import replacing_folder
+from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
+from isa_tf.inference import METADATA_FILE, contract_of, read_contract
+
+ASSETS = "assets.extra"
+_GRAPH = "saved_model.pb"
+
+
+class SavedModel(Format):
+    """The folder of a SavedModel.
+
+    It has two signatures. "serving_default" takes `image`, uint8 RGB images (B, H, W, 3) of any
+    size. "encoded" takes `image_bytes`, a vector of B strings with the content of JPEG or PNG
+    (also BMP) files, which must be of one size, since their results are one array; send files
+    of different sizes one at a time. EXIF orientation is not looked at. Both return what the
+    model's contract answers; of a segmentation model
+
+    * `class_id`: uint8 (B, H, W), the most probable class; int32 of more than 256 classes;
+    * `score`: float32 (B, H, W), its probability.
+
+    What there is to know of the model (number, names and colours of the classes, ...) lies in
+    `assets.extra/isa_tf.json`, where `load` finds it.
+
+    Example:
+
+    >>> path = isa_tf.export(model, "exported/saved_model")
+    >>> serve = tf.saved_model.load(path).signatures["serving_default"]
+    >>> serve(image=tf.zeros((1, 360, 480, 3), tf.uint8))["class_id"].shape
+    TensorShape([1, 360, 480])
+    """
+
+    name = "saved_model"
+
+    def recognises(self, path):
+        return (path / _GRAPH).is_file()
+
+    def export(self, model, path, jit_compile=False):
+        """Writes a SavedModel; its layers keep their dtype policies.
+
+        Args:
+            model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
+            path: of the folder to write; its parents are made. An older SavedModel there is
+                replaced.
+            jit_compile: bool, whether what the model's layers let XLA compile, such as attention,
+                and what `isa_tf.inference.fuse` has it compile, is compiled where the SavedModel is
+                run as well. TensorFlow and TensorFlow Serving have XLA, others that read
+                SavedModels may not. Defaults to `False`, a graph of ordinary operations.
+
+        Returns:
+            The path, a `pathlib.Path`.
+
+        Raises:
+            ValueError: for a model that is none of its task, or a path at which there is something
+                else than a SavedModel.
+        """
+        path = self.check_path(path)
+        check_model(model)
+        if path.exists() and not self.recognises(path) and not _is_empty_folder(path):
+            raise ValueError(f"{path}: there is something else than a SavedModel; nothing written")
+        with contextlib.nullcontext(model) if jit_compile else portable(model) as model:
+            contract = contract_of(model)
+            contract = contract.check(model)
+            spec = tf.TensorSpec((None, *contract.image_size, 3), tf.uint8, name="image")
+
+            @tf.function(input_signature=[spec], autograph=False)
+            def serve(image):
+                return contract.answer(model(tf.cast(image, tf.float32), training=False))
+
+            spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
+
+            @tf.function(input_signature=[spec], autograph=False)
+            def encoded(image_bytes):
+                one = tf.TensorSpec((None, None, 3), tf.uint8)
+                return serve(tf.map_fn(_decode, image_bytes, fn_output_signature=one))
+
+            # Keras's ExportArchive would write every weight twice: as the variable that the
+            # functions read, and as a copy of it for the layer.
+            served = tf.Module()
+            served.weights = [variable.value for variable in model.variables]
+            signatures = {SIGNATURE: serve, "encoded": encoded}
+            with replacing_folder(path) as new:
+                tf.saved_model.save(served, str(new), signatures=signatures)
+                assets = new / ASSETS
+                assets.mkdir()
+                for name, text in contract.files().items():
+                    (assets / name).write_text(text, encoding="utf-8")
+        return path
+
+    def load(self, path, num_threads=None, protocol=None):
+        try:
+            loaded = tf.saved_model.load(str(path))
+        except Exception as error:
+            raise ValueError(f"{path}: cannot be read as a SavedModel ({error})") from error
+        file = path / ASSETS / METADATA_FILE
+        signature = loaded.signatures.get(SIGNATURE)
+        try:
+            contract = read_contract(file.read_text(encoding="utf-8") if file.is_file() else None)
+            if signature is None or {*signature.structured_outputs} != {*contract.outputs}:
+                raise ValueError("not a SavedModel that isa_tf.export wrote")
+
+            def run(images):
+                return signature(image=tf.constant(images))
+
+            run.loaded = loaded  # its variables live no longer than this object
+            size = signature.structured_input_signature[1]["image"].shape[1:3]
+            return contract.of_size(size).predictor_of_run(run, protocol)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _is_empty_folder(path):
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _decode(content):
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))

@@ -1,0 +1,47 @@
+"""Predicting with a model, whatever it is kept in; `isa_tf.load_predictor` opens its files."""
+
+from isa_tf.inference.contract import (
+    METADATA_FILE,
+    SegmentationContract,
+    contract_of,
+    contracts,
+    read_contract,
+)
+from isa_tf.inference.fuse import FusedModel, fuse
+from isa_tf.inference.predictor import Predictor, confusion_matrix
+from isa_tf.inference.protocol import Protocol
+from isa_tf.inference.views import (
+    class_dtype,
+    classify,
+    resize_image,
+    resize_logits,
+    slide,
+    slide_tiles,
+    view_logits,
+    view_size,
+    vote,
+    window_starts,
+)
+
+__all__ = [
+    "METADATA_FILE",
+    "FusedModel",
+    "Predictor",
+    "Protocol",
+    "SegmentationContract",
+    "class_dtype",
+    "classify",
+    "confusion_matrix",
+    "contract_of",
+    "contracts",
+    "fuse",
+    "read_contract",
+    "resize_image",
+    "resize_logits",
+    "slide",
+    "slide_tiles",
+    "view_logits",
+    "view_size",
+    "vote",
+    "window_starts",
+]

@@ -1,0 +1,236 @@
+"""What a model of a task tells of itself, and what becomes of its outputs."""
+
+import dataclasses
+import json
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from isa_tf.inference.protocol import Protocol
+from isa_tf.inference.views import classify
+from isa_tf.names import Registry
+
+# What an exported model keeps of its contract: a file of this name.
+METADATA_FILE = "isa_tf.json"
+
+contracts = Registry("task")
+
+
+def contract_of(model):
+    """The contract of a model: of its `task`, or of segmentation where it names none.
+
+    >>> contract_of(model).num_classes
+    11
+    """
+    return contracts[getattr(model, "task", SegmentationContract.task)].of(model)
+
+
+def read_contract(text):
+    """The contract of the text that `to_text` made.
+
+    Args:
+        text: str or bytes; `None` for a model that came without, of which nothing is known.
+
+    Raises:
+        ValueError: for a text that is damaged.
+
+    Example:
+
+    >>> read_contract(contract_of(model).to_text()) == contract_of(model)
+    True
+    """
+    if text is None:
+        return SegmentationContract()
+    try:
+        values = json.loads(text)
+        return contracts[values.get("task", SegmentationContract.task)].from_dict(values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"damaged {METADATA_FILE} ({error!r})") from error
+
+
+@contracts.register("segmentation")
+@dataclasses.dataclass(frozen=True)
+class SegmentationContract:
+    """What there is to know of a segmentation model, to use it wherever it is kept.
+
+    Args:
+        num_classes: int, or `None` where it is not known. Defaults to `None`.
+        class_names: names of the classes, or `None`. Defaults to `None`.
+        palette: colours of the classes, RGB 0..255, or `None`. Defaults to `None`.
+        coordinates: where the pixels of its logits lie, see `resize_logits`. Defaults to
+            "half_pixel".
+        protocol: `Protocol`, or a mapping of its arguments, that the model is tested by; `None` for
+            the whole image. Defaults to `None`.
+        image_size: (height, width) of the images it takes, `None` for any. Defaults to
+            `(None, None)`.
+
+    Example:
+
+    >>> contract = SegmentationContract.of(model)
+    >>> contract.num_classes, contract.image_size
+    (11, (None, None))
+    >>> SegmentationContract.from_dict(contract.to_dict()) == contract
+    True
+    """
+
+    task: ClassVar[str] = "segmentation"
+    outputs: ClassVar[tuple[str, ...]] = ("class_id", "score")
+
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    coordinates: str = "half_pixel"
+    protocol: Protocol | None = None
+    image_size: tuple[int | None, int | None] = (None, None)
+
+    def __post_init__(self):
+        names, palette = self.class_names, self.palette
+        if palette is not None:
+            # Those of NumPy are none that JSON knows.
+            palette = tuple(tuple(map(int, color)) for color in palette)
+        for name, value in (
+            ("class_names", None if names is None else tuple(names)),
+            ("palette", palette),
+            ("protocol", Protocol.of(self.protocol)),
+            ("image_size", tuple(self.image_size)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, model):
+        """The contract of a model: its attributes of these names, and the shape of its input."""
+        shape = getattr(model, "input_shape", None)
+        is_image = isinstance(shape, tuple) and len(shape) == 4
+        names = [f.name for f in dataclasses.fields(cls) if f.name != "image_size"]
+        told = {name: getattr(model, name) for name in names if hasattr(model, name)}
+        return cls(**told, image_size=shape[1:3] if is_image else (None, None))
+
+    def to_dict(self):
+        """The contract as what JSON can hold, and its task; `from_dict` makes it again."""
+        return {"task": self.task, **json.loads(json.dumps(dataclasses.asdict(self)))}
+
+    @classmethod
+    def from_dict(cls, values):
+        """The contract of `to_dict`'s values, or of their first three alone.
+
+        Raises:
+            KeyError: where number, names or colours of the classes are missing.
+        """
+        needed = {name: values[name] for name in ("num_classes", "class_names", "palette")}
+        others = ("coordinates", "protocol", "image_size")
+        return cls(**needed, **{name: values[name] for name in others if name in values})
+
+    def to_text(self):
+        """The text of a metadata file; `read_contract` reads it."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+    def files(self):
+        """The texts that go with an exported model, by the names of their files."""
+        texts = {METADATA_FILE: self.to_text()}
+        if self.class_names is not None:
+            texts["labels.txt"] = "\n".join(self.class_names) + "\n"  # where LiteRT's tools look
+        return texts
+
+    def of_size(self, size):
+        """The same contract of a model that takes images of `size`, (height, width), alone."""
+        return dataclasses.replace(self, image_size=size)
+
+    def check(self, model, size=None):
+        """Tries a model on an image.
+
+        Args:
+            model: `keras.Model` from RGB 0..255 (B, H, W, 3) to logits (B, H, W, classes).
+            size: (height, width) of the image; `None` for one that the model takes. Defaults to
+                `None`.
+
+        Returns:
+            The contract, with the number of classes that the logits have and the given size.
+
+        Raises:
+            ValueError: for a model that is none of segmentation.
+
+        Example:
+
+        >>> SegmentationContract().check(model, (96, 128)).num_classes
+        11
+        """
+        shape = (1, *(size or (own or 64 for own in self.image_size)), 3)
+        try:
+            logits = model(tf.zeros(shape), training=False)
+        except Exception as error:
+            raise ValueError(
+                f"{model.name} is no segmentation model: it does not take images {shape} ({error})"
+            ) from error
+        if not tf.is_tensor(logits) or tuple(logits.shape[:-1]) != shape[:-1]:
+            got = tuple(logits.shape) if tf.is_tensor(logits) else type(logits).__name__
+            raise ValueError(
+                f"{model.name} is no segmentation model: of images {shape} it makes {got}, not "
+                f"logits {shape[:-1]} + (classes,)"
+            )
+        known = {"num_classes": int(logits.shape[-1]), "image_size": size or self.image_size}
+        return dataclasses.replace(self, **known)
+
+    def answer(self, logits):
+        """What a served model answers: of each of `outputs` a tensor, made of the logits."""
+        return dict(zip(self.outputs, classify(logits), strict=True))
+
+    def predictor_of_run(self, run, protocol=None):
+        """A predictor over an exported model.
+
+        Args:
+            run: function from uint8 images (B, H, W, 3) to a dict of `outputs`.
+            protocol: `Protocol`, a mapping or `None`; the whole image is all that there is.
+
+        Raises:
+            ValueError: for another protocol.
+        """
+        from isa_tf.inference.predictor import Predictor  # which asks contracts itself
+
+        if Protocol.of(protocol) != Protocol():
+            raise ValueError(
+                "an exported model sees whole images alone, for it does not tell its logits; "
+                f"{protocol} needs the .keras file"
+            )
+
+        def answers(images):
+            found = run(images)
+            return tuple(found[name] for name in self.outputs)
+
+        size = None if None in self.image_size else self.image_size
+        classes = (self.num_classes, self.class_names, self.palette)
+        return Predictor(answers, *classes, image_size=size)
+
+    def predictor_of_model(self, model, protocol=None):
+        """A predictor over a Keras model; see `Predictor.from_model`."""
+        from isa_tf.inference.predictor import Predictor  # which asks contracts itself
+
+        return Predictor.from_model(model, protocol)
+
+    def compare(self, expected, found):
+        """How far the results of two predictors for the same images are the same.
+
+        Args:
+            expected: (class ids, scores).
+            found: (class ids, scores).
+
+        Returns:
+            dict: "agreement", the share of equal class ids, 0 where a score is not finite;
+            "pixels", how many there are; "kinds", how many classes are expected; and
+            "score_difference", the largest.
+
+        Example:
+
+        >>> result = np.uint8([[[0, 2]]]), np.float32([[[0.5, 0.75]]])
+        >>> SegmentationContract().compare(result, result)
+        {'agreement': 1.0, 'pixels': 2, 'kinds': 2, 'score_difference': 0.0}
+        """
+        (class_id, score), (other_id, other_score) = expected, found
+        # The argmax of NaN agrees with itself.
+        finite = np.isfinite(score).all() and np.isfinite(other_score).all()
+        return {
+            "agreement": float((class_id == other_id).mean()) if finite else 0.0,
+            "pixels": class_id.size,
+            "kinds": len(np.unique(class_id)),
+            "score_difference": float(np.abs(other_score - score).max()),
+        }

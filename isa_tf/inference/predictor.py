@@ -1,0 +1,240 @@
+"""From images to class ids and their probabilities."""
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from isa_tf.data.base import IGNORE_LABEL
+from isa_tf.inference.contract import SegmentationContract
+from isa_tf.inference.protocol import Protocol
+from isa_tf.inference.views import (
+    class_dtype,
+    classify,
+    slide_tiles,
+    view_logits,
+    view_size,
+    vote,
+)
+
+_CLASSIFIED_BYTES = 2**25  # of logits at once, where there are many
+
+
+class Predictor:
+    """From images to class ids and their probabilities.
+
+    `isa_tf.load_predictor` makes one of a file, `Predictor.from_model` of a Keras model.
+
+    Args:
+        run: function from images, uint8 (B, H, W, 3), to class ids (B, H, W) and their
+            probabilities (B, H, W).
+        num_classes: int, or `None` where it is not known. Defaults to `None`.
+        class_names: names of the classes, or `None`. Defaults to `None`.
+        palette: colours of the classes, RGB 0..255, or `None`. Defaults to `None`.
+        image_size: (height, width) of the only images that `run` takes, or `None` for any.
+            Images of another size are resized to it, bilinearly, and the result is resized
+            back, to the nearest pixel. Defaults to `None`.
+        protocol: the `Protocol` that `run` follows; `None` for the whole image. Defaults to
+            `None`.
+
+    Shapes:
+        images, uint8, RGB: a batch (B, H, W, 3), one image (H, W, 3), or a list of images of any
+        sizes -> class ids, uint8 (int32 of more than 256 classes), and the probability of the
+        class at each pixel, float32: both (B, H, W), (H, W), or lists of (H, W).
+
+    Raises:
+        ValueError: from a call, for anything but such images.
+
+    Example:
+
+    >>> predictor = Predictor.from_model(Segmenter("tiny", num_classes=5))
+    >>> class_id, score = predictor(np.zeros((65, 97, 3), "uint8"))
+    >>> class_id.shape, class_id.dtype, score.dtype
+    ((65, 97), dtype('uint8'), dtype('float32'))
+    >>> class_ids, scores = predictor([image, image[:48]])
+    >>> [class_id.shape for class_id in class_ids]
+    [(96, 128), (48, 128)]
+    """
+
+    def __init__(
+        self,
+        run,
+        num_classes=None,
+        class_names=None,
+        palette=None,
+        image_size=None,
+        protocol=None,
+    ):
+        self._run = run
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.palette = None if palette is None else tuple(map(tuple, palette))
+        self.image_size = None if image_size is None else tuple(image_size)
+        self.protocol = protocol or Protocol()
+
+    @classmethod
+    def from_model(cls, model, protocol=None):
+        """A predictor over a Keras model from RGB 0..255 to logits.
+
+        It uses the weights that the model has at each call, so it can follow a training. The model
+        is traced once for all sizes and scales and all windows (only layers that XLA compiles are
+        compiled anew for each size). Logits of another size than the image's are resized as
+        `model.coordinates` says, where the model has this attribute. Where windows of the image as
+        it is are the only view, they are classified piece after piece, and the memory needed grows
+        with the shorter side of the image alone.
+
+        Args:
+            model: `keras.Model`.
+            protocol: `Protocol`, or a mapping of its arguments; `None` for `model.protocol`, where
+                the model has this attribute, else the whole image. Defaults to `None`.
+
+        Raises:
+            ValueError: for a protocol that a model of these classes, or of a fixed image size,
+                cannot follow; from a call, for an image smaller than a fixed size's windows.
+
+        Example:
+
+        >>> predictor = Predictor.from_model(model, Protocol("slide", crop_size=769, stride=513))
+        >>> class_id, score = predictor(images)
+        """
+        contract = SegmentationContract.of(model)
+        protocol = contract.protocol if protocol is None else Protocol.of(protocol)
+        if contract.num_classes is not None:
+            protocol.mirrored_classes(contract.num_classes)
+        size = contract.image_size
+        fixed = None not in size
+        if fixed:
+            protocol.check_size(size)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8)])
+        def traced(images):
+            return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+
+        def logits(images):
+            if fixed and tuple(images.shape[1:3]) != size:
+                raise ValueError(
+                    f"a window of {tuple(images.shape[1:3])}, as small as the image, is too small "
+                    f"for this model, which takes {size} alone"
+                )
+            return traced(images)
+
+        def run(images):
+            if _is_plain_slide(protocol, images.shape[1:3]):
+                tiles = slide_tiles(logits, images, protocol.crop_size, protocol.stride)
+                return _classify_tiles(tiles, images.shape[:3])
+            views = view_logits(logits, images, protocol, contract.coordinates)
+            return classify(next(views)) if protocol.num_views() == 1 else vote(views)
+
+        classes = (contract.num_classes, contract.class_names, contract.palette)
+        image_size = size if fixed and protocol.mode == "whole" else None
+        return cls(run, *classes, image_size=image_size, protocol=protocol)
+
+    def __call__(self, images):
+        if isinstance(images, (list, tuple)):
+            results = [self(image) for image in images]
+            return [class_id for class_id, _ in results], [score for _, score in results]
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+            raise ValueError(
+                "A predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
+                f"the latter. Received: {images.dtype} {images.shape}"
+            )
+        if images.ndim == 3:
+            class_id, score = self(images[None])
+            return class_id[0], score[0]
+        size = images.shape[1:3]
+        resized = self.image_size not in (None, size)
+        if resized:
+            images = _resize(images, self.image_size, Image.Resampling.BILINEAR)
+        class_id, score = (np.asarray(result) for result in self._run(images))
+        class_id = class_id.astype(self._class_dtype(class_id.dtype), copy=False)
+        score = score.astype(np.float32, copy=False)
+        if resized:
+            class_id = _resize(class_id, size, Image.Resampling.NEAREST)
+            score = _resize(score, size, Image.Resampling.NEAREST)
+        return class_id, score
+
+    def _class_dtype(self, given):
+        """Of the ids: by the number of classes or, where it is not known, by what is given."""
+        if self.num_classes is not None:
+            return class_dtype(self.num_classes)
+        return np.dtype("uint8" if given == np.uint8 else "int32")
+
+
+def _is_plain_slide(protocol, size):
+    """Whether a protocol's only view of an image, (height, width), is that image in windows."""
+    if protocol.mode != "slide" or protocol.num_views() > 1:
+        return False
+    padded = any(p > n for p, n in zip(protocol.pad_size or size, size, strict=True))
+    return not padded and view_size(size, protocol.scales[0], protocol.fit_size) == size
+
+
+def _classify_tiles(tiles, shape):
+    """Class ids and probabilities, both of a shape (B, H, W), of the tiles of a slide."""
+    class_id, score = None, np.empty(shape, np.float32)
+    for top, left, logits in tiles:
+        if class_id is None:
+            class_id = np.empty(shape, class_dtype(logits.shape[-1]))
+        _, height, width, _ = logits.shape
+        # Some rows at a time: softmax and its like take as much memory as they are given.
+        step = max(_CLASSIFIED_BYTES * height // logits.nbytes, 1)
+        for y in range(0, height, step):
+            rows = logits[:, y : y + step]
+            place = np.s_[:, top + y : top + y + rows.shape[1], left : left + width]
+            class_id[place], score[place] = classify(rows)
+        del logits, rows  # before there are others
+    return class_id, score
+
+
+def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL):
+    """Counts which class was predicted where which was true.
+
+    Args:
+        predictor: `Predictor`, or any function from images to (class ids, ...).
+        batches: iterable of (image, label) or of dicts with these keys: uint8 images
+            (B, H, W, 3) and integer labels (B, H, W).
+        num_classes: int.
+        ignore_label: int, the label of the pixels to leave out. Defaults to 255.
+
+    Returns:
+        int64 array (num_classes, num_classes); rows are truth. `isa_tf.metrics.scores` makes
+        scores of it.
+
+    Raises:
+        ValueError: for a label or a prediction out of range, or a label of another size than
+            its image; with the number of the batch.
+
+    Example:
+
+    >>> data = isa_tf.data.create("camvid", data_dir)
+    >>> batches = isa_tf.data.eval_pipeline(data, "test")
+    >>> matrix = confusion_matrix(predictor, batches, data.num_classes)
+    >>> 0 <= isa_tf.metrics.scores(matrix, data.class_names)["miou"] <= 1
+    True
+    """
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for number, batch in enumerate(batches):
+        pair = (batch["image"], batch["label"]) if isinstance(batch, dict) else batch
+        image, label = map(np.asarray, pair)
+        predicted = np.asarray(predictor(image)[0])
+        if label.shape != predicted.shape:
+            raise ValueError(
+                f"batch {number}: labels {label.shape} for images {image.shape}; one label "
+                "a pixel is needed"
+            )
+        counted = label != ignore_label
+        truth, guess = (a[counted].astype(np.int64) for a in (label, predicted))
+        for name, ids in (("label", truth), ("prediction", guess)):
+            wrong = ids[(ids < 0) | (ids >= num_classes)]
+            if wrong.size:
+                raise ValueError(
+                    f"batch {number}: {name} {wrong[0]} in {wrong.size} pixels; the ids are 0 "
+                    f"to {num_classes - 1}, and {ignore_label} for ignored pixels"
+                )
+        counts = np.bincount(truth * num_classes + guess, minlength=num_classes**2)
+        matrix += counts.reshape(matrix.shape)
+    return matrix
+
+
+def _resize(maps, size, resample):
+    pictures = (Image.fromarray(each).resize(size[::-1], resample) for each in maps)
+    return np.stack([np.asarray(picture) for picture in pictures])

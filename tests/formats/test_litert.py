@@ -1,0 +1,113 @@
+"""LiteRT files: built-in operations alone, one size, float32."""
+
+import os
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from exporting import NAMES, PALETTE, assert_agree, expected, make_model, random_images
+
+import isa_tf
+from isa_tf.formats import float32_clone
+from isa_tf.inference import Predictor, Protocol
+from isa_tf.models import Segmenter
+
+
+@pytest.mark.parametrize(
+    "partition,size", [(8, (90, 118)), (8, (20, 26)), ("auto", (90, 118)), ([4, (2, 8)], (64, 72))]
+)
+def test_litert_agrees_and_needs_built_in_operations_only(tmp_path, partition, size):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    model = make_model(partition)
+    path = isa_tf.export(model, tmp_path / "new" / "model.tflite", image_size=size)
+    images = random_images(2, *size)
+    assert_agree(isa_tf.load_predictor(path)(images), expected(model, images))
+
+    loaded = interpreter.Interpreter(
+        str(path),
+        experimental_op_resolver_type=interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    names = {op["op_name"] for op in loaded._get_ops_details()}
+    assert "CONV_2D" in names
+    assert not [n for n in names if n.startswith("Flex") or n in ("CUSTOM", "DELEGATE")], names
+    (image,) = loaded.get_input_details()
+    assert tuple(image["shape"]) == (1, *size, 3) and image["dtype"] == np.uint8
+
+
+def test_half_precision(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    model = make_model(dtype="mixed_bfloat16", auxiliary_level="c1", auxiliary_filters=8)
+    images = random_images(1, 45, 70)
+    saved = isa_tf.load_predictor(isa_tf.export(model, tmp_path / "saved"))
+    # The same graph, yet bfloat16 rounds to 8 bits: kernels may differ in the last of them.
+    assert_agree(saved(images), expected(model, images), agreement=0.99, rtol=0.03)
+
+    clone = float32_clone(model)
+    path = isa_tf.export(model, tmp_path / "model.tflite", image_size=(45, 70))
+    litert = isa_tf.load_predictor(path)
+    assert_agree(litert(images), expected(clone, images))
+    assert_agree(litert(images), expected(model, images), agreement=0.9, rtol=0.1)
+
+
+def test_float32_clone():
+    model = make_model()
+    assert float32_clone(model) is model
+    for dtype in ("mixed_bfloat16", "bfloat16", "mixed_float16"):
+        half = make_model(dtype=dtype)
+        clone = float32_clone(half)
+        assert {layer.compute_dtype for layer in clone._flatten_layers()} == {"float32"}
+        assert clone.class_names == NAMES and clone.palette == PALETTE
+        for a, b in zip(half.get_weights(), clone.get_weights(), strict=True):
+            assert b.dtype == np.float32
+            np.testing.assert_array_equal(a.astype(np.float32), b)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_another_size_is_resized_and_back(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    model = Segmenter("tiny", None, 7, head_filters=8, head_kernel_size=1)
+    path = isa_tf.export(model, tmp_path / "model.tflite", image_size=(32, 48))
+    predictor = isa_tf.load_predictor(path, num_threads=1)
+    assert predictor.image_size == (32, 48)
+    flat = np.full((1, 50, 70, 3), (200, 30, 90), np.uint8)
+    class_id, score = predictor(flat)
+    assert class_id.shape == score.shape == (1, 50, 70)
+    inner = np.s_[:, 20:30, 30:40]
+    truth = Predictor.from_model(model)(flat)
+    np.testing.assert_array_equal(class_id[inner], truth[0][inner])
+    assert predictor.protocol == Protocol()
+    with pytest.raises(ValueError, match="model.tflite: an exported model sees whole images alone"):
+        isa_tf.load_predictor(path, protocol={"flip": True})
+
+
+@pytest.mark.parametrize("size", [None, (0, 32), (32, 32, 3), "ab", 1.5])
+def test_wrong_size(tmp_path, size):
+    with pytest.raises(ValueError, match="image_size must be an int above 0 or two of them"):
+        isa_tf.export(make_model(), tmp_path / "model.tflite", image_size=size)
+    assert not os.listdir(tmp_path)
+
+
+def test_litert_path_and_operations(tmp_path):
+    with pytest.raises(ValueError, match="a file of format 'litert' ends in .tflite"):
+        isa_tf.export(make_model(), tmp_path / "model.lite", "litert", image_size=32)
+
+    class Foreign(keras.layers.Layer):
+        def call(self, x):
+            return tf.math.digamma(x)
+
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, Foreign()(image))
+    older = isa_tf.export(make_model(), tmp_path / "model.tflite", image_size=32).read_bytes()
+    with pytest.raises(RuntimeError, match="no built-in operation for Digamma"):
+        isa_tf.export(model, tmp_path / "model.tflite", image_size=32)
+    assert os.listdir(tmp_path) == ["model.tflite"]
+    assert (tmp_path / "model.tflite").read_bytes() == older
+
+
+def test_without_litert(tmp_path, monkeypatch):
+    (tmp_path / "model.tflite").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(ImportError, match=r"pip install isa_tf\[litert\]"):
+        isa_tf.load_predictor(tmp_path / "model.tflite")
