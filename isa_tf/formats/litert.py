@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from isa_tf import files
+from isa_tf import files, runtime
 from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
 from isa_tf.inference import METADATA_FILE, contract_of, read_contract
 from isa_tf.names import two_ints
@@ -55,7 +55,7 @@ class LiteRT(Format):
         path, size = self.check_path(path), two_ints("image_size", image_size)
         check_model(model)
         model = float32_clone(model)
-        with portable(model) as model:
+        with portable(model) as model, runtime.memory_checks(False):
             contract = contract_of(model)
             contract = contract.check(model, size)
             image = keras.Input((*size, 3), batch_size=1, dtype="uint8", name="image")

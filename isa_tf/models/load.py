@@ -1,0 +1,50 @@
+"""Models of files, for the classes they were trained for or for others."""
+
+from isa_tf import formats
+from isa_tf.models.segmenter import Segmenter
+
+
+def load(path, num_classes=None, class_names=None, palette=None):
+    """Loads the model of a `.keras` file; for other classes than its own, with new classifiers.
+
+    Args:
+        path: of the file.
+        num_classes: int, for other classes: all weights but those of the classifiers are the
+            file's. Defaults to `None`, the classes of the file.
+        class_names: names of the other classes, or `None`. Defaults to `None`.
+        palette: colours of the other classes, RGB 0..255, or `None`. Defaults to `None`.
+
+    Returns:
+        `keras.Model`, a `Segmenter` where there are other classes; not compiled.
+
+    Raises:
+        FileNotFoundError: where there is nothing at the path.
+        ValueError: for a file that is no Keras model; for other classes of a model that is no
+            `Segmenter`, or names and colours that are not as many.
+
+    Example:
+
+    >>> model = load("model.keras", num_classes=7)
+    >>> model(image[None]).shape[-1]
+    7
+    """
+    model = formats.load_model(path)
+    if num_classes is None:
+        if class_names is not None or palette is not None:
+            raise ValueError("class_names and palette go with num_classes")
+        return model
+    if not isinstance(model, Segmenter):
+        raise ValueError(f"{path}: only a Segmenter has classifiers to change, not {model.name}")
+    protocol = dict(model.protocol or {})
+    protocol.pop("flip_pairs", None)  # of the other classes
+    changes = {
+        "num_classes": num_classes,
+        "class_names": class_names,
+        "palette": palette,
+        "protocol": protocol or None,
+    }
+    other = Segmenter.from_config({**model.get_config(), **changes})
+    for ours, theirs in zip(other.layers, model.layers, strict=True):
+        if not ours.name.endswith("_classifier"):
+            ours.set_weights(theirs.get_weights())
+    return other
