@@ -19,7 +19,8 @@ def get_config():
     config.data.options = ConfigDict()  # further arguments of the dataset
     config.data.train_split = "train"
     config.data.val_split = "val"
-    config.data.crop_size = (512, 512)  # height, width; --config.data.crop_size=512 is both
+    config.data.crop_size = placeholder(object)  # (height, width), or one int for both
+    config.data.crop_size = (512, 512)
     config.data.scale_range = placeholder(tuple)
     config.data.scale_range = (0.5, 2.0)  # None: no random scale
     config.data.cat_max_ratio = 1.0  # a crop where one class exceeds it is drawn again

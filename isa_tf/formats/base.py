@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import keras
 
-from isa_tf.inference import FusedModel, contract_of, fuse
+from isa_tf.inference import FusedModel, contract_of, fuse, predictor_of_model
 
 SIGNATURE = "serving_default"
 
@@ -106,7 +106,7 @@ class Format:
         """
         path, model = Path(path), self.reference(model)
         contract = contract_of(model)
-        expected = contract.predictor_of_model(model, protocol={})(image)
+        expected = predictor_of_model(model, protocol={})(image)
         result = contract.compare(expected, self.load(path, protocol={})(image))
         inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
         return Verification(**result, bytes=sum(p.stat().st_size for p in inside))

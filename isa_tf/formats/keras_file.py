@@ -11,7 +11,7 @@ import numpy as np
 
 from isa_tf import files
 from isa_tf.formats.base import Format, check_model
-from isa_tf.inference import contract_of
+from isa_tf.inference import predictor_of_model
 
 # What Keras packs into its zip archive.
 _CONFIG, _WEIGHTS, _WEIGHTS_NPZ = "config.json", "model.weights.h5", "model.weights.npz"
@@ -58,7 +58,7 @@ class KerasFile(Format):
     def load(self, path, num_threads=None, protocol=None):
         model = load_model(path)
         try:
-            return contract_of(model).predictor_of_model(model, protocol)
+            return predictor_of_model(model, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from isa_tf import files, runtime
 from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
-from isa_tf.inference import METADATA_FILE, contract_of, read_contract
+from isa_tf.inference import METADATA_FILE, contract_of, predictor_of_run, read_contract
 from isa_tf.names import two_ints
 
 _HALF = ("float16", "bfloat16")
@@ -111,7 +111,7 @@ class LiteRT(Format):
                 }
 
             _, height, width, _ = runner.get_input_details()["image"]["shape"].tolist()
-            return contract.of_size((height, width)).predictor_of_run(run, protocol)
+            return predictor_of_run(contract.of_size((height, width)), run, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

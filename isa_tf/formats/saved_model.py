@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from isa_tf.files import replacing_folder
 from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
-from isa_tf.inference import METADATA_FILE, contract_of, read_contract
+from isa_tf.inference import METADATA_FILE, contract_of, predictor_of_run, read_contract
 
 ASSETS = "assets.extra"
 _GRAPH = "saved_model.pb"
@@ -109,7 +109,7 @@ class SavedModel(Format):
 
             run.loaded = loaded  # its variables live no longer than this object
             size = signature.structured_input_signature[1]["image"].shape[1:3]
-            return contract.of_size(size).predictor_of_run(run, protocol)
+            return predictor_of_run(contract.of_size(size), run, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -8,7 +8,13 @@ from isa_tf.inference.contract import (
     read_contract,
 )
 from isa_tf.inference.fuse import FusedModel, fuse
-from isa_tf.inference.predictor import Predictor, confusion_matrix
+from isa_tf.inference.predictor import (
+    Predictor,
+    confusion_matrix,
+    predictor_of_model,
+    predictor_of_run,
+    predictors,
+)
 from isa_tf.inference.protocol import Protocol
 from isa_tf.inference.views import (
     class_dtype,
@@ -35,6 +41,9 @@ __all__ = [
     "contract_of",
     "contracts",
     "fuse",
+    "predictor_of_model",
+    "predictor_of_run",
+    "predictors",
     "read_contract",
     "resize_image",
     "resize_logits",

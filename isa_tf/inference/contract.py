@@ -175,38 +175,6 @@ class SegmentationContract:
         """What a served model answers: of each of `outputs` a tensor, made of the logits."""
         return dict(zip(self.outputs, classify(logits), strict=True))
 
-    def predictor_of_run(self, run, protocol=None):
-        """A predictor over an exported model.
-
-        Args:
-            run: function from uint8 images (B, H, W, 3) to a dict of `outputs`.
-            protocol: `Protocol`, a mapping or `None`; the whole image is all that there is.
-
-        Raises:
-            ValueError: for another protocol.
-        """
-        from isa_tf.inference.predictor import Predictor  # which asks contracts itself
-
-        if Protocol.of(protocol) != Protocol():
-            raise ValueError(
-                "an exported model sees whole images alone, for it does not tell its logits; "
-                f"{protocol} needs the .keras file"
-            )
-
-        def answers(images):
-            found = run(images)
-            return tuple(found[name] for name in self.outputs)
-
-        size = None if None in self.image_size else self.image_size
-        classes = (self.num_classes, self.class_names, self.palette)
-        return Predictor(answers, *classes, image_size=size)
-
-    def predictor_of_model(self, model, protocol=None):
-        """A predictor over a Keras model; see `Predictor.from_model`."""
-        from isa_tf.inference.predictor import Predictor  # which asks contracts itself
-
-        return Predictor.from_model(model, protocol)
-
     def compare(self, expected, found):
         """How far the results of two predictors for the same images are the same.
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
-from isa_tf.inference.contract import SegmentationContract
+from isa_tf.inference.contract import SegmentationContract, contract_of
 from isa_tf.inference.protocol import Protocol
 from isa_tf.inference.views import (
     class_dtype,
@@ -15,10 +15,51 @@ from isa_tf.inference.views import (
     view_size,
     vote,
 )
+from isa_tf.names import Registry
 
 _CLASSIFIED_BYTES = 2**25  # of logits at once, where there are many
 
 
+# What predicts with the models of a task, by the name that their contracts have.
+predictors = Registry("task")
+
+
+def predictor_of_run(contract, run, protocol=None):
+    """The predictor over an exported model.
+
+    Args:
+        contract: of the model, see `isa_tf.inference.contract_of`.
+        run: function from uint8 images (B, H, W, 3) to a dict of the contract's `outputs`.
+        protocol: `Protocol`, a mapping of its arguments or `None`: the whole image is all there is.
+
+    Raises:
+        ValueError: for another protocol.
+
+    Example:
+
+    >>> def run(images):
+    ...     return contract_of(model).answer(model(images))
+    >>> class_id, score = predictor_of_run(contract_of(model), run)(images)
+    """
+    if Protocol.of(protocol) != Protocol():
+        raise ValueError(
+            "an exported model sees whole images alone, for it does not tell its logits; "
+            f"{protocol} needs the .keras file"
+        )
+
+    def answers(images):
+        found = run(images)
+        return tuple(found[name] for name in contract.outputs)
+
+    return predictors[contract.task].from_run(answers, contract)
+
+
+def predictor_of_model(model, protocol=None):
+    """The predictor over a Keras model, of whatever task; see `Predictor.from_model`."""
+    return predictors[contract_of(model).task].from_model(model, protocol)
+
+
+@predictors.register("segmentation")
 class Predictor:
     """From images to class ids and their probabilities.
 
@@ -70,6 +111,13 @@ class Predictor:
         self.palette = None if palette is None else tuple(map(tuple, palette))
         self.image_size = None if image_size is None else tuple(image_size)
         self.protocol = protocol or Protocol()
+
+    @classmethod
+    def from_run(cls, run, contract):
+        """A predictor over what an exported model with this contract answers, as a tuple."""
+        size = None if None in contract.image_size else contract.image_size
+        classes = (contract.num_classes, contract.class_names, contract.palette)
+        return cls(run, *classes, image_size=size)
 
     @classmethod
     def from_model(cls, model, protocol=None):
