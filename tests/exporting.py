@@ -24,6 +24,7 @@ def make_model(partition=8, names=NAMES, dtype=None, jit_compile=False, **kwargs
         num_classes=7,
         head_filters=16,
         head_kernel_size=1,
+        output_stride=4,
         class_names=names,
         palette=None if names is None else PALETTE,
         dtype=dtype,

@@ -8,7 +8,11 @@ import isa_tf
 def test_every_module_is_reachable_from_the_package():
     modules = {module.name for module in pkgutil.iter_modules(isa_tf.__path__)}
     # `names` is the package's own; `export` and `load_predictor` are functions.
-    assert {*isa_tf.__all__} == modules - {"names"} | {"export", "load_predictor"}
+    assert {*isa_tf.__all__} == modules - {"names", "version"} | {
+        "__version__",
+        "export",
+        "load_predictor",
+    }
     assert all(hasattr(isa_tf, name) for name in isa_tf.__all__)
     assert isa_tf.export is isa_tf.formats.export
     assert isa_tf.load_predictor is isa_tf.formats.load_predictor

@@ -160,7 +160,8 @@ def test_one_map_for_dense_attention(draw, tmp_path):
 
 
 def test_a_segmenter(draw, tmp_path):
-    model = Segmenter("tiny", InterlacedSparseAttention(8), 3, head_filters=4, auxiliary_level="c1")
+    arguments = {"output_stride": 4, "head_filters": 4, "auxiliary_level": "c1"}
+    model = Segmenter("tiny", InterlacedSparseAttention(8), 3, **arguments)
     model.save(tmp_path / "m.keras")
     _, lines, printed = draw(tmp_path / "m.keras")
     assert "lies at (2, 3) of a map of 7x11" in printed and len(lines) == 3
