@@ -52,7 +52,7 @@ class ResNet(Backbone):
             or the official code (`.pth`, `.safetensors`). Defaults to `None`.
         recompute: bool, whether training computes again what it can make cheaply, in place of
             keeping it for the gradients: the convolutions of the stem and of each block are then
-            in a `isa_tf.layers.Recomputed`. A step takes half the memory and some more time; files
+            in a `isa_tf.layers.Recomputed`. A step takes less memory and some more time; files
             of weights are of one kind or the other. Defaults to `False`.
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
