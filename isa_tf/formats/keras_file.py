@@ -51,7 +51,7 @@ class KerasFile(Format):
             known = " or ".join(f'"{name}"' for name in _WEIGHTS_DTYPES)
             raise ValueError(f"weights_dtype is {known}, got {weights_dtype!r}")
         with files.replacing(path) as new:
-            files.save_model(model, new)
+            model.save(new)
             _rewrite(new, half=weights_dtype == "float16")
         return path
 
