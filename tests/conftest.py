@@ -10,6 +10,8 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from isa_tf.names import Registry  # noqa: E402
+
 # `import batteries` and `import reference` from any test file.
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,6 +24,16 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registries(monkeypatch):
+    """What a test or an example registers is known to it alone, whatever runs after it."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "isa_tf":
+            for value in vars(module).values():
+                if isinstance(value, Registry):
+                    monkeypatch.setattr(value, "_entries", dict(value._entries))
 
 
 @pytest.fixture(scope="session")
