@@ -98,18 +98,6 @@ def _differences(a, b, prefix=""):
             yield prefix + name
 
 
-def make_strategy(name):
-    """A `tf.distribute` strategy by name, over the GPUs or, without any, the (logical) CPUs."""
-    if name == "one_device":
-        return tf.distribute.get_strategy()
-    if name == "mirrored":
-        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        return tf.distribute.MirroredStrategy(
-            [d.name for d in tf.config.list_logical_devices(kind)]
-        )
-    raise ValueError(f'strategy must be "one_device" or "mirrored", got {name!r}')
-
-
 def make_dataset(config):
     """The dataset of an experiment."""
     options = config.data.options.to_dict()

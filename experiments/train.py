@@ -19,7 +19,7 @@ def train(config, workdir, strategy="one_device", verbose="auto"):
     dataset = setup.make_dataset(config)
     val_data = setup.make_val_data(config, dataset)
     (steps, weighted), *more = setup.phases(config)
-    scope = setup.make_strategy(strategy).scope
+    scope = training.make_strategy(strategy).scope
     with scope():
         model = setup.make_model(config, dataset)
         setup.compile_model(model, config, dataset, weighted)

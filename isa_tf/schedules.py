@@ -1,4 +1,4 @@
-"""Learning rate schedules and optimizers as segmentation recipes write them."""
+"""Learning rate schedules as segmentation recipes write them."""
 
 import keras
 import tensorflow as tf
@@ -56,42 +56,3 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
             "end_lr": self.end_lr,
             "warmup_steps": self.warmup_steps,
         }
-
-
-@keras.saving.register_keras_serializable("isa_tf")
-class CoupledSGD(keras.optimizers.SGD):
-    """SGD as PyTorch computes it and the published recipes mean it.
-
-    With gradient g, weight w and momentum m: d = g + `l2` w, buffer = m buffer + d,
-    w = w - lr buffer. Keras's own SGD differs twice: its `weight_decay` shrinks the weights beside
-    the update, which under momentum is 1 / (1 - m) times weaker, and it takes the rate of the day
-    into the buffer, so that a falling rate acts late.
-
-    Args:
-        learning_rate: float or schedule.
-        l2: float, the recipes' "weight decay". Defaults to 0.
-        **kwargs: those of `keras.optimizers.SGD`.
-
-    Example:
-
-    >>> optimizer = CoupledSGD(0.01, momentum=0.9, l2=5e-4)
-
-    Source: the formula in the documentation of `torch.optim.SGD`.
-    """
-
-    def __init__(self, learning_rate=0.01, l2=0.0, **kwargs):
-        super().__init__(learning_rate, **kwargs)
-        self.l2 = l2
-
-    def update_step(self, gradient, variable, learning_rate):
-        step = keras.ops.cast(gradient, variable.dtype)
-        if self.l2 and self._use_weight_decay(variable):
-            step = step + self.l2 * variable
-        if self.momentum:
-            buffer = self.momentums[self._get_variable_index(variable)]
-            self.assign(buffer, self.momentum * buffer + step)
-            step = step + self.momentum * buffer if self.nesterov else buffer
-        self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
-
-    def get_config(self):
-        return {**super().get_config(), "l2": self.l2}

@@ -116,11 +116,11 @@ def interrupted(config, workdir, after):
             if logs["step"] >= after:
                 raise KeyboardInterrupt
 
-    original, training.TensorBoardLog = training.TensorBoardLog, Stop
+    original, training.run.TensorBoardLog = training.TensorBoardLog, Stop
     try:
         train(config, workdir, verbose=0)
     finally:
-        training.TensorBoardLog = original
+        training.run.TensorBoardLog = original
 
 
 def test_best_model_holds_the_averaged_weights_that_were_scored(config, tmp_path):

@@ -13,7 +13,7 @@ from isa_tf.layers import InterlacedSparseAttention
 from isa_tf.losses import PixelCrossEntropy
 from isa_tf.metrics import MeanIoU
 from isa_tf.models import ISANet, Segmenter
-from isa_tf.schedules import CoupledSGD
+from isa_tf.training import CoupledSGD
 
 SMALL = {"num_classes": 3, "head_filters": 8}
 SMALL_HEAD = {"head_filters": 8}
