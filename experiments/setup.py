@@ -1,19 +1,19 @@
 """From a config to the objects of an experiment; shared by training and evaluation."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from isa_tf import backbones, data, inference, training, visualize
+from isa_tf import backbones, data, files, inference, training, visualize
 from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
-from isa_tf.metrics import MeanIoU
+from isa_tf.metrics import MeanIoU, scores
 from isa_tf.models import Segmenter
-
-CONFIG_FILE = "config.json"
 
 
 def define_config_flag():
@@ -39,6 +39,9 @@ def run(main):
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         try:
             main(argv)
+        except training.Interrupted as stop:
+            print(stop, flush=True)
+            sys.exit(stop.exit_code)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
             if flags.FLAGS.traceback:
                 raise
@@ -55,47 +58,10 @@ def message(error):
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
-def claim(workdir, config):
-    """Makes the work directory of an experiment, or checks that it is this one's.
-
-    Only where data lie, how long to train and how to test may differ from what the folder began
-    with.
-
-    Returns:
-        `Path` of the folder.
-
-    Raises:
-        ValueError: where the folder belongs to another experiment, naming what differs.
-    """
-    workdir = Path(workdir)
-    path = workdir / CONFIG_FILE
-    ours = json.loads(config.to_json())
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        differing = sorted(set(_differences(theirs, ours)) - {"data.data_dir", "train.steps"})
-        differing = [name for name in differing if name.split(".")[0] != "test"]
-        if differing:
-            raise ValueError(
-                f"{workdir} belongs to another experiment, which differs in "
-                f"{', '.join(differing)} (see {path}); choose another workdir"
-            )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(
-            f"{workdir} is not empty and holds no {CONFIG_FILE}; choose another workdir"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(ours, indent=2) + "\n")
-    return workdir
-
-
-def _differences(a, b, prefix=""):
-    """The dotted names of the values in which two nested dicts differ."""
-    for name in sorted({*a, *b}):
-        x, y = a.get(name), b.get(name)
-        if isinstance(x, dict) and isinstance(y, dict):
-            yield from _differences(x, y, f"{prefix}{name}.")
-        elif x != y:
-            yield prefix + name
+def make_run(workdir, config, strategy):
+    """The `training.Run` of an experiment: only what is named here may change as it goes on."""
+    may_change = ("data.data_dir", "train.steps", "train.checkpoint_every", "test")
+    return training.Run(workdir, json.loads(config.to_json()), may_change, strategy)
 
 
 def make_dataset(config):
@@ -106,8 +72,8 @@ def make_dataset(config):
     return data.create(config.data.name, config.data.data_dir, **options)
 
 
-def make_train_data(config, dataset, start_step=0):
-    """Augmented training batches from `start_step` on, without end."""
+def make_train_data(config, dataset, start_step=0, context=None):
+    """Augmented training batches from `start_step` on, without end; see `data.train_pipeline`."""
     c = config.data
     return data.train_pipeline(
         dataset,
@@ -124,7 +90,13 @@ def make_train_data(config, dataset, start_step=0):
     )
 
 
-def make_val_data(config, dataset, split=None):
+def batch_files(config, dataset, step):
+    """The names of the examples in the training batch of a step."""
+    c = config.data
+    return []
+
+
+def make_val_data(config, dataset, split=None, context=None):
     """Whole images of a split, by default the validation split."""
     c = config.data
     return data.eval_pipeline(dataset, split or c.val_split, c.val_batch_size, cache=c.cache)
@@ -157,27 +129,53 @@ def make_model(config, dataset):
     )
 
 
+class Phase(NamedTuple):
+    """A part of a training: its last step, and whether class weights count up to there."""
+
+    steps: int
+    weighted: bool
+
+
 def phases(config):
-    """The parts of a training: (last step, whether the class weights count) of each.
+    """The parts of a training: a list of `Phase`.
 
     Raises:
         ValueError: for `train.class_weight_steps` without class weights or outside the training.
     """
     c = config.train
     if c.class_weight_steps is None:
-        return [(c.steps, True)]
+        return [Phase(c.steps, True)]
     if c.class_weights is None or not 0 < c.class_weight_steps <= c.steps:
         raise ValueError(
             f"train.class_weight_steps={c.class_weight_steps} needs train.class_weights, and lies "
             f"in 1..{c.steps}"
         )
-    return [(c.class_weight_steps, True), (c.steps, False)]
+    return [Phase(c.class_weight_steps, True), Phase(c.steps, False)]
+
+
+def check_strategy(config, strategy):
+    """Raises ValueError for what a config asks and a strategy cannot do."""
+    replicas = strategy.num_replicas_in_sync
+    if config.data.batch_size % replicas:
+        raise ValueError(
+            f"data.batch_size={config.data.batch_size} is over all replicas, and there are "
+            f"{replicas}: choose a multiple of {replicas}"
+        )
+    if config.train.jit_compile and replicas > 1:
+        raise ValueError(
+            f"train.jit_compile=True compiles the whole step, which holds variables of {replicas} "
+            "devices, and XLA compiles for one; use one device, or compile the attention alone: "
+            "--config.model.context_options='{\"jit_compile\": True}'"
+        )
 
 
 def compile_model(model, config, dataset, weighted=True):
     """Compiles with the experiment's optimizer, loss and metrics.
 
     Class weights count if `weighted`.
+
+    Returns:
+        A function of the model that tells the IoU of each class, once a validation is done.
     """
     c = config.train
     optimizer = training.make_optimizer(
@@ -202,6 +200,13 @@ def compile_model(model, config, dataset, weighted=True):
     if c.jaccard_weight:
         loss = SumOfLosses([loss, SoftJaccard(dataset.ignore_label)], [1.0, c.jaccard_weight])
     model.compile(optimizer, loss, metrics=metrics, jit_compile=c.jit_compile)
+
+    def class_scores(model):
+        confusion = training.read_variable(metrics[0].confusion)
+        iou = scores(confusion, dataset.class_names)["iou"]
+        return {f"val_iou/{name}": value for name, value in iou.items() if value is not None}
+
+    return class_scores
 
 
 def make_sheet(predictor, dataset, split, count, heading=None):
@@ -230,3 +235,28 @@ def make_draw(config, dataset):
         return make_sheet(predictor, dataset, config.data.val_split, config.train.pictures)
 
     return draw
+
+
+def draw_curves(run):
+    """Writes curves.png into a run's workdir, where matplotlib is installed."""
+    if not run.chief:
+        return
+    try:
+        figure = visualize.curves(training.read_log(run.workdir / training.LOG))
+    except ImportError:
+        return
+    with files.replacing(run.workdir / "curves.png") as path:
+        figure.savefig(path, dpi=120)
+
+
+def tell(config, workdir, best, arguments):
+    """Prints what a training has come to, and the commands that go on with it."""
+    workdir = Path(workdir)
+    given = [a for a in arguments if a.startswith("--config")]
+    print(f"best: {json.dumps(best)}, the model in {workdir / training.BEST}")
+    if (workdir / "curves.png").exists():
+        print(f"curves: {workdir / 'curves.png'}")
+    evaluate = ["python", "-m", "experiments.evaluate", *given, f"--workdir={workdir}"]
+    export = ["python", "-m", "tools.export", f"--model={workdir / training.BEST}"]
+    print(f"to evaluate: {shlex.join(evaluate)}")
+    print(f"to export:   {shlex.join(export)}")

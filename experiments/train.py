@@ -1,10 +1,13 @@
-"""Trains one experiment, from its beginning or from where it was left.
+r"""Trains one experiment, from its beginning or from where it was left.
 
 python -m experiments.train --config=experiments/configs/synthetic.py --workdir=runs/synthetic
+
+The workdir gets checkpoints, log.csv, curves.png, TensorBoard's files, and best.keras: the model
+that scored best. SIGTERM and Ctrl-C keep the state; the same command goes on from it. On several
+GPUs or hosts see docs/distributed.md.
 """
 
-import json
-from pathlib import Path
+import sys
 
 import keras
 from absl import flags
@@ -13,52 +16,85 @@ from experiments import setup
 from isa_tf import training
 
 
-def train(config, workdir, strategy="one_device", verbose="auto"):
-    """Trains `config` in `workdir`; returns the best score, {"step": ..., "miou": ...}."""
+def train(config, workdir, strategy="one_device", verbose="auto", profile=None, callbacks=()):
+    """Trains `config` in `workdir`.
+
+    Args:
+        config: of the experiment.
+        workdir: folder of this experiment alone.
+        strategy: `tf.distribute.Strategy`, or a name that `training.make_strategy` knows.
+        verbose, profile, callbacks: see `training.Run.fit`.
+
+    Returns:
+        The best score, {"step": ..., "miou": ...}.
+    """
+    if isinstance(strategy, str):  # before anything else of TensorFlow
+        strategy = training.make_strategy(strategy)
     keras.utils.set_random_seed(config.seed)
     dataset = setup.make_dataset(config)
-    val_data = setup.make_val_data(config, dataset)
-    (steps, weighted), *more = setup.phases(config)
-    scope = training.make_strategy(strategy).scope
-    with scope():
+    phases = setup.phases(config)
+    setup.check_strategy(config, strategy)
+    with strategy.scope():
         model = setup.make_model(config, dataset)
-        setup.compile_model(model, config, dataset, weighted)
-    workdir = setup.claim(workdir, config)
+        class_scores = setup.compile_model(model, config, dataset, phases[0].weighted)
     print(f"{workdir}: {model.count_params():,} parameters", flush=True)
 
-    def fit(steps):
-        return training.fit(
-            model,
-            lambda step: setup.make_train_data(config, dataset, step),
-            val_data,
-            workdir,
-            steps,
-            config.train.validate_every,
-            setup.make_draw(config, dataset),
-            config.train.ema_batches,
-            verbose=verbose,
-        )
-
-    best = fit(steps)
-    for steps, weighted in more:  # goes on from the last state
-        with scope():
-            setup.compile_model(model, config, dataset, weighted)
-        best = fit(steps)
+    with setup.make_run(workdir, config, strategy) as run:
+        for phase in phases:
+            if phase is not phases[0]:  # goes on from the last state, with another loss
+                with strategy.scope():
+                    class_scores = setup.compile_model(model, config, dataset, phase.weighted)
+            best = run.fit(
+                model,
+                lambda step, context: setup.make_train_data(config, dataset, step, context),
+                lambda context: setup.make_val_data(config, dataset, context=context),
+                steps=phase.steps,
+                validate_every=config.train.validate_every,
+                checkpoint_every=config.train.checkpoint_every,
+                monitor="miou",
+                details=class_scores,
+                draw=setup.make_draw(config, dataset),
+                batch_files=lambda step: setup.batch_files(config, dataset, step),
+                ema_batches=config.train.ema_batches,
+                profile=profile,
+                callbacks=callbacks,
+                verbose=verbose,
+            )
+        setup.draw_curves(run)
     return best
 
 
 def main(argv):
     del argv
     values = flags.FLAGS
-    best = train(values.config, values.workdir, values.strategy)
-    print(f"best: {json.dumps(best)}; the model is {Path(values.workdir) / training.BEST}")
+    profile = None
+    if values.profile:
+        try:
+            profile = tuple(int(step) for step in values.profile)
+        except ValueError:
+            profile = ()
+        if len(profile) != 2 or not 0 < profile[0] < profile[1]:
+            raise ValueError(f"profile must be START,STOP, got {','.join(values.profile)}")
+    if values.logical_devices > 1:
+        training.logical_devices(values.logical_devices)
+    strategy = training.make_strategy(values.strategy)
+    best = train(values.config, values.workdir, strategy, profile=profile)
+    if training.is_chief(strategy):
+        setup.tell(values.config, values.workdir, best, sys.argv[1:])
 
 
 if __name__ == "__main__":
     setup.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of this experiment alone.")
     flags.DEFINE_enum(
-        "strategy", "one_device", ["one_device", "mirrored"], "How to use this machine's devices."
+        "strategy",
+        "auto",
+        list(training.STRATEGIES),
+        "How to use devices and hosts; auto takes what the machine and TF_CONFIG or SLURM offer.",
+    )
+    flags.DEFINE_list("profile", [], "START,STOP: steps to trace for TensorBoard's profiler.")
+    flags.DEFINE_integer(
+        "logical_devices", 1, "Parts to split the CPU into, to try strategies without GPUs."
     )
     flags.mark_flags_as_required(["config", "workdir"])
     setup.run(main)

@@ -1,8 +1,10 @@
 """Files that are whole or not there, and what archives may inflate to."""
 
 import contextlib
+import errno
 import os
 import shutil
+import socket
 import zipfile
 from pathlib import Path
 
@@ -10,16 +12,25 @@ from pathlib import Path
 INFLATED_FREE = 64 * 2**20  # bytes that any archive may have
 INFLATED_RATIO = 20  # times its size on disk, beyond them
 
+_UNWRITABLE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "EIO")
+}
+
 
 @contextlib.contextmanager
 def replacing(path):
     """A path of the same suffix beside `path`, which takes its place when all went well.
 
     Whatever happens, an older file at `path` is untouched until the new one is complete, and
-    nothing is left of one that was not completed. Folders above `path` are made.
+    nothing is left of one that was not completed (but by a process that was killed: `sweep`).
+    Folders above `path` are made.
 
     Args:
         path: of the file.
+
+    Raises:
+        OSError: naming `path`, where the disk is full or may not be written to.
 
     Example:
 
@@ -34,9 +45,66 @@ def replacing(path):
     new = path.with_name(f".new-{os.getpid()}-{path.name}")
     try:
         yield new
+        with open(new, "rb+") as file:  # on the disk before it takes the other's place
+            os.fsync(file.fileno())
         os.replace(new, path)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE and "No space left" not in str(error):
+            raise
+        # What raised it names the file that was written aside, or none.
+        raise OSError(
+            error.errno, f"could not be written ({error}); what was there is as it was", str(path)
+        ) from error
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def sweep(folder):
+    """Removes what writers that were killed left in a folder that nobody else writes to now.
+
+    Args:
+        folder: path; it need not exist.
+    """
+    for path in Path(folder).glob(".new-*"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path):
+    """Holds a file that one process may hold at a time; it is let go when the process dies.
+
+    Args:
+        path: of the file, which is made and stays.
+
+    Raises:
+        BlockingIOError: where another process holds it, naming that.
+
+    Example:
+
+    >>> with lock("work.lock"):
+    ...     pass
+    """
+    path = Path(path)
+    with open(path, "a+") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: nobody is kept out
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BlockingIOError(
+                error.errno, f"in use by {holder}; wait for it or stop it", str(path.parent)
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ def get_config():
     config.train = ConfigDict()
     config.train.steps = 40_000
     config.train.validate_every = 2_000  # steps
+    # Steps after which the state is kept, apart from validations, where it always is.
+    config.train.checkpoint_every = 500
     config.train.optimizer = "sgd"  # or "adamw"
     config.train.learning_rate = 0.01
     config.train.momentum = 0.9  # of SGD
@@ -62,6 +64,7 @@ def get_config():
     config.train.end_learning_rate = 1e-4
     config.train.warmup_steps = 0
     config.train.clip_norm = placeholder(float)  # of the whole gradient
+    config.train.accumulate = 1  # steps whose gradients make one update
     config.train.ema = 0.0  # share of the averaged weights kept a step; 0: no averaging
     config.train.ema_batches = 32  # on which the average's moving statistics are estimated
     config.train.class_weights = placeholder(tuple)

@@ -1,36 +1,43 @@
-"""What `fit` needs around a model: optimizer, checkpoints, logs, exact resumption."""
+"""Training that owns its strategy and its state: optimizers, strategies, and the run itself."""
 
 from isa_tf.training.averaging import SwapAveragedWeights, estimate_statistics
-from isa_tf.training.callbacks import CSVLog, StepLog, TensorBoardLog, read_log
-from isa_tf.training.checkpoint import (
+from isa_tf.training.callbacks import Pace, read_log
+from isa_tf.training.checkpoint import Checkpoints, Damaged
+from isa_tf.training.optimizers import CoupledSGD, make_optimizer
+from isa_tf.training.replicas import read_variable, write_variable
+from isa_tf.training.run import (
     BEST,
     BEST_SCORE,
-    LAST,
-    Checkpoints,
+    CHECKPOINTS,
+    CONFIG,
+    LOG,
+    Interrupted,
+    Run,
     best_score,
-    resume,
 )
-from isa_tf.training.optimizers import CoupledSGD, make_optimizer
-from isa_tf.training.run import LOG, fit, segments
-from isa_tf.training.strategy import make_strategy
+from isa_tf.training.strategy import STRATEGIES, is_chief, logical_devices, make_strategy
 
 __all__ = [
     "BEST",
     "BEST_SCORE",
-    "LAST",
+    "CHECKPOINTS",
+    "CONFIG",
     "LOG",
-    "CSVLog",
+    "STRATEGIES",
     "Checkpoints",
     "CoupledSGD",
-    "StepLog",
+    "Damaged",
+    "Interrupted",
+    "Pace",
+    "Run",
     "SwapAveragedWeights",
-    "TensorBoardLog",
     "best_score",
     "estimate_statistics",
-    "fit",
+    "is_chief",
+    "logical_devices",
     "make_optimizer",
     "make_strategy",
     "read_log",
-    "resume",
-    "segments",
+    "read_variable",
+    "write_variable",
 ]

@@ -1,86 +1,199 @@
-"""What a run tells of itself as it goes: its step, its log, TensorBoard."""
+"""What a run tells of itself as it goes: its log, its progress, TensorBoard."""
 
 import csv
+import math
+import sys
 import time
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from isa_tf.files import replacing
 
 
-class StepLog(keras.callbacks.Callback):
-    """Adds "step", "learning_rate" and "seconds" to the logs of an epoch, for those after it.
-
-    Args:
-        seconds: float, how long the training had run before. Defaults to 0.
-    """
-
-    def __init__(self, seconds=0.0):
-        super().__init__()
-        self.begin = time.monotonic() - seconds
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["step"] = int(self.model.optimizer.iterations.numpy())
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-        logs["seconds"] = round(time.monotonic() - self.begin, 1)
-
-
-class CSVLog(keras.callbacks.Callback):
-    """Appends the logs of every epoch to a CSV file.
-
-    Unlike `keras.callbacks.CSVLogger` it keeps one header over restarts and drops the rows of steps
-    that a resumed training runs again.
+def write_log(path, rows):
+    """Writes the rows of a log as CSV, "step" first; the file is replaced when complete.
 
     Args:
         path: of the file.
+        rows: dicts of numbers.
     """
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = Path(path)
-
-    def on_epoch_end(self, epoch, logs=None):
-        rows = read_log(self.path)
-        rows = [row for row in rows if row["step"] < logs["step"]] + [logs]
-        names = ["step", *sorted({name for row in rows for name in row} - {"step"})]
-        with replacing(self.path) as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
+    names = ["step", *sorted({name for row in rows for name in row} - {"step"})]
+    with replacing(path) as new, open(new, "w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_log(path):
-    """The rows of a `CSVLog`: a list of dicts of floats, empty where there is no file."""
+    """The rows of a run's log: a list of dicts of floats, empty where there is no file.
+
+    Raises:
+        ValueError: for a file that is cut or changed, naming the line.
+    """
     if not Path(path).exists():
         return []
     with open(path, newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        try:
+            found = [{k: float(v) for k, v in row.items() if v != ""} for row in rows]
+        except (TypeError, ValueError, csv.Error) as error:
+            # Of a line with a field too many, the value is a list; of one too short, None.
+            raise ValueError(f"{path}: line {rows.line_num} is no row of a log ({error})") from None
+    if any("step" not in row for row in found):
+        raise ValueError(f'{path}: not the log of a run: it has no column "step"')
+    return found
 
 
-class TensorBoardLog(keras.callbacks.Callback):
-    """Writes scalars and prediction pictures at the true step, for TensorBoard.
+class Pace:
+    """How fast steps go by, and how much of their time was spent waiting for input.
 
-    Args:
-        log_dir: folder.
-        draw: function from the model to a uint8 picture (H, W, 3), called after every validation;
-            or `None` for scalars alone.
+    Example:
+
+    >>> pace = isa_tf.training.Pace()
+    >>> pace.step(images=8, waited=0.01)
+    >>> sorted(pace.take())
+    ['images_per_second', 'step_seconds', 'waiting']
     """
 
-    def __init__(self, log_dir, draw=None):
-        super().__init__()
-        self.writer = tf.summary.create_file_writer(str(log_dir))
-        self.draw = draw
+    def __init__(self):
+        self._begin()
 
-    def on_test_end(self, logs=None):
-        if self.draw is not None:
-            with self.writer.as_default(int(self.model.optimizer.iterations.numpy())):
-                tf.summary.image("photo, truth, prediction", self.draw(self.model)[None])
+    def _begin(self):
+        self.start, self.steps, self.images, self.waited = time.monotonic(), 0, 0, 0.0
 
-    def on_epoch_end(self, epoch, logs=None):
-        with self.writer.as_default(int(logs["step"])):
-            for name, value in logs.items():
+    def step(self, images, waited):
+        """Counts a step of so many images that waited so many seconds for them."""
+        self.steps += 1
+        self.images += images
+        self.waited += waited
+
+    def take(self):
+        """The means since the last call: a dict, empty where there was no step."""
+        seconds = time.monotonic() - self.start
+        found = {}
+        if self.steps and seconds > 0:
+            found = {
+                "images_per_second": self.images / seconds,
+                "step_seconds": seconds / self.steps,
+                "waiting": self.waited / seconds,
+            }
+        self._begin()
+        return found
+
+
+def memory_gib():
+    """The most memory that was used so far, GiB: of the first GPU, else of this process."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
+    import resource  # which Windows has not
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Progress:
+    """Says how far a run is and when it will be done.
+
+    Args:
+        steps: int, of the whole run.
+        verbose: 0 for silence, 1 for a line that is written over, 2 for a line now and then, or
+            "auto": 1 on a terminal, else 2.
+        every: float, seconds between two lines where `verbose` is 2. Defaults to 60.
+    """
+
+    def __init__(self, steps, verbose="auto", every=60.0):
+        if verbose == "auto":
+            verbose = 1 if sys.stdout.isatty() else 2
+        self.steps, self.verbose = steps, int(verbose)
+        self.every = 0.2 if self.verbose == 1 else every
+        self.last = self.begin = time.monotonic()
+        self.first = None
+        self.width = 0
+        self.validations, self.validating = [], 0.0
+
+    def train(self, step, loss, left_validations):
+        """A step is done.
+
+        Args:
+            step: int, how many are done.
+            loss: float.
+            left_validations: int, how many are still to come.
+        """
+        now = time.monotonic()
+        if self.first is None:  # the first step is traced and compiled
+            self.first = (now, step)
+        if now - self.last < self.every:
+            return
+        self.last = now
+        begin, first = self.first
+        text = f"step {step:,} of {self.steps:,}  loss {loss:.4f}"
+        if step > first:
+            pace = (now - begin - self.validating) / (step - first)
+            left = pace * (self.steps - step)
+            if self.validations:
+                left += left_validations * self.validations[-1]
+            text += f"  {pace:.3g} s a step  done in {duration(left)}"
+        self.say(text)
+
+    def validate(self, batch, batches, seconds):
+        """A batch of a validation is done, of `batches` or, where that is not known, `None`."""
+        now = time.monotonic()
+        if now - self.last < self.every:
+            return
+        self.last = now
+        text = f"validating, batch {batch:,}"
+        if batches:
+            text += f" of {batches:,}  done in {duration(seconds / batch * (batches - batch))}"
+        self.say(text)
+
+    def validated(self, seconds):
+        """A validation took so long."""
+        self.validations.append(seconds)
+        if self.first is not None:
+            self.validating += seconds
+
+    def say(self, text, keep=False):
+        """Prints a line, over the last one where lines are written over and it need not stay."""
+        if not self.verbose:
+            return
+        if self.verbose == 1:
+            print(f"\r{text:<{self.width}}", end="\n" if keep else "", flush=True)
+            self.width = 0 if keep else len(text)
+        else:
+            print(text, flush=True)
+
+
+def duration(seconds):
+    """ "2 h 05 min" and the like.
+
+    >>> duration(7500), duration(75), duration(7.5)
+    ('2 h 05 min', '1 min 15 s', '8 s')
+    """
+    seconds = math.ceil(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class TensorBoard:
+    """Writes numbers and a picture at the step they are of, for TensorBoard.
+
+    Args:
+        folder: of TensorBoard's files.
+    """
+
+    def __init__(self, folder):
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def write(self, step, numbers, picture=None):
+        """Writes a dict of numbers and, where there is one, a picture (H, W, 3), uint8."""
+        with self.writer.as_default(step):
+            for name, value in numbers.items():
                 if name != "step":
                     tf.summary.scalar(name, value)
+            if picture is not None:
+                tf.summary.image("predictions", picture[None])
         self.writer.flush()

@@ -1,108 +1,728 @@
 """A training from its first step to its last, whatever comes between."""
 
+import contextlib
+import hashlib
+import json
 import logging
+import math
+import signal
+import time
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 
-from isa_tf.training.averaging import SwapAveragedWeights
-from isa_tf.training.callbacks import CSVLog, StepLog, TensorBoardLog, read_log
-from isa_tf.training.checkpoint import LAST, Checkpoints, best_score, resume
+from isa_tf import files
+from isa_tf.training import strategy as strategies
+from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
+from isa_tf.training.callbacks import (
+    Pace,
+    Progress,
+    TensorBoard,
+    duration,
+    memory_gib,
+    read_log,
+    write_log,
+)
+from isa_tf.training.checkpoint import Checkpoints, Damaged, file_digest
+from isa_tf.training.replicas import build, distribute, prepare, read_variable, write_variable
 
+CONFIG = "config.json"
 LOG = "log.csv"
+BEST = "best.keras"
+BEST_SCORE = "best.json"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+_OF_VERSION_01 = "last.keras"
+# A loss scale that has been halved so often has not met a finite gradient for long.
+_LEAST_SCALE = 2.0**-24
 
 logger = logging.getLogger(__name__)
 
 
-def segments(step, steps, validate_every):
-    """The calls of `fit` from `step` to `steps`, a validation every `validate_every` steps.
+class Interrupted(KeyboardInterrupt):
+    """A run that was told to stop, and has kept its state.
 
-    Returns:
-        A list of (first step, epochs, steps an epoch): whole intervals, and what is left of one
-        at either end.
+    Attributes:
+        step: int, that it goes on from.
+        exit_code: int, 128 plus the number of the signal, as shells have it.
+    """
+
+    def __init__(self, number, step, steps, workdir):
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name} at step {step:,} of {steps:,}, which is kept in {workdir}; "
+            "the same command goes on from there"
+        )
+        self.step = step
+        self.exit_code = 128 + number
+
+
+class Run:
+    """One training in one work directory, which goes on from wherever it stands.
+
+    The run owns the directory for as long as its `with` block lasts: a second process is refused.
+    It knows nothing of what is trained: data, metrics and pictures are handed to `fit`.
+
+    In the directory are `config.json`; `checkpoints/`, the last two states: weights, optimizer,
+    averages, metrics, the state of every random generator, the log and the best score so far;
+    `log.csv`, a row for each validation; `best.keras`, the model that scored best, with
+    `best.json`; `tensorboard/`. What a checkpoint tells is made anew from it where a file beside it
+    is damaged.
+
+    Args:
+        workdir: path of the folder; made when the block is entered.
+        config: dict that JSON can hold: what the run is, kept in `config.json`. A folder with
+            another one is refused. Defaults to `None`, for `{}`.
+        may_change: dotted names of the entries of `config` in which it may differ from the
+            folder's; of a dict, its name stands for all it holds. Defaults to none.
+        strategy: `tf.distribute.Strategy` that the model was made in. Defaults to `None`, the one
+            in scope.
+
+    Raises:
+        ValueError: on entering, where the folder is another run's or nobody's, naming what differs.
+        OSError: where another process has the folder, or it cannot be written to.
 
     Example:
 
-    >>> segments(500, 2250, 500)
-    [(500, 3, 500), (2000, 1, 250)]
+    >>> train = lambda step, context: isa_tf.data.train_pipeline(
+    ...     data, "train", 2, (96, 96), start_step=step, input_context=context
+    ... )
+    >>> val = lambda context: isa_tf.data.eval_pipeline(data, "val", input_context=context)
+    >>> optimizer = isa_tf.training.make_optimizer("sgd", 0.01, steps=2)
+    >>> metrics = [isa_tf.metrics.MeanIoU(data.num_classes)]
+    >>> model.compile(optimizer, isa_tf.losses.PixelCrossEntropy(), metrics)
+    >>> with isa_tf.training.Run("runs/example") as run:
+    ...     best = run.fit(model, train, val, steps=2, validate_every=2, monitor="miou", verbose=0)
+    >>> best["step"]
+    2
     """
-    calls = []
-    if step % validate_every and step < steps:
-        length = min(validate_every - step % validate_every, steps - step)
-        calls.append((step, 1, length))
-        step += length
-    if whole := max(0, steps - step) // validate_every:
-        calls.append((step, whole, validate_every))
-        step += whole * validate_every
-    if step < steps:
-        calls.append((step, 1, steps - step))
-    return calls
+
+    def __init__(self, workdir, config=None, may_change=(), strategy=None):
+        self.workdir = Path(workdir)
+        self.config = json.loads(json.dumps(config or {}))
+        self.may_change = tuple(may_change)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.checkpoints = Checkpoints(self.workdir / CHECKPOINTS)
+        self._stop = None  # the signal that told the run to
+        self._stack = None
+
+    # === The directory ===
+
+    def __enter__(self):
+        self.chief = strategies.is_chief(self.strategy)
+        self._stack = contextlib.ExitStack()
+        with self._stack as stack:
+            self._by_chief(lambda: self._take(stack))
+            stack.enter_context(self._signals())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
+
+    def _by_chief(self, act):
+        """Has the chief alone do something while the others wait; where it fails, all do."""
+        error = None
+        if self.chief:
+            try:
+                act()
+            except Exception as caught:
+                error = caught
+        if strategies.any_of(self.strategy, error is not None):
+            raise error or RuntimeError("the chief worker stopped; it says why")
+
+    def _take(self, stack):
+        self._check_folder()
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(files.lock(self.workdir / LOCK))
+        self._claim()
+        for folder in (self.workdir, self.checkpoints.folder):
+            files.sweep(folder)
+
+    def _check_folder(self):
+        path = self.workdir / CONFIG
+        if self.workdir.exists() and not path.exists():
+            if any(p.name != LOCK for p in self.workdir.iterdir()):
+                raise ValueError(
+                    f"{self.workdir} is not empty and holds no {CONFIG}; choose another workdir"
+                )
+        if (self.workdir / _OF_VERSION_01).exists():
+            raise ValueError(
+                f"{self.workdir / _OF_VERSION_01} is the state of a run of version 0.1, which this "
+                "version cannot go on from; end it with that version, or choose another workdir"
+            )
+
+    def _claim(self):
+        """Writes the config, or checks that the folder's is the same."""
+        path = self.workdir / CONFIG
+        if path.exists():
+            theirs, reason = _read_json(path)
+            if theirs is None:
+                theirs = self._config_of_checkpoint(path, reason)
+            differing = [n for n in differences(theirs, self.config) if not self._changes(n)]
+            if differing:
+                raise ValueError(
+                    f"{self.workdir} belongs to another experiment, which differs in "
+                    f"{', '.join(differing)} (see {path}); choose another workdir"
+                )
+        with files.replacing(path) as new:
+            new.write_text(json.dumps(self.config, indent=2) + "\n")
+
+    def _config_of_checkpoint(self, path, reason):
+        """The config that the newest checkpoint holds, where the file is damaged."""
+        with contextlib.suppress(Damaged):
+            if found := self.checkpoints.newest():
+                logger.warning("%s: %s; written anew from the checkpoint", path, reason)
+                return found[0]["config"]
+        raise ValueError(
+            f"{path}: {reason}, and no checkpoint tells whose {self.workdir} is; put the file back "
+            "from a copy, or choose another workdir"
+        )
+
+    def _changes(self, name):
+        return any(name == free or name.startswith(f"{free}.") for free in self.may_change)
+
+    def _identity(self):
+        """A digest of what may not change, by which checkpoints know their run."""
+        fixed = [(n, v) for n, v in _flat(self.config) if not self._changes(n)]
+        return hashlib.sha256(json.dumps(sorted(fixed)).encode()).hexdigest()
+
+    # === Signals ===
+
+    @contextlib.contextmanager
+    def _signals(self):
+        def note(number, frame):
+            if self._stop is not None:  # asked twice: at once
+                raise KeyboardInterrupt
+            self._stop = number
+            print(f"\n{signal.Signals(number).name}: keeping the state ...", flush=True)
+
+        before = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # Who ignores a signal goes on ignoring it; only the main thread may listen.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    with contextlib.suppress(ValueError):
+                        before[number] = signal.signal(number, note)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stops(self):
+        """Whether any worker was told to stop: all stop at the same step."""
+        if strategies.any_of(self.strategy, self._stop is not None):
+            self._stop = self._stop or signal.SIGTERM
+            return True
+        return False
+
+    # === Training ===
+
+    def fit(
+        self,
+        model,
+        make_train_data,
+        make_val_data,
+        *,
+        steps,
+        validate_every,
+        monitor,
+        checkpoint_every=None,
+        details=None,
+        draw=None,
+        batch_files=None,
+        ema_batches=32,
+        log_every=50,
+        profile=None,
+        callbacks=(),
+        verbose="auto",
+    ):
+        """Trains a compiled model up to `steps`, from where the work directory left off.
+
+        Args:
+            model: compiled `keras.Model`, made in the run's strategy.
+            make_train_data: function of (first step, `tf.distribute.InputContext` or `None`) that
+                gives a `tf.data.Dataset` without end: of whole batches or, where there is a
+                context, of what each replica of that worker reads, one after the other.
+            make_val_data: function of (context) that gives such a dataset, with an end.
+            steps: int, the length of the whole training.
+            validate_every: int, steps.
+            monitor: name of the metric by which models are compared, larger is better.
+            checkpoint_every: int, steps after which the state is kept, apart from validations,
+                where it always is. Defaults to `None`, for those alone.
+            details: function of the model, called after every validation, that gives a dict of
+                further numbers for the log, such as a score of each class. Defaults to `None`.
+            draw: function of the model that gives a picture (H, W, 3), uint8, for TensorBoard,
+                called by the chief after every validation. Defaults to `None`.
+            batch_files: function of a step that gives the names of the examples in its batch, to
+                name them where the loss is not finite. Defaults to `None`.
+            ema_batches: int, where the optimizer averages the weights: batches on which the moving
+                statistics of the average are estimated. Defaults to 32.
+            log_every: int, steps between what TensorBoard is told of training. Defaults to 50.
+            profile: (first, last) step to trace for TensorBoard's profiler. Defaults to `None`.
+            callbacks: `keras.callbacks.Callback`s for every call of `model.fit`. Defaults to none.
+            verbose: 0 for silence, 1 for a line that is written over, 2 for lines now and then, or
+                "auto". Defaults to "auto".
+
+        Returns:
+            {"step": ..., monitor: ...} of the best model; `None` where nothing was validated.
+
+        Raises:
+            ValueError: where no checkpoint fits the model, or there is no metric `monitor`.
+            FloatingPointError: where the loss or the gradient is not finite, naming the step; what
+                was kept before is as it was.
+            Interrupted: after SIGTERM or Ctrl-C; the state is kept.
+        """
+        for name, value in (("steps", steps), ("validate_every", validate_every)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+        self.model, self.steps, self.monitor = model, steps, monitor
+        self.checkpoint_every, self.log_every = checkpoint_every, log_every
+        self.details, self.draw, self.batch_files = details, draw, batch_files
+        self.profile = profile
+        self._make_train_data, self._make_val_data = make_train_data, make_val_data
+        self._copy = None
+        self._profiling = False
+        with self.strategy.scope():
+            build(model, make_train_data(0, None).element_spec)
+        prepare(model)
+        self._averages = None
+        if averaging_optimizer(model.optimizer) is not None:
+            # Read again at each validation: batches are a function of seed and step, so they are
+            # the same each time, and need not be held in memory.
+            self._averages = SwapAveragedWeights(self._statistics_data(ema_batches))
+            self._averages.set_model(model)
+        self._restore()
+        if self.step > steps:  # of an earlier phase, or done before `steps` was lowered
+            return self._best()
+        self._tensorboard = TensorBoard(self.workdir / "tensorboard") if self.chief else None
+        self._progress = Progress(steps, verbose if self.chief else 0)
+        self._begin = time.monotonic() - self.seconds
+        self._pace, self._since_log = Pace(), Pace()
+
+        if self.train_logs is not None:  # it was stopped before or in a validation
+            self._validate()
+        data = None
+        with self._timed_steps():
+            while self.step < steps:
+                to_next = validate_every - self.step % validate_every
+                length = min(to_next, steps - self.step)
+                data = distribute(
+                    self.strategy, lambda context: make_train_data(self.step, context)
+                )
+                self.left_validations = math.ceil((steps - self.step) / validate_every)
+                self._end = self.step + length
+                history = model.fit(
+                    data,
+                    steps_per_epoch=length,
+                    epochs=1,
+                    callbacks=[_Watch(self), *callbacks],
+                    shuffle=False,
+                    verbose=0,
+                )
+                self.train_logs = {k: float(v[-1]) for k, v in history.history.items()}
+                self._keep()
+                self._validate()
+        del data
+        if self.best is None and self.step > 0:
+            # The file of the best model was lost, and no validation is to come.
+            self.train_logs = {}
+            self._validate()
+        return self._best()
+
+    def _best(self):
+        return self.best and {name: self.best[name] for name in ("step", self.monitor)}
+
+    def _statistics_data(self, batches):
+        class Again:
+            """Makes the data anew each time it is read."""
+
+            def __iter__(_):
+                data = distribute(self.strategy, lambda context: self._make_train_data(0, context))
+                iterator = iter(data)
+                return (next(iterator) for _ in range(batches))
+
+        return Again()
+
+    @contextlib.contextmanager
+    def _timed_steps(self):
+        """Has `fit` fetch each batch outside of the step's graph, where its time can be told."""
+        model = self.model
+        model.make_train_function()
+        step = model.train_function
+        replicas = self.strategy.num_replicas_in_sync
+
+        def timed(iterator):
+            begin = time.monotonic()
+            batch = next(iterator)
+            waited = time.monotonic() - begin
+            first = keras.tree.flatten(batch)[0]
+            parts = self.strategy.experimental_local_results(first)
+            images = int(parts[0].shape[0]) * replicas
+            logs = step([batch])
+            for pace in (self._pace, self._since_log):
+                pace.step(images, waited)
+            return logs
+
+        model.train_function = timed
+        try:
+            yield
+        finally:
+            model.train_function = step
+            if self._profiling:
+                tf.profiler.experimental.stop()
+
+    def _after_step(self, logs):
+        """Counts a step; looks whether it went well, and what is due."""
+        self.step += 1
+        loss = float(np.ravel(logs["loss"])[0])
+        self._check_finite(loss)
+        self._progress.train(self.step, loss, self.left_validations)
+        if self._tensorboard and self.step % self.log_every == 0:
+            numbers = {**self._since_log.take(), **self._optimizer_numbers(), "loss": loss}
+            self._tensorboard.write(
+                self.step, {f"training/{name}": value for name, value in numbers.items()}
+            )
+        self._trace()
+        stops = self._stops()
+        if self.step < self._end:  # else the state is kept with the numbers of the whole epoch
+            if stops or (self.checkpoint_every and self.step % self.checkpoint_every == 0):
+                self._keep()
+            if stops:
+                self._interrupt()
+
+    def _interrupt(self):
+        raise Interrupted(self._stop, self.step, self.steps, self.workdir)
+
+    def _check_finite(self, loss):
+        optimizer = self.model.optimizer
+        norm = float(getattr(optimizer, "gradient_norm", 0.0))
+        scale = getattr(optimizer, "dynamic_scale", None)
+        wrong = None
+        if not math.isfinite(loss):
+            wrong = f"the loss is {loss}"
+        elif not math.isfinite(norm):
+            wrong = f"the norm of the gradient is {norm}"
+        elif scale is not None and float(scale) < _LEAST_SCALE:
+            wrong = f"no gradient is finite, at a loss scale of {float(scale):.1g} yet"
+        if wrong is None:
+            return
+        step = self.step
+        names = self.batch_files(step - 1) if self.batch_files else []
+        batch = f" The examples of its batch: {', '.join(map(str, names))}." if names else ""
+        kept = self.checkpoints.paths()[0]
+        raise FloatingPointError(
+            f"step {step} of {self.steps}: {wrong}.{batch} Nothing of it is kept; the same command "
+            f"goes on from {kept}"
+        )
+
+    def _optimizer_numbers(self):
+        optimizer = self.model.optimizer
+        found = {"learning_rate": float(optimizer.learning_rate)}
+        if hasattr(optimizer, "gradient_norm"):
+            found["gradient_norm"] = float(optimizer.gradient_norm)
+        return found
+
+    def _trace(self):
+        if not (self.profile and self.chief):
+            return
+        first, last = self.profile
+        if self.step == first and not self._profiling:
+            tf.profiler.experimental.start(str(self.workdir / "tensorboard"))
+            self._profiling = True
+        elif self._profiling and self.step >= last:
+            tf.profiler.experimental.stop()
+            self._profiling = False
+
+    # === Validation ===
+
+    def _validate(self):
+        """Validates the model as it is, or its averages; keeps what there is to keep."""
+        begin = time.monotonic()
+        model = self.model
+        if self._stops():
+            self._interrupt()
+        if self._averages:
+            self._averages.on_test_begin()
+        try:
+            logs, more, picture = self._score(model)
+        finally:
+            if self._averages:
+                self._averages.on_test_end()
+        seconds = time.monotonic() - begin
+        self._progress.validated(seconds)
+        row = {
+            "step": self.step,
+            **self.train_logs,
+            **{f"val_{name}": value for name, value in logs.items()},
+            **more,
+            **self._optimizer_numbers(),
+            **self._pace.take(),
+            "memory_gib": round(memory_gib(), 3),
+            "seconds": round(time.monotonic() - self._begin, 1),
+        }
+        self.rows = [r for r in self.rows if r["step"] < self.step] + [row]
+        self.train_logs = None
+        self._by_chief(lambda: self._tell(row, picture))
+        self._keep()
+        self._progress.say(
+            f"step {self.step:,} of {self.steps:,}  val_{self.monitor} {logs[self.monitor]:.4f}, "
+            f"best {self.best[self.monitor]:.4f} at step {self.best['step']:,}  after "
+            f"{duration(row['seconds'])}",
+            keep=True,
+        )
+        self._pace, self._since_log = Pace(), Pace()
+
+    def _score(self, model):
+        """(scores, further numbers, picture or `None`) of a model; keeps the model if best."""
+        data = distribute(self.strategy, self._make_val_data)
+        logs = model.evaluate(data, callbacks=[_Watch(self)], verbose=0, return_dict=True)
+        logs = {name: float(value) for name, value in logs.items()}
+        if self.monitor not in logs:
+            raise ValueError(f"no metric {self.monitor!r} to compare models by: {', '.join(logs)}")
+        if not all(map(math.isfinite, logs.values())):
+            raise FloatingPointError(
+                f"step {self.step}: the validation gives {logs}, which is not finite; nothing of "
+                "it is kept"
+            )
+        more = {} if self.details is None else self.details(model)
+        if self.best is None or logs[self.monitor] > self.best[self.monitor]:
+            self.best = {"step": self.step, self.monitor: logs[self.monitor], "sha256": None}
+            self._by_chief(self._keep_best)
+        picture = self.draw(model) if self.draw is not None and self.chief else None
+        return logs, more, picture
+
+    def _keep_best(self):
+        """Keeps the model as it is, without an optimizer, and what it scored."""
+        if self._copy is None:
+            # Without an optimizer the file is a third of the size, and loads anywhere.
+            self._copy = self.model.from_config(self.model.get_config())
+        self._copy.set_weights(self.model.get_weights())
+        files.save_model(self._copy, self.workdir / BEST)
+        self.best["sha256"] = file_digest(self.workdir / BEST)
+        self._write_best()
+
+    def _write_best(self):
+        with files.replacing(self.workdir / BEST_SCORE) as new:
+            new.write_text(json.dumps(self.best) + "\n")
+
+    def _tell(self, row, picture):
+        write_log(self.workdir / LOG, self.rows)
+        self._tensorboard.write(self.step, row, picture)
+
+    # === State ===
+
+    def _variables(self):
+        """Every variable that what is to come depends on, by name."""
+        groups = {
+            "model": self.model.variables,
+            "optimizer": self.model.optimizer.variables,
+            "metrics": self.model.metrics_variables,
+        }
+        return {f"{g}/{i:05d}": v for g, found in groups.items() for i, v in enumerate(found)}
+
+    def _keep(self):
+        """Keeps the state as a checkpoint of this step."""
+        arrays = {name: read_variable(v) for name, v in self._variables().items()}
+        facts = {
+            "config": self.config,
+            "run": self._identity(),
+            "best": self.best,
+            "rows": self.rows,
+            "seconds": round(time.monotonic() - self._begin, 1),
+            "train_logs": self.train_logs,
+        }
+        self._by_chief(lambda: self.checkpoints.write(self.step, arrays, facts))
+
+    def _restore(self):
+        """Takes up the newest state that can be used, or keeps that of the beginning."""
+        variables = self._variables()
+
+        def check(facts, arrays):
+            self._check_state(facts, arrays, variables)
+
+        error = found = None
+        try:
+            found = self.checkpoints.newest(check)
+        except Damaged as caught:
+            error = caught
+        if strategies.any_of(self.strategy, error is not None):
+            raise error or ValueError("another worker found no checkpoint to go on from")
+        step = -1 if found is None else found[0]["step"]
+        if not strategies.agree(self.strategy, step):
+            raise ValueError(
+                f"the workers find different states in {self.workdir} (here, that of step {step}); "
+                "it must be a folder that all of them share"
+            )
+        self._metrics = {}
+        if found is None:
+            self._begin_anew()
+            return
+        facts, arrays = found
+        for name, variable in variables.items():
+            if name.startswith("metrics/"):  # `fit` sets them to zero as it begins
+                self._metrics[name] = arrays[name]
+            else:
+                write_variable(variable, arrays[name])
+        self.step, self.rows, self.seconds = facts["step"], facts["rows"], facts["seconds"]
+        self.train_logs, self.best = facts["train_logs"], facts["best"]
+        self._by_chief(self._mend)
+        # What the chief found out of the best model's file, the others must know.
+        if strategies.any_of(self.strategy, self.best is None):
+            self.best = None
+        if self.step and self.chief:
+            logger.info("going on from step %d of %d", self.step, self.steps)
+
+    def _begin_anew(self):
+        left = [n for n in (LOG, BEST, BEST_SCORE) if (self.workdir / n).exists()]
+        if left:
+            raise ValueError(
+                f"{self.checkpoints.folder} holds no checkpoint any more, though a training has "
+                f"left {', '.join(left)}; put one back from a copy, or choose another workdir"
+            )
+        self.step, self.rows, self.seconds, self.train_logs, self.best = 0, [], 0.0, None, None
+        self._begin = time.monotonic()
+        # So that a folder whose checkpoints are gone is not taken for one that has just begun.
+        self._keep()
+
+    def _check_state(self, facts, arrays, variables):
+        """Raises ValueError where a checkpoint is not of this run, model and optimizer."""
+        if facts.get("run") != self._identity():
+            raise ValueError("it is of another run, whose config differs")
+        expected = {name: (tuple(v.shape), str(v.dtype)) for name, v in variables.items()}
+        found = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}
+        for group in ("model", "optimizer", "metrics"):
+            ours, theirs = (
+                {k: v for k, v in d.items() if k.startswith(group)} for d in (expected, found)
+            )
+            if ours != theirs:
+                raise ValueError(
+                    f"it is of another {group}: {_difference(ours, theirs)} (in the file)"
+                )
+        iterations = [
+            int(arrays[name])
+            for name, variable in variables.items()
+            if name.startswith("optimizer/") and variable.path.endswith("/iteration")
+        ]
+        step = facts["step"]
+        if any(not 0 <= i <= step for i in iterations):
+            raise ValueError(f"of an impossible step: {step}, its optimizer counts {iterations}")
+
+    def _mend(self):
+        """Brings the files beside the checkpoint to what it says, naming what was not so."""
+        self.checkpoints.set_aside(after=self.step)
+        path = self.workdir / LOG
+        try:
+            read_log(path)
+        except ValueError as error:
+            logger.warning("%s; written anew from the checkpoint", error)
+        if self.rows:
+            write_log(path, self.rows)
+        else:
+            path.unlink(missing_ok=True)
+        path, model = self.workdir / BEST_SCORE, self.workdir / BEST
+        if self.best is None:
+            return
+        digest = file_digest(model) if model.exists() else None
+        theirs, reason = _read_json(path)
+        if digest == self.best["sha256"]:
+            if theirs != self.best:
+                reason = reason or "not what the checkpoint knows"
+                logger.warning("%s: %s; written anew from the checkpoint", path, reason)
+                self._write_best()
+        elif theirs is None or digest is None or theirs.get("sha256") != digest:
+            what = "gone" if digest is None else "damaged: not what was written"
+            logger.warning("%s is %s; the next validation writes it anew", model, what)
+            self.best = None
+
+    def restore_metrics(self):
+        """Gives the metrics what they had counted of an epoch that is gone on with."""
+        if self._metrics:
+            variables = self._variables()
+            for name, array in self._metrics.items():
+                write_variable(variables[name], array)
+            self._metrics = {}
 
 
-def fit(
-    model,
-    make_train_data,
-    val_data,
-    workdir,
-    steps,
-    validate_every,
-    draw=None,
-    ema_batches=32,
-    **kwargs,
-):
-    """Trains a compiled model up to `steps`, from where its work directory left off.
+class _Watch(keras.callbacks.Callback):
+    """What a run hears of from `fit` and `evaluate`."""
 
-    Args:
-        model: compiled, with a "miou" metric.
-        make_train_data: function from the first step to a `tf.data.Dataset` of batches without
-            end that begins at that step.
-        val_data: `tf.data.Dataset` of batches.
-        workdir: folder for `last.keras`, `best.keras`, `best.json`, `log.csv` and TensorBoard's
-            files.
-        steps: int, the length of the whole training.
-        validate_every: int, steps.
-        draw: see `TensorBoardLog`.
-        ema_batches: int, where the optimizer averages the weights: batches on which the moving
-            statistics of the average are estimated. Defaults to 32.
-        **kwargs: for `model.fit`, such as `verbose`.
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
 
-    Returns:
-        What `best_score` knows at the end.
+    def on_epoch_begin(self, epoch, logs=None):
+        self.run.restore_metrics()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.run._after_step(logs)
+
+    def on_test_begin(self, logs=None):
+        self.begin = time.monotonic()
+
+    def on_test_batch_end(self, batch, logs=None):
+        run = self.run
+        total = (self.params or {}).get("steps")
+        run._progress.validate(batch + 1, total, time.monotonic() - self.begin)
+        if run._stops():
+            run._interrupt()
+
+
+def best_score(workdir):
+    """What is known of the best model of a run: {"step": ..., monitor: ...}, or `None`.
 
     Raises:
-        ValueError: where `last.keras` is not of this model.
-        FloatingPointError: where the loss is no longer a number.
+        ValueError: for a file that holds nothing of the kind.
     """
-    workdir = Path(workdir)
-    step = resume(model, workdir)
-    if step:
-        logger.info("going on from step %d of %d", step, steps)
-    before = [row["seconds"] for row in read_log(workdir / LOG) if row["step"] <= step]
-    callbacks = [
-        StepLog(max(before, default=0.0)),
-        Checkpoints(workdir),
-        CSVLog(workdir / LOG),
-        TensorBoardLog(workdir / "tensorboard", draw),
-        keras.callbacks.TerminateOnNaN(),
-    ]
-    if model.optimizer.use_ema:
-        # Read again at each validation: batches are a function of seed and step, so they are the
-        # same each time, and need not be held in memory.
-        callbacks.append(SwapAveragedWeights(make_train_data(0).take(ema_batches)))
-    for first, epochs, length in segments(step, steps, validate_every):
-        done = first // validate_every
-        model.fit(
-            make_train_data(first),
-            initial_epoch=done,
-            epochs=done + epochs,
-            steps_per_epoch=length,
-            validation_data=val_data,
-            callbacks=callbacks,
-            shuffle=False,
-            **kwargs,
-        )
-        if model.stop_training:
-            raise FloatingPointError(
-                f"the loss is not a number any more; {workdir / LAST} is the state before"
-            )
-    return best_score(workdir)
+    path = Path(workdir) / BEST_SCORE
+    if not path.exists():
+        return None
+    found, reason = _read_json(path)
+    if found is None:
+        raise ValueError(f"{path}: {reason}; the run writes it anew when it goes on")
+    return {name: value for name, value in found.items() if name != "sha256"}
+
+
+def differences(a, b):
+    """The dotted names of the values in which two nested dicts differ.
+
+    >>> differences({"train": {"steps": 1}, "seed": 0}, {"train": {"steps": 2}, "seed": 0})
+    ['train.steps']
+    """
+    a, b = dict(_flat(a)), dict(_flat(b))
+    return sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
+
+
+def _flat(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _read_json(path):
+    """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        return None, f"cannot be read ({error})"
+    if not isinstance(found, dict):
+        return None, f"holds no dictionary but {str(found)[:40]}"
+    if any(isinstance(v, float) and not math.isfinite(v) for v in found.values()):
+        return None, "holds a number that is not finite"
+    return found, None
+
+
+def _difference(ours, theirs):
+    """In words, the first thing in which two dicts of (shape, dtype) differ."""
+    if len(ours) != len(theirs):
+        return f"{len(ours)} variables, {len(theirs)}"
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            return f"{name} is {value}, {theirs.get(name)}"
+    return "nothing"
