@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from isa_tf.ops import replicas_summed, sum_over_replicas
+from isa_tf.ops import pixel_weights, replicas_summed, sum_over_replicas
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
@@ -238,15 +238,7 @@ def _logits(y_pred):
 
 
 def _weights(sample_weight, labels, dtype):
-    """Weights of the images or of the pixels, as weights of the pixels; `None` for none."""
-    if sample_weight is None:
-        return None
-    weights = tf.cast(tf.convert_to_tensor(sample_weight), dtype)
-    # By shapes alone: Keras forgets the rank where it saw weights of either kind.
-    rank = labels.shape.rank
-    shape = tf.concat([tf.shape(weights), tf.ones((rank,), tf.int32)], 0)[:rank]
-    weights = tf.reshape(weights, shape)
-    return tf.broadcast_to(weights, tf.shape(labels))
+    return None if sample_weight is None else pixel_weights(sample_weight, labels, dtype)
 
 
 def _weigh(values, weights):

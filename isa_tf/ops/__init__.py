@@ -14,6 +14,7 @@ from isa_tf.ops.partition import (
 )
 from isa_tf.ops.replicas import alone, replicas_summed, sum_over_replicas
 from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
+from isa_tf.ops.weights import pixel_weights
 from isa_tf.ops.winograd import (
     plain_kernel,
     trainable_winograd_conv,
@@ -35,6 +36,7 @@ __all__ = [
     "group_affinity",
     "grouped_attention",
     "pad_to_partition",
+    "pixel_weights",
     "plain_kernel",
     "replicas_summed",
     "resize_bilinear",
