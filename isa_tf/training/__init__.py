@@ -10,7 +10,7 @@ from isa_tf.training.checkpoint import (
     best_score,
     resume,
 )
-from isa_tf.training.optimizers import CoupledSGD, make_optimizer
+from isa_tf.training.optimizers import AdamW, CoupledSGD, LossScale, WholeGradient, make_optimizer
 from isa_tf.training.run import LOG, fit, segments
 from isa_tf.training.strategy import make_strategy
 
@@ -19,12 +19,15 @@ __all__ = [
     "BEST_SCORE",
     "LAST",
     "LOG",
+    "AdamW",
     "CSVLog",
     "Checkpoints",
     "CoupledSGD",
+    "LossScale",
     "StepLog",
     "SwapAveragedWeights",
     "TensorBoardLog",
+    "WholeGradient",
     "best_score",
     "estimate_statistics",
     "fit",
