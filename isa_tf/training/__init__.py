@@ -1,6 +1,6 @@
 """What `fit` needs around a model: optimizer, checkpoints, logs, exact resumption."""
 
-from isa_tf.training.averaging import SwapAveragedWeights, estimate_statistics
+from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer, estimate_statistics
 from isa_tf.training.callbacks import CSVLog, StepLog, TensorBoardLog, read_log
 from isa_tf.training.checkpoint import (
     BEST,
@@ -28,6 +28,7 @@ __all__ = [
     "SwapAveragedWeights",
     "TensorBoardLog",
     "WholeGradient",
+    "averaging_optimizer",
     "best_score",
     "estimate_statistics",
     "fit",
