@@ -1,6 +1,10 @@
 """Training that owns its strategy and its state: optimizers, strategies, and the run itself."""
 
-from isa_tf.training.averaging import SwapAveragedWeights, estimate_statistics
+from isa_tf.training.averaging import (
+    SwapAveragedWeights,
+    averaging_optimizer,
+    estimate_statistics,
+)
 from isa_tf.training.callbacks import Pace, read_log
 from isa_tf.training.checkpoint import Checkpoints, Damaged
 from isa_tf.training.optimizers import AdamW, CoupledSGD, LossScale, WholeGradient, make_optimizer
@@ -47,6 +51,7 @@ __all__ = [
     "WholeGradient",
     "agree",
     "any_of",
+    "averaging_optimizer",
     "barrier",
     "best_score",
     "distribute",

@@ -1,6 +1,6 @@
 """Optimizers as segmentation recipes write them, of the gradient of the global batch."""
 
-import contextlib
+import concurrent.futures
 
 import keras
 import tensorflow as tf
@@ -267,6 +267,8 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         return self.inner_optimizer.gradient_norm
 
     def build(self, variables):
+        if self.built:
+            return
         self.inner_optimizer.build(variables)
         # That of all optimizers: Keras's own makes the two variables, which there are.
         super(keras.optimizers.LossScaleOptimizer, self).build(variables)
@@ -301,16 +303,27 @@ def _prepare(optimizer, grads, variables):
 
 
 def _build_outside(optimizer, variables):
+    """Builds an optimizer outside of the function that is being traced, and of its replicas."""
+
     def build(strategy):
-        scope = strategy.scope() if tf.distribute.has_strategy() else contextlib.nullcontext()
-        with tf.init_scope(), scope, keras.name_scope(optimizer.name, caller=optimizer):
+        with strategy.scope(), keras.name_scope(optimizer.name, caller=optimizer):
             optimizer.build(variables)
+
+    def outside(strategy):
+        if tf.inside_function():
+            # `tf.init_scope` leaves the graph, but `tf.function` takes note of the variables even
+            # so, and traces once more. A thread of its own is in no function.
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                thread.submit(build, strategy).result()
+        elif not optimizer.built:
+            with keras.name_scope(optimizer.name, caller=optimizer):
+                optimizer.build(variables)
 
     context = tf.distribute.get_replica_context()
     if context is None:
-        build(tf.distribute.get_strategy())
+        outside(tf.distribute.get_strategy())
     else:
-        context.merge_call(build)  # once for all replicas
+        context.merge_call(outside)  # once for all replicas
 
 
 def _after(tensors):
