@@ -119,8 +119,3 @@ class SwapAveragedWeights(keras.callbacks.SwapEMAWeights):
     def on_train_end(self, logs=None):
         for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
             variable.assign(value)
-
-
-def averaging_optimizer(optimizer):
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return inner if inner.use_ema else None

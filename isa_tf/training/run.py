@@ -405,15 +405,16 @@ class Run:
 
     def _check_finite(self, loss):
         optimizer = self.model.optimizer
-        norm = float(getattr(optimizer, "gradient_norm", 0.0))
+        norm = self._norm()
         scale = getattr(optimizer, "dynamic_scale", None)
+        scale = None if scale is None else float(read_variable(scale))
         wrong = None
         if not math.isfinite(loss):
             wrong = f"the loss is {loss}"
         elif scale is None and not math.isfinite(norm):
             wrong = f"the norm of the gradient is {norm}"
-        elif scale is not None and float(scale) < _LEAST_SCALE:
-            wrong = f"no gradient is finite, at a loss scale of {float(scale):.1g} yet"
+        elif scale is not None and scale < _LEAST_SCALE:
+            wrong = f"no gradient is finite, at a loss scale of {scale:.1g} yet"
         if wrong is None:
             return
         step = self.step
@@ -425,11 +426,16 @@ class Run:
             f"goes on from {kept}"
         )
 
+    def _norm(self):
+        """That of the last gradient; 0 where the optimizer does not tell."""
+        norm = getattr(self.model.optimizer, "gradient_norm", None)
+        return 0.0 if norm is None else float(read_variable(norm))
+
     def _optimizer_numbers(self):
         optimizer = self.model.optimizer
         found = {"learning_rate": float(optimizer.learning_rate)}
-        norm = float(getattr(optimizer, "gradient_norm", math.inf))
-        if math.isfinite(norm):  # else the loss scale left the step out
+        norm = self._norm()
+        if 0 < norm < math.inf:  # else the loss scale left the step out
             found["gradient_norm"] = norm
         return found
 
