@@ -429,32 +429,31 @@ def expand_hosts(text):
     >>> expand_hosts("node[01-03,07],gpu5")
     ['node01', 'node02', 'node03', 'node07', 'gpu5']
     """
-    hosts = []
-    # Commas outside of brackets separate.
-    for part in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+|,,|[\[\]]", text):
-        names = [""]
-        for plain, ranges in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", part):
-            names = [name + end for name in names for end in _ends(plain, ranges, text)]
-        if re.sub(r"\[[^\[\]]*\]", "", part).strip(",[]") == "" and "[" not in part:
-            raise ValueError(f"not a list of hosts as SLURM writes it: {text!r}")
-        hosts += names
-    if not hosts or text[:1] == "," or text[-1:] == ",":
+    if not re.fullmatch(f"{_HOST}(?:,{_HOST})*", text):
         raise ValueError(f"not a list of hosts as SLURM writes it: {text!r}")
+    hosts = []
+    for host in re.findall(_HOST, text):
+        names = [""]
+        for plain, numbers in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", host):
+            names = [name + end for name in names for end in _ends(plain, numbers)]
+        hosts += names
     return hosts
 
 
-def _ends(plain, ranges, text):
+# A name with lists of numbers in brackets, whose commas do not separate hosts.
+_HOST = r"(?:[^\s,\[\]]|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+"
+
+
+def _ends(plain, numbers):
     """What a part of a host's name stands for: itself, or the numbers of a bracket."""
     if plain:
         return [plain]
-    numbers = []
-    for item in ranges.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-        if match is None:
-            raise ValueError(f"not a list of hosts as SLURM writes it: {text!r}")
-        first, last = match[1], match[2] or match[1]
-        numbers += [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-    return numbers
+    ends = []
+    for item in numbers.split(","):
+        first, _, last = item.partition("-")
+        # As many digits as SLURM writes.
+        ends += [str(n).zfill(len(first)) for n in range(int(first), int(last or first) + 1)]
+    return ends
 
 
 def _expand_tasks(text):
