@@ -563,13 +563,16 @@ class Run:
             self._begin_anew()
             return
         facts, arrays = found
-        for name, variable in variables.items():
-            if name.startswith("metrics/"):  # `fit` sets them to zero as it begins
-                self._metrics[name] = arrays[name]
-            else:
-                write_variable(variable, arrays[name])
         self.step, self.rows, self.seconds = facts["step"], facts["rows"], facts["seconds"]
         self.train_logs, self.best = facts["train_logs"], facts["best"]
+        # Of an epoch that has ended, the next must not count on what its metrics held: its own
+        # counts or, once it is validated, those of the validation.
+        ended = self.train_logs is not None or self.step in (row["step"] for row in self.rows)
+        for name, variable in variables.items():
+            if not name.startswith("metrics/"):
+                write_variable(variable, arrays[name])
+            elif not ended:  # `fit` sets them to zero as it begins
+                self._metrics[name] = arrays[name]
         self._by_chief(self._mend)
         # What the chief found out of the best model's file, the others must know.
         if strategies.any_of(self.strategy, self.best is None):
