@@ -620,7 +620,12 @@ class Run:
         self.checkpoints.set_aside(after=self.step)
         path = self.workdir / LOG
         try:
-            read_log(path)
+            # It may hold more: rows of the validation that this state stands before, and of those
+            # after a state that is damaged.
+            pending = self.train_logs is not None
+            found = [r for r in read_log(path) if r["step"] < self.step + (not pending)]
+            if found != [{name: float(v) for name, v in row.items()} for row in self.rows]:
+                raise ValueError(f"{path}: not what the checkpoint knows")
         except ValueError as error:
             logger.warning("%s; written anew from the checkpoint", error)
         if self.rows:
