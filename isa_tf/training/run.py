@@ -642,10 +642,23 @@ class Run:
                 reason = reason or "not what the checkpoint knows"
                 logger.warning("%s: %s; written anew from the checkpoint", path, reason)
                 self._write_best()
-        elif theirs is None or digest is None or theirs.get("sha256") != digest:
-            what = "gone" if digest is None else "damaged: not what was written"
-            logger.warning("%s is %s; the next validation writes it anew", model, what)
-            self.best = None
+            return
+        if digest is None:
+            what = "gone"
+        elif theirs is None or theirs.get("sha256") != digest:
+            what = "damaged: not what was written"
+        elif not self._comes_later(theirs.get("step")):
+            what = "not the one that the checkpoint knows"
+        else:  # a validation was stopped after it was written, and will be done again
+            return
+        logger.warning("%s is %s; the next validation writes it anew", model, what)
+        self.best = None
+
+    def _comes_later(self, step):
+        """Whether the validation of a step is still to come for the state that is gone on from."""
+        if not isinstance(step, int):
+            return False
+        return step > self.step or (step == self.step and self.train_logs is not None)
 
     def restore_metrics(self):
         """Gives the metrics what they had counted of an epoch that is gone on with."""
