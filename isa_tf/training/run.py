@@ -730,7 +730,7 @@ def _read_json(path):
     """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"cannot be read ({error})"
     if not isinstance(found, dict):
         return None, f"holds no dictionary but {str(found)[:40]}"
