@@ -33,6 +33,7 @@ LOG = "log.csv"
 BEST = "best.keras"
 BEST_SCORE = "best.json"
 CHECKPOINTS = "checkpoints"
+_TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _OF_VERSION_01 = "last.keras"
 # A loss scale that has been halved so often has not met a finite gradient for long.
@@ -299,7 +300,7 @@ class Run:
         self._restore()
         if self.step > steps:  # of an earlier phase, or done before `steps` was lowered
             return self._best()
-        self._tensorboard = TensorBoard(self.workdir / "tensorboard") if self.chief else None
+        self._tensorboard = TensorBoard(self.workdir / _TENSORBOARD) if self.chief else None
         self._progress = Progress(steps, verbose if self.chief else 0)
         self._begin = time.monotonic() - self.seconds
         self._pace, self._since_log = Pace(), Pace()
@@ -432,7 +433,7 @@ class Run:
             return
         first, last = self.profile
         if self.step == first and not self._profiling:
-            tf.profiler.experimental.start(str(self.workdir / "tensorboard"))
+            tf.profiler.experimental.start(str(self.workdir / _TENSORBOARD))
             self._profiling = True
         elif self._profiling and self.step >= last:
             tf.profiler.experimental.stop()
@@ -581,7 +582,9 @@ class Run:
             logger.info("going on from step %d of %d", self.step, self.steps)
 
     def _begin_anew(self):
-        left = [n for n in (LOG, BEST, BEST_SCORE) if (self.workdir / n).exists()]
+        # TensorBoard's folder is made once the first state is kept, the others by validations.
+        traces = (LOG, BEST, BEST_SCORE, _TENSORBOARD)
+        left = [n for n in traces if (self.workdir / n).exists()]
         if left:
             raise ValueError(
                 f"{self.checkpoints.folder} holds no checkpoint any more, though a training has "
