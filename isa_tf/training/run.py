@@ -466,7 +466,10 @@ class Run:
             "memory_gib": round(memory_gib(), 3),
             "seconds": round(time.monotonic() - self._begin, 1),
         }
-        self.rows = [r for r in self.rows if r["step"] < self.step] + [row]
+        # Where a step is validated again, for the sake of a best model that was lost, the row
+        # goes on telling of the training before it.
+        known = next((r for r in self.rows if r["step"] == self.step), {})
+        self.rows = [r for r in self.rows if r["step"] < self.step] + [{**known, **row}]
         self.train_logs = None
         self._by_chief(lambda: self._tell(row, picture))
         self._keep()
