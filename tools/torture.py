@@ -133,7 +133,7 @@ class Start:
     def __init__(self, workdir, workers, log):
         arguments = [f"--config.{name}={value}" for name, value in settings().items()]
         command = [sys.executable, "-m", "experiments.train", f"--workdir={workdir}", *arguments]
-        command.append(f"--config={_ROOT / 'experiments/configs/synthetic.py'}")
+        command.insert(3, f"--config={_ROOT / 'experiments/configs/synthetic.py'}")
         command.append(f"--strategy={'multi_worker' if workers > 1 else 'one_device'}")
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}
@@ -298,7 +298,7 @@ def _await(start, workdir, moment, latest, faults):
             return
         names = _names(workdir) | _names(checkpoints)
         if moment.kind == "writing":
-            fresh = {n for n in names if n.startswith(".new-") and n.endswith(moment.suffix)}
+            fresh = {n for n in names if _half(n) and _half(n).endswith(moment.suffix)}
             count += len(fresh - seen)
             seen = fresh
             if fresh and count >= moment.number:
@@ -319,6 +319,14 @@ def _names(folder):
         return {entry.name for entry in os.scandir(folder)}
     except OSError:
         return set()
+
+
+def _half(name):
+    """The name of the file of which this is what is written aside; "" if it is nothing such."""
+    if name.startswith(".new-"):
+        return name.split("-", 2)[2]
+    # safetensors writes yet another file aside, for which ours is then renamed.
+    return "step.safetensors" if name.startswith(".tmp") else ""
 
 
 def _step_of(name):
@@ -356,10 +364,10 @@ def examine(workdir):
             keras.models.load_model(path)
         except Exception as error:
             wrong.append(f"a kill has damaged {path}: {error}")
-    half = [p for f in (workdir, checkpoints.folder) for p in sorted(f.glob(".new-*"))]
+    half = [p for f in (workdir, checkpoints.folder) for p in sorted(f.glob(".*")) if _half(p.name)]
     if half:
-        name = half[0].name.split("-", 2)[2]
-        kind = "a checkpoint" if name.startswith("step-") else name
+        name = _half(half[0].name)
+        kind = "a checkpoint" if name.endswith(".safetensors") else name
         what = f"writing {kind} ({half[0].stat().st_size:,} bytes of it)"
     elif facts is None:
         what = "before its first checkpoint"
@@ -408,7 +416,7 @@ def differences(one, other, tolerance=0.0):
     unequal = sum(not same(a, b) for a, b in zip(*weights, strict=True))
     if unequal:
         found.append(f"{unequal} of {len(weights[0])} weights of {training.BEST} differ")
-    left = [p.name for p in other.rglob("*") if p.name.startswith((".new-", "damaged-"))]
+    left = [p.name for p in other.rglob("*") if p.name.startswith((".new-", ".tmp", "damaged-"))]
     if left and not tolerance:
         found.append(f"left over: {', '.join(left)}")
     return found
@@ -447,7 +455,7 @@ class Damage(NamedTuple):
     kind: str
     act: object  # function of the folder
     may_be: tuple = ("recovered", "refused")
-    folder: str = "halfway"  # what is damaged: "halfway" or "young"
+    folder: str = "halfway"  # that is damaged; "young" before a validation, "end" when all is done
     goes_on: bool = False  # trained to the end as well
 
 
@@ -531,7 +539,8 @@ def torture_by_damages(workdir, seed, each):
     restorer = Restorer(sources)
     table, faults = {}, []
     damages = draw_damages(sources, seed, each)
-    for damage in damages:
+    judged = [damage for damage in damages if damage.folder != "end"]
+    for damage in judged:
         folder = sources.copy(damage.folder, workdir / "damaged")
         before = contents(folder)
         damage.act(folder)
@@ -541,7 +550,7 @@ def torture_by_damages(workdir, seed, each):
             faults.append(f"{damage.file} {damage.kind}: {why}")
         counts = table.setdefault((damage.file, damage.kind), collections.Counter())
         counts[outcome] += 1
-    print(f"{len(damages)} damages in {time.monotonic() - begin:.0f} s:")
+    print(f"{len(judged)} damages in {time.monotonic() - begin:.0f} s:")
     width = max(len(file) for file, _ in table)
     for (file, kind), counts in table.items():
         outcomes = ", ".join(f"{outcome} {n}" for outcome, n in sorted(counts.items()))
@@ -927,6 +936,9 @@ def _of_checkpoints(sources):
     def old(folder):
         (folder / "last.keras").write_bytes((folder / training.BEST).read_bytes())
 
+    def lose(folder):
+        (folder / training.BEST).unlink()
+
     counts = {n: a + np.asarray(9, a.dtype) for n, a in arrays.items() if _counts(a, step)}
     kernel = next(n for n, a in arrays.items() if n.startswith("model/") and a.ndim == 4)
     wider = {kernel: np.repeat(arrays[kernel], 2, axis=-1)}
@@ -945,7 +957,8 @@ def _of_checkpoints(sources):
         Damage(newest, "not finite", not_finite, recovered),
         Damage(newest, "counts more steps than it has", written(changed=counts), recovered),
         Damage(newest, "of another run", written(run="0" * 64), recovered),
-        Damage(later, "of another seed, later", other_run(step + 4), harmless + recovered),
+        Damage(later, "of another seed, later", other_run(step + 4), recovered),
+        Damage(training.BEST, "removed when all was done", lose, folder="end", goes_on=True),
     ]
 
 
