@@ -87,7 +87,7 @@ def lock(path):
     ...     pass
     """
     path = Path(path)
-    with open(path, "a+") as file:
+    with open(path, "a+", errors="replace") as file:
         try:
             import fcntl
         except ImportError:  # Windows: nobody is kept out
