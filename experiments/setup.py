@@ -87,19 +87,22 @@ def make_train_data(config, dataset, start_step=0, context=None):
         seed=config.seed,
         start_step=start_step,
         cache=c.cache,
+        input_context=context,
     )
 
 
 def batch_files(config, dataset, step):
     """The names of the examples in the training batch of a step."""
     c = config.data
-    return []
+    return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
 
 
 def make_val_data(config, dataset, split=None, context=None):
     """Whole images of a split, by default the validation split."""
     c = config.data
-    return data.eval_pipeline(dataset, split or c.val_split, c.val_batch_size, cache=c.cache)
+    return data.eval_pipeline(
+        dataset, split or c.val_split, c.val_batch_size, cache=c.cache, input_context=context
+    )
 
 
 def make_model(config, dataset):
@@ -181,14 +184,16 @@ def compile_model(model, config, dataset, weighted=True):
     optimizer = training.make_optimizer(
         c.optimizer,
         c.learning_rate,
-        c.steps,
+        c.steps // c.accumulate,
         momentum=c.momentum,
         weight_decay=c.weight_decay,
         power=c.power,
         end_learning_rate=c.end_learning_rate,
-        warmup_steps=c.warmup_steps,
+        warmup_steps=c.warmup_steps // c.accumulate,
         clip_norm=c.clip_norm,
         ema=c.ema,
+        accumulate=c.accumulate,
+        loss_scale=config.model.dtype == "mixed_float16",
     )
     metrics = [MeanIoU(dataset.num_classes, dataset.ignore_label)]
     if context_ids := getattr(dataset, "context_class_ids", None):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.ops import pixel_weights
+
 
 @keras.saving.register_keras_serializable("isa_tf")
 class MeanIoU(keras.metrics.Metric):
@@ -12,6 +14,7 @@ class MeanIoU(keras.metrics.Metric):
     One confusion matrix is filled with every pixel of every image; the ignored label is left out,
     and so are, from the mean, classes that occur neither in truth nor in prediction.
     (`keras.metrics.MeanIoU` follows the same rule but counts in float32, which stops at 2^24.)
+    The matrix, `confusion`, is of float64, which counts exactly up to 2^53 and can hold weights.
 
     Args:
         num_classes: int.
@@ -20,7 +23,8 @@ class MeanIoU(keras.metrics.Metric):
         name: str. Defaults to "miou".
 
     Shapes:
-        labels (B, H, W) ints; logits (B, H, W, num_classes), or class ids (B, H, W) ints.
+        labels (B, H, W) ints; logits (B, H, W, num_classes), or class ids (B, H, W) ints; sample
+        weights (B,), for images, or (B, H, W), for pixels, which then count that often.
 
     Raises:
         InvalidArgumentError: for a label outside 0..num_classes-1 that is not the ignored one, or
@@ -40,11 +44,12 @@ class MeanIoU(keras.metrics.Metric):
         self.ignore_label = ignore_label
         self.class_ids = None if class_ids is None else tuple(class_ids)
         self.confusion = self.add_variable(
-            (num_classes, num_classes), initializer="zeros", dtype="int64", name="confusion"
+            (num_classes, num_classes), initializer="zeros", dtype="float64", name="confusion"
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        truth = tf.reshape(tf.cast(y_true, tf.int32), (-1,))
+        y_true = tf.cast(y_true, tf.int32)
+        truth = tf.reshape(y_true, (-1,))
         if y_pred.shape.rank == 4 if tf.is_tensor(y_pred) else np.ndim(y_pred) == 4:
             y_pred = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
         prediction = tf.reshape(tf.cast(y_pred, tf.int32), (-1,))
@@ -54,12 +59,13 @@ class MeanIoU(keras.metrics.Metric):
             ids, message = tf.where(valid, ids, 0), f"{name} outside 0..{n - 1}"
             tf.debugging.assert_non_negative(ids, message)
             tf.debugging.assert_less(ids, n, message)
+        weights = tf.zeros((0,), tf.int32)  # by which a pixel counts 1
+        if sample_weight is not None:
+            weights = tf.reshape(pixel_weights(sample_weight, y_true, "float64"), (-1,))
         # Known shapes all along, for XLA: ignored pixels go into one cell more.
         cells = tf.where(valid, truth * n + prediction, n * n)
-        counts = tf.raw_ops.DenseBincount(
-            input=cells, size=n * n + 1, weights=tf.zeros((0,), tf.int32)
-        )[:-1]
-        self.confusion.assign_add(tf.cast(tf.reshape(counts, (n, n)), tf.int64))
+        counts = tf.raw_ops.DenseBincount(input=cells, size=n * n + 1, weights=weights)[:-1]
+        self.confusion.assign_add(tf.cast(tf.reshape(counts, (n, n)), tf.float64))
 
     def result(self):
         matrix = tf.cast(tf.convert_to_tensor(self.confusion), tf.float64)
@@ -86,7 +92,7 @@ def scores(confusion, class_names=None, class_ids=None):
     """All scores that a confusion matrix gives.
 
     Args:
-        confusion: ints (classes, classes), rows are truth.
+        confusion: counts (classes, classes), rows are truth; floats where pixels have weights.
         class_names: names of the classes; `None` for their numbers.
         class_ids: the classes to average over; `None` for all.
 
@@ -104,7 +110,10 @@ def scores(confusion, class_names=None, class_ids=None):
     >>> scores([[1, 0], [1, 0]], ["sky", "tree"])["iou"]
     {'sky': 0.5, 'tree': 0.0}
     """
-    confusion = np.asarray(confusion, np.int64)
+    confusion = np.asarray(confusion)
+    counts = confusion.astype(np.int64)
+    if (counts == confusion).all():
+        confusion = counts
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"a confusion matrix is square, got shape {confusion.shape}")
     names = [str(i) for i in range(len(confusion))] if class_names is None else class_names
@@ -121,7 +130,7 @@ def scores(confusion, class_names=None, class_ids=None):
         counted = chosen & (whole > 0)
         return float(np.mean(part[counted] / whole[counted])) if counted.any() else None
 
-    total = int(confusion.sum())
+    total = confusion.sum()
     return {
         "miou": mean(hits, union),
         "mean_accuracy": mean(hits, truth),

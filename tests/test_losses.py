@@ -1,5 +1,7 @@
 """Losses against loops over pixels."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
 from isa_tf.metrics import MeanIoU
+from isa_tf.ops import alone
 
 CLASSES = 4
 
@@ -102,25 +105,192 @@ def test_graph_and_xla_agree():
         np.testing.assert_allclose(compiled(labels, logits), expected, rtol=1e-5)
 
 
-def test_replicas_share_the_mean(mirrored):
-    """Keras sums the replicas' gradients, so a replica gives its share of the mean."""
+def part(strategy, values):
+    parts = np.split(values, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
+
+
+def over_replicas(strategy, loss, *batch, evaluated_alone=False):
+    """(loss, gradient) of a batch that is dealt out, as an optimizer adds it up."""
+
+    def share(labels, logits, *weights):
+        context = alone() if evaluated_alone else contextlib.nullcontext()
+        with context, tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(labels, logits, *weights)
+        return value, tape.gradient(value, logits)
+
+    run = tf.function(lambda *parts: strategy.run(share, parts))
+    shares, gradients = run(*(part(strategy, values) for values in batch))
+    gradients = strategy.experimental_local_results(gradients)
+    return float(strategy.reduce("SUM", shares, axis=None)), np.concatenate(gradients)
+
+
+def on_one_device(loss, labels, logits, *weights):
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = loss(labels, logits, *weights)
+    return float(value), tape.gradient(value, logits).numpy()
+
+
+LOSSES = {
+    "plain": PixelCrossEntropy(),
+    "weighted": PixelCrossEntropy(class_weights=(0.5, 1.0, 2.0, 0.0)),
+    "all": PixelCrossEntropy(average="all"),
+    "jaccard": SoftJaccard(),
+    "sum": SumOfLosses([PixelCrossEntropy(class_weights=(3, 1, 2, 1)), SoftJaccard()], [1, 0.5]),
+    "mean_with_sample_weight": PixelCrossEntropy(reduction="mean_with_sample_weight"),
+    "summed": PixelCrossEntropy(reduction="sum"),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "sample_weight"])
+@pytest.mark.parametrize("ignored", ["few", "half", "all of one"])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+def test_a_batch_dealt_out_to_replicas_is_the_same_batch(loss, ignored, weighted, mirrored):
     labels, logits = batch(shape=(4, 3, 5))
-    loss = PixelCrossEntropy()
+    if ignored == "half":
+        labels[2:, 1:] = 255
+    elif ignored == "all of one":
+        labels[:2] = 255
+        labels[3] = 2  # with fewer classes than there are
+    given = (labels, logits)
+    if weighted:
+        given += (np.random.default_rng(3).uniform(0, 2, (4, 3, 5)).astype("float32"),)
+    value, gradient = over_replicas(mirrored, loss, *given)
+    expected, as_expected = on_one_device(loss, *given)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert np.abs(gradient - as_expected).max() < 1e-5 * np.abs(as_expected).max()
 
-    def part(values):
-        parts = np.split(values, 2)
-        return mirrored.experimental_distribute_values_from_function(
-            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-        )
 
-    shares = mirrored.run(loss, (part(labels), part(logits)))
-    total = mirrored.reduce("SUM", shares, axis=None)
-    halves = [by_loops(labels[i : i + 2], logits[i : i + 2]) for i in (0, 2)]
-    np.testing.assert_allclose(total, np.mean(halves), rtol=1e-5)
+@pytest.mark.parametrize("loss", [PixelCrossEntropy(), SoftJaccard()], ids=["pixels", "jaccard"])
+def test_alone_a_replica_has_the_loss_of_its_own_batch(loss, mirrored):
+    labels, logits = batch(shape=(4, 3, 5))
+    labels[2:, 1:] = 255
+    value, _ = over_replicas(mirrored, loss, labels, logits, evaluated_alone=True)
+    halves = [float(loss(labels[i : i + 2], logits[i : i + 2])) for i in (0, 2)]
+    np.testing.assert_allclose(value, np.mean(halves), rtol=1e-5)
+
+
+# === Sample weights ===
+
+
+def weighted_by_loops(labels, logits, sample, average="valid", mean_with=False, classes=None):
+    total, divisor = 0.0, 0.0
+    for position in np.ndindex(labels.shape):
+        mine = sample[position] if sample.ndim == 3 else sample[position[0]]
+        label = labels[position]
+        if label == 255:
+            divisor += (average == "all") * (mine if mean_with else 1.0)
+            continue
+        z = logits[position].astype(np.float64)
+        weight = 1.0 if classes is None else classes[label]
+        total += mine * weight * (np.log(np.exp(z).sum()) - z[label])
+        divisor += (1.0 if average == "all" else weight) * (mine if mean_with else 1.0)
+    return total / divisor
+
+
+@pytest.mark.parametrize("per", ["image", "pixel"])
+@pytest.mark.parametrize("average", ["valid", "all"])
+@pytest.mark.parametrize("classes", [None, (0.5, 1.0, 2.0, 0.0)], ids=["plain", "weighted"])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_sample_weights(per, average, classes, reduction):
+    labels, logits = batch()
+    shape = labels.shape[:1] if per == "image" else labels.shape
+    sample = np.random.default_rng(5).uniform(0.5, 2.0, shape)
+    loss = PixelCrossEntropy(class_weights=classes, average=average, reduction=reduction)
+    mean_with = reduction == "mean_with_sample_weight"
+    expected = weighted_by_loops(labels, logits, sample, average, mean_with, classes)
+    np.testing.assert_allclose(loss(labels, logits, sample), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(labels, logits, sample[..., None]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [PixelCrossEntropy(), SoftJaccard(), LOSSES["sum"]], ids=str)
+def test_a_weight_is_of_its_image_and_of_its_pixel(loss):
+    labels, logits = batch(shape=(1, 1, 2), ignored=0)
+    left, right = (float(loss(labels, logits, [[w]])) for w in ([1.0, 0.0], [0.0, 1.0]))
+    assert abs(left - right) > 1e-3
+    labels, logits = batch()
+    first = loss(labels, logits, [1.0, 0.0])
+    rest = np.ones(labels.shape)
+    rest[1] = 0
+    np.testing.assert_allclose(first, loss(labels, logits, rest), rtol=1e-6)
+    np.testing.assert_allclose(loss(labels, logits, [1.0, 1.0]), loss(labels, logits), rtol=1e-6)
+
+
+def test_other_reductions():
+    labels, logits = batch()
+    sample = np.random.default_rng(5).uniform(0.5, 2.0, labels.shape).astype("float32")
+    pixels = PixelCrossEntropy(reduction=None)(labels, logits, sample)
+    assert pixels.shape == labels.shape and not np.any(pixels.numpy()[labels == 255])
+    np.testing.assert_allclose(pixels, sample * PixelCrossEntropy().call(labels, logits), rtol=1e-6)
+    total = PixelCrossEntropy(reduction="sum")(labels, logits, sample)
+    np.testing.assert_allclose(total, np.sum(pixels), rtol=1e-6)
+    mean = total / np.sum(labels != 255)
+    np.testing.assert_allclose(PixelCrossEntropy()(labels, logits, sample), mean, rtol=1e-6)
+    with pytest.raises(ValueError, match="reduction"):
+        PixelCrossEntropy(reduction="median")
+
+
+def test_soft_jaccard_of_weighted_pixels_is_that_of_repeated_ones():
+    labels, logits = batch(shape=(2, 3, 5))
+    repeats = np.random.default_rng(5).integers(0, 4, labels.shape)
+    expected = jaccard_by_loops(
+        np.repeat(labels.ravel(), repeats.ravel()),
+        np.repeat(logits.reshape(-1, CLASSES), repeats.ravel(), axis=0),
+    )
+    np.testing.assert_allclose(SoftJaccard()(labels, logits, repeats), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+def test_what_does_not_count_may_be_anything(loss, value):
+    labels, logits = batch()
+    expected, as_expected = on_one_device(loss, labels, logits, labels != 0)
+    logits[labels == 255] = logits[labels == 0] = value
+    found, gradient = on_one_device(loss, labels, logits, labels != 0)
+    assert found == expected
+    np.testing.assert_array_equal(gradient, as_expected)
+
+
+def test_gradient_is_that_of_tensorflow():
+    labels, logits = batch(ignored=0)
+    mean = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = on_one_device(mean, labels, logits)[1]
+    np.testing.assert_allclose(
+        on_one_device(PixelCrossEntropy(), labels, logits)[1], expected, rtol=1e-4, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+def test_float64_is_computed_in_float64(loss):
+    labels, logits = batch()
+    found = loss(labels, logits.astype("float64"), np.ones(2))
+    assert found.dtype == tf.float64
+    if loss is LOSSES["plain"]:
+        np.testing.assert_allclose(found, by_loops(labels, logits), rtol=1e-12)
+    if loss is LOSSES["jaccard"]:
+        np.testing.assert_allclose(found, jaccard_by_loops(labels, logits), rtol=1e-12)
+    single = loss(labels, logits, np.ones(2))
+    assert single.dtype == tf.float32
+    np.testing.assert_allclose(single, found, rtol=1e-5)
+
+
+def test_fit_passes_the_weights_on():
+    labels, logits = batch()
+    model = keras.Sequential([keras.Input((3, 5, CLASSES)), keras.layers.Activation("linear")])
+    loss = LOSSES["sum"]
+    model.compile(loss=loss, jit_compile=False)
+    for sample in (np.array([0.5, 2.0]), np.random.default_rng(1).uniform(0, 1, labels.shape)):
+        found = model.evaluate(logits, labels, sample_weight=sample, batch_size=2, verbose=0)
+        np.testing.assert_allclose(found, loss(labels, logits, sample), rtol=1e-5)
 
 
 def test_config_round_trip():
-    loss = PixelCrossEntropy(7, (1, 2, 3, 4), "all", name="ce")
+    loss = PixelCrossEntropy(7, (1, 2, 3, 4), "all", "ce", "mean_with_sample_weight")
     twin = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(twin, PixelCrossEntropy) and twin.get_config() == loss.get_config()
     labels, logits = batch(ignored=0)

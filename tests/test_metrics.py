@@ -118,6 +118,34 @@ def test_replicas_add_up(mirrored):
     np.testing.assert_allclose(metric.result(), miou_by_loops(matrix), rtol=1e-6)
 
 
+@pytest.mark.parametrize("per", ["image", "pixel"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_weights_count_a_pixel_so_often(per, jit_compile):
+    metric, repeated = MeanIoU(CLASSES), MeanIoU(CLASSES)
+    update = tf.function(metric.update_state, jit_compile=jit_compile)
+    rng = np.random.default_rng(7)
+    for labels, predicted in batches():
+        weights = rng.integers(0, 4, labels.shape if per == "pixel" else len(labels))
+        update(tf.constant(labels), tf.constant(predicted), tf.constant(weights / 8))
+        each = np.broadcast_to(weights if per == "pixel" else weights[:, None, None], labels.shape)
+        repeated.update_state(
+            np.repeat(labels.ravel(), each.ravel()), np.repeat(predicted.ravel(), each.ravel())
+        )
+    np.testing.assert_array_equal(8 * metric.confusion.numpy(), repeated.confusion)
+    np.testing.assert_allclose(metric.result(), repeated.result(), rtol=1e-6)
+    found, expected = (scores(m.confusion.numpy()) for m in (metric, repeated))
+    np.testing.assert_allclose(found["miou"], expected["miou"])
+    np.testing.assert_allclose(found["pixel_accuracy"], expected["pixel_accuracy"])
+
+
+def test_counts_are_exact():
+    metric = MeanIoU(2)
+    metric.confusion.assign([[2.0**53 - 2, 0], [0, 0]])
+    metric.update_state([[[0]]], [[[0]]])
+    found = scores(metric.confusion.numpy())["confusion_matrix"]
+    assert found == [[2**53 - 1, 0], [0, 0]] and isinstance(found[0][0], int)
+
+
 def test_config_round_trip():
     metric = MeanIoU(CLASSES, ignore_label=7, class_ids=[1, 2], name="iou", dtype="float32")
     twin = keras.metrics.deserialize(keras.metrics.serialize(metric))

@@ -28,7 +28,7 @@ def get_config():
     config.data.photometric = True
     config.data.cache = False  # keep decoded images in memory
     config.data.batch_size = 8  # over all replicas
-    config.data.val_batch_size = 1
+    config.data.val_batch_size = 1  # of each replica
 
     config.model = ConfigDict()
     config.model.backbone = "resnet50_v1c"  # see isa_tf.backbones.list_names()
@@ -64,7 +64,7 @@ def get_config():
     config.train.end_learning_rate = 1e-4
     config.train.warmup_steps = 0
     config.train.clip_norm = placeholder(float)  # of the whole gradient
-    config.train.accumulate = 1  # steps whose gradients make one update
+    config.train.accumulate = 1  # batches whose gradients make one update; steps are batches
     config.train.ema = 0.0  # share of the averaged weights kept a step; 0: no averaging
     config.train.ema_batches = 32  # on which the average's moving statistics are estimated
     config.train.class_weights = placeholder(tuple)

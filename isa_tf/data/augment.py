@@ -6,7 +6,7 @@ integer tensor of TensorFlow's stateless random functions: the same seed, the sa
 
 import tensorflow as tf
 
-from isa_tf.data.base import IGNORE_LABEL
+from isa_tf.data.base import IGNORE_LABEL, on_image
 from isa_tf.names import two_ints
 
 # The mean colour of ImageNet, which networks trained on it see as zero.
@@ -54,6 +54,33 @@ def random_scale_crop(
     (TensorShape([64, 64, 3]), TensorShape([64, 64]))
     """
     crop_size = two_ints("crop_size", crop_size)
+    place = crop_place(label, crop_size, seed, scale_range, aspect_range, cat_max_ratio)
+    first, last = on_image(place, tf.shape(label))
+    image = image[first[0] : last[0], first[1] : last[1]]
+    label = label[first[0] : last[0], first[1] : last[1]]
+    return fit_crop(image, label, place, crop_size)
+
+
+def crop_place(label, crop_size, seed, scale_range=None, aspect_range=None, cat_max_ratio=1.0):
+    """The first half of `random_scale_crop`: the window that it cuts.
+
+    Args:
+        label: uint8 tensor.
+        crop_size: (height, width).
+        seed: see `random_scale_crop`.
+        scale_range: see there.
+        aspect_range: see there.
+        cat_max_ratio: see there.
+
+    Returns:
+        An int32 (2, 2) tensor: the window's first row and column, which may be negative, and
+        its height and width, in pixels of the source.
+
+    Example:
+
+    >>> crop_place(tf.zeros((90, 120), tf.uint8), (64, 64), (0, 1))[1]
+    <tf.Tensor: shape=(2,), dtype=int32, numpy=array([64, 64], dtype=int32)>
+    """
     crop = tf.constant(crop_size, tf.int32)
     source = tf.shape(label)
     draws = tf.random.stateless_uniform((2 + 2 * _CROP_TRIES,), seed)
@@ -70,14 +97,38 @@ def random_scale_crop(
     room = tf.cast(tf.abs(slack) + 1, tf.float32)
     places = tf.reshape(draws[2:], (_CROP_TRIES, 2))
     starts = tf.sign(slack) * tf.minimum(tf.cast(places * room, tf.int32), tf.abs(slack))
-
     if cat_max_ratio < 1.0:
         start = _mixed_window(label, starts, window, cat_max_ratio)
     else:
         start = starts[0]
+    return tf.stack([start, window])
 
-    # The part of it that lies on the image, in source pixels and in those of the crop.
-    first, last = tf.maximum(start, 0), tf.minimum(start + window, source)
+
+def fit_crop(image, label, place, crop_size):
+    """The second half of `random_scale_crop`: resizes what was cut, and pads it.
+
+    Args:
+        image: uint8 tensor, what of the window lies on the image.
+        label: uint8 tensor, the same of the label.
+        place: int32 (2, 2) tensor, of `crop_place`.
+        crop_size: (height, width).
+
+    Shapes:
+        (H, W, 3), (H, W) -> (h, w, 3), (h, w) for crop_size (h, w).
+
+    Example:
+
+    >>> image, label = tf.zeros((40, 64, 3), tf.uint8), tf.zeros((40, 64), tf.uint8)
+    >>> image, label = fit_crop(image, label, [[-3, 5], [64, 64]], (32, 32))
+    >>> image.shape, label.shape
+    (TensorShape([32, 32, 3]), TensorShape([32, 32]))
+    """
+    crop = tf.constant(crop_size, tf.int32)
+    start, window = tf.unstack(place)
+    found = tf.shape(label)
+    first = tf.maximum(start, 0)
+    last = first + found
+    # The part of it that lies on the image, in pixels of the crop.
     ratio = tf.cast(crop, tf.float32) / tf.cast(window, tf.float32)
     before = tf.cast(tf.round(tf.cast(first - start, tf.float32) * ratio), tf.int32)
     until = tf.cast(tf.round(tf.cast(last - start, tf.float32) * ratio), tf.int32)
@@ -85,11 +136,15 @@ def random_scale_crop(
     before = tf.minimum(before, crop - size)
     after = crop - before - size
 
-    image = image[first[0] : last[0], first[1] : last[1]]
-    label = label[first[0] : last[0], first[1] : last[1]]
-    if scale_range is not None or aspect_range is not None:
-        image = tf.cast(tf.image.resize(image, size) + 0.5, tf.uint8)
-        label = _nearest(label, last - first, size)
+    # As float32 it is resized almost twice as fast, to the same numbers.
+    image, label = tf.cond(
+        tf.reduce_all(tf.equal(size, found)),
+        lambda: (image, label),
+        lambda: (
+            tf.cast(tf.image.resize(tf.cast(image, tf.float32), size) + 0.5, tf.uint8),
+            _nearest(label, found, size),
+        ),
+    )
     image, label = tf.cond(
         tf.reduce_all(tf.equal(size, crop)),
         lambda: (image, label),

@@ -1,5 +1,8 @@
 """What every segmentation dataset is: names, colours, splits, and `read(split, index)`."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -28,12 +31,45 @@ def voc_palette(num_classes):
     return tuple(colors)
 
 
+class GraphReader(NamedTuple):
+    """How a split is read by TensorFlow's operations, by many threads at once.
+
+    Python runs one thread at a time, so what `SegmentationDataset.read` does costs a pipeline
+    its threads. A reader may be strict: an example at which one of its operations fails is read
+    once more, by `SegmentationDataset.read`, whose array or `DataError` counts.
+
+    Attributes:
+        read: function of a position in the split, an int64 scalar tensor, that gives the image
+            (H, W, 3) and the label (H, W), uint8 tensors, as `SegmentationDataset.read` would.
+        able: bool array, one an example, of those that `read` is asked for; `read` of the
+            dataset reads the others. Defaults to `None`, for all.
+        read_part: function of such a scalar and of a function `place_of`, for where decoding a
+            part of an image is cheaper than decoding it. It gives the parts of image and label
+            in the window `place_of(label)`, and that: an int32 (2, 2) tensor of the window's
+            first row and column and of its height and width, of which `on_image` tells what
+            lies on the image. Defaults to `None`, for `read` and cutting.
+
+    Example:
+
+    >>> images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 32, 32), np.uint8)
+    >>> reader = isa_tf.data.GraphReader(lambda index: (images[index], labels[index]))
+    """
+
+    read: Callable
+    able: np.ndarray | None = None
+    read_part: Callable | None = None
+
+
 class SegmentationDataset:
     """Images with one class id a pixel, in named splits, in a fixed order.
 
     A dataset is this class with `examples` and `read` filled in. `load` and the pipelines are
     built on them alone, so a dataset read from elsewhere needs nothing more. What pipelines with
     `cache=True` have decoded is kept here, once for all of them, as long as the dataset is.
+
+    `read` runs in Python, which runs one thread at a time. A dataset whose examples TensorFlow
+    can read overrides `graph_reader` too: pipelines then ask that, and `read` for what it
+    cannot do. Both give the same pixels.
 
     Args:
         name: str, shown in logs and tables.
@@ -101,6 +137,10 @@ class SegmentationDataset:
         """Image (H, W, 3) and label (H, W), uint8 arrays. Raises `DataError` for a bad file."""
         raise NotImplementedError
 
+    def graph_reader(self, split):
+        """The `GraphReader` of a split, or `None` where there is `read` alone, as here."""
+        return None
+
     def load(self, split):
         """`tf.data.Dataset` of `{"image": (H, W, 3), "label": (H, W)}`, uint8, in order."""
         data = read_indices(self, split, tf.data.Dataset.range(self.size(split)))
@@ -114,7 +154,17 @@ class SegmentationDataset:
             )
 
 
-def read_indices(dataset, split, running, to_index=lambda i: i, cache=False):
+def on_image(place, size):
+    """What of a window lies on an image: its first row and column, and those behind its last.
+
+    Args:
+        place: int32 (2, 2) tensor, the window's first row and column, and its height and width.
+        size: int32 (2,) tensor, the image's height and width.
+    """
+    return tf.maximum(place[0], 0), tf.minimum(place[0] + place[1], size)
+
+
+def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, place_of=None):
     """Reads examples named by their position.
 
     Args:
@@ -124,35 +174,138 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False):
         to_index: function from such a scalar to a position in the split. Defaults to itself.
         cache: bool, whether decoded examples stay in memory, with the dataset. Defaults to
             `False`.
+        place_of: function of such a scalar and a label that gives the window to read of an
+            example, as an int32 (2, 2) tensor of its first row and column and of its height and
+            width. Defaults to `None`, for whole examples.
 
     Returns:
-        `tf.data.Dataset` of (scalar, image (H, W, 3), label (H, W)), in the order of `running`.
+        `tf.data.Dataset` of (scalar, image (H, W, 3), label (H, W)), in the order of `running`;
+        with `place_of`, of these cut to the part of the window that lies on the image, and of
+        the window.
     """
-    empty = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
+    size = dataset.size(split)  # an unknown split is an error now, not at the first batch
+    reader = dataset.graph_reader(split)
+    read = _PythonReader(dataset, split)
+    whole = place_of is None or cache  # what is kept is whole
 
-    def read(index):
-        index = int(index)
-        if cache and (split, index) in dataset._decoded:
-            return dataset._decoded[split, index]
-        try:
-            example = dataset.read(split, index)
-        except DataError as error:
-            if dataset.on_error == "raise":
-                raise
-            if error.path not in dataset._logged:
-                dataset._logged.add(error.path)
-                logging.warning("Left out of %s/%s: %s", dataset.name, split, error)
-            example = empty
-        if cache:
-            dataset._decoded[split, index] = example
-        return example
+    def cut(i, image, label):
+        place = place_of(i, label)
+        first, last = on_image(place, tf.shape(label))
+        image = image[first[0] : last[0], first[1] : last[1]]
+        return image, label[first[0] : last[0], first[1] : last[1]], place
+
+    def by_python(i):
+        example = _checked(tf.numpy_function(read, [to_index(i)], (tf.uint8, tf.uint8)))
+        return example if whole else cut(i, *example)
+
+    def by_graph(i):
+        if whole:
+            return _checked(reader.read(to_index(i)))
+        if reader.read_part is None:
+            return cut(i, *_checked(reader.read(to_index(i))))
+        image, label, place = reader.read_part(to_index(i), lambda label: place_of(i, label))
+        return *_checked((image, label)), place
+
+    def by_either(i):
+        # A graph cannot catch an error, but a dataset can pass over it. This one, of one
+        # element, goes on with Python's where TensorFlow's is missing.
+        one = tf.data.Dataset.from_tensors(i)
+        example = one.map(by_graph).ignore_errors().concatenate(one.map(by_python)).take(1)
+        return example.get_single_element()
+
+    def fresh(i):
+        if reader is None:
+            return by_python(i)
+        if reader.able is None or np.all(reader.able):
+            return by_either(i)
+        able = tf.gather(tf.constant(reader.able, tf.bool), to_index(i))
+        return tf.cond(able, lambda: by_either(i), lambda: by_python(i))
+
+    def kept(i):
+        def look_up(index):
+            found = dataset._decoded.get((split, int(index)))
+            return (found is not None, *(found or _EMPTY))
+
+        def keep(index, image, label):
+            # A copy: the arrays given are views of memory that is TensorFlow's.
+            example = dataset._decoded[split, int(index)] = image.copy(), label.copy()
+            return example
+
+        index = to_index(i)
+        found, *example = tf.numpy_function(look_up, [index], (tf.bool, tf.uint8, tf.uint8))
+        return tf.cond(
+            tf.ensure_shape(found, ()),
+            lambda: _checked(example),
+            lambda: _checked(tf.numpy_function(keep, [index, *fresh(i)], (tf.uint8, tf.uint8))),
+        )
 
     def fetch(i):
-        image, label = tf.numpy_function(read, [to_index(i)], (tf.uint8, tf.uint8))
-        return i, tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+        if not cache:
+            return i, *fresh(i)
+        example = kept(i)
+        return i, *(example if place_of is None else cut(i, *example))
 
-    dataset.size(split)  # an unknown split is an error now, not at the first batch
     data = running.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if dataset.on_error == "skip":
-        data = data.filter(lambda i, image, label: tf.size(label) > 0)
+        data = _without_empty(data, size, to_index, read)
     return data
+
+
+# What stands for an example that cannot be read, until it is left out.
+_EMPTY = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
+
+
+def _checked(example):
+    image, label = example
+    return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+
+
+class _PythonReader:
+    """`dataset.read` of one split for `tf.numpy_function`, and what `on_error` makes of faults."""
+
+    def __init__(self, dataset, split):
+        self._dataset, self._split = dataset, split
+        self._last_fault = None
+
+    def __call__(self, index):
+        try:
+            return self._dataset.read(self._split, int(index))
+        except DataError as error:
+            if self._dataset.on_error == "raise":
+                raise
+            self._last_fault = error
+            if error.path not in self._dataset._logged:
+                self._dataset._logged.add(error.path)
+                logging.warning("Left out of %s/%s: %s", self._dataset.name, self._split, error)
+            return _EMPTY
+
+    def refuse(self):
+        name, size = self._dataset.name, self._dataset.size(self._split)
+        raise DataError(
+            f"{name}/{self._split}",
+            f"none of its {size} examples can be read; the last fault: {self._last_fault}",
+        )
+
+
+def _without_empty(data, size, to_index, read):
+    """Leaves empty examples out; an error once every example has been empty, and none not."""
+
+    def count(failed, example):
+        i, _, label = example[:3]
+
+        def one_more():
+            after = tf.tensor_scatter_nd_update(failed, [[to_index(i)]], [True])
+            refusals = tf.cond(
+                tf.reduce_all(after),
+                lambda: tf.numpy_function(read.refuse, [], tf.bool),
+                lambda: tf.constant(False),
+            )
+            with tf.control_dependencies([refusals]):
+                return tf.identity(after)
+
+        # What failed before one that was read counts no more: a disk may have been away.
+        after = tf.cond(tf.size(label) > 0, lambda: failed & False, one_more)
+        return after, example
+
+    data = data.scan(tf.zeros((size,), tf.bool), lambda failed, example: count(failed, example))
+    return data.filter(lambda i, image, label, *_: tf.size(label) > 0)

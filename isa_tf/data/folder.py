@@ -3,14 +3,24 @@
 import csv
 import hashlib
 import json
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from PIL import Image, ImageOps
 
-from isa_tf.data.base import IGNORE_LABEL, DataError, SegmentationDataset, voc_palette
+from isa_tf.data.base import (
+    IGNORE_LABEL,
+    DataError,
+    GraphReader,
+    SegmentationDataset,
+    on_image,
+    voc_palette,
+)
 from isa_tf.names import unknown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -46,6 +56,11 @@ class FolderDataset(SegmentationDataset):
     Construction checks the pairing and every header; pixels are checked as they are read. A
     picture of another format (GIF, TIFF, HEIC, ...) is a fault; hidden files and those that are
     no pictures are passed over.
+
+    Pipelines read plain pairs (JPEG in grey or YCbCr and PNG of 8-bit grey, RGB or either with
+    alpha, upright as stored, with a label of 8-bit grey) by TensorFlow, of a JPEG only what
+    training crops; everything else, and what TensorFlow cannot read, by Pillow, several times
+    as slow. The pixels are the same.
 
     Args:
         data_dir: path of the folder or of the CSV file.
@@ -119,14 +134,14 @@ class FolderDataset(SegmentationDataset):
             palette=palette,
             on_error=on_error,
         )
-        self._pairs = {}
+        self._pairs, self._plain = {}, {}
         for split in self.splits:
             with ThreadPoolExecutor(8) as pool:
-                found = list(pool.map(_header_fault, pairs[split]))
-            faults.extend(fault for fault in found if fault)
-            self._pairs[split] = tuple(
-                pair for pair, fault in zip(pairs[split], found, strict=True) if not fault
-            )
+                found = list(pool.map(_look, pairs[split]))
+            faults.extend(look.fault for look in found if look.fault)
+            sound = [i for i, look in enumerate(found) if not look.fault]
+            self._pairs[split] = tuple(pairs[split][i] for i in sound)
+            self._plain[split] = np.array([found[i].plain for i in sound], bool)
         self.faults = tuple(faults)
         if faults and on_error == "raise":
             more = f" (and {len(faults) - 1} more such files)" if len(faults) > 1 else ""
@@ -146,6 +161,31 @@ class FolderDataset(SegmentationDataset):
         if image.shape[:2] != label.shape:
             raise DataError(label_path, _size_reason(label.shape, image.shape, image_path))
         return image, label if self._group_of is None else self._group_of[label]
+
+    def graph_reader(self, split):
+        self._check_split(split)
+        if not self._plain[split].any():
+            return None
+        paths = tf.constant([[str(path) for path in pair] for pair in self._pairs[split]])
+
+        def label_of(path):
+            label = _decode_label(path, self._stored_classes)
+            if self._group_of is None:
+                return label
+            return tf.gather(tf.constant(self._group_of), tf.cast(label, tf.int32))
+
+        def read(index):
+            label = label_of(paths[index, 1])
+            return _decode_image(paths[index, 0], tf.shape(label)), label
+
+        def read_part(index, place_of):
+            label = label_of(paths[index, 1])
+            place = place_of(label)
+            first, last = on_image(place, tf.shape(label))
+            image = _decode_part(paths[index, 0], tf.shape(label), first, last)
+            return image, label[first[0] : last[0], first[1] : last[1]], place
+
+        return GraphReader(read, self._plain[split], read_part)
 
 
 # === Reading one file ===
@@ -230,28 +270,159 @@ def _size_reason(label_shape, image_shape, image_path):
     )
 
 
-def _header_fault(pair):
-    """What the headers of a pair say is wrong: a `DataError` or `None`."""
+class _Look(NamedTuple):
+    """What the headers of a pair tell: what is wrong, or whether TensorFlow reads it alike."""
+
+    fault: DataError | None
+    plain: bool = False
+
+
+def _look(pair):
     image_path, label_path = pair
     try:
         with _opened(image_path) as image:
             _check_image_mode(image_path, image)
             size = stored = image.size
-            # Asked only where the header has it: else `getexif` decodes the whole of a PNG.
-            orientation = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
+            orientation = _orientation(image)
             if orientation >= 5:  # 5 to 8 turn by a quarter
                 size = stored[::-1]
+            plain = orientation == 1 and _is_plain_image(image_path, image)
         with _opened(label_path) as picture:
             _check_label_mode(label_path, picture)
             label_size = picture.size
+            plain = plain and picture.format == "PNG" and _raw_mode(picture) == "L"
     except DataError as error:
-        return error
+        return _Look(error)
     if label_size != size:
         reason = _size_reason(label_size[::-1], size[::-1], image_path)
         if label_size == stored:
             reason += ": its EXIF orientation turns it, so turn the label or drop the tag"
-        return DataError(label_path, reason)
-    return None
+        return _Look(DataError(label_path, reason))
+    return _Look(None, plain)
+
+
+def _orientation(image):
+    """How an opened image is to be turned, by its EXIF tag or, without that, its XMP."""
+    # Asked only where the header has one: else `getexif` decodes the whole of a PNG.
+    info = image.info
+    xmp = (info.get("XML:com.adobe.xmp", ""), info.get("xmp", b""))
+    told = "tiff:Orientation" in xmp[0] or b"tiff:Orientation" in xmp[1]
+    if told or "exif" in info or "Raw profile type exif" in info:
+        return image.getexif().get(_ORIENTATION, 1)
+    return 1
+
+
+def _is_plain_image(path, image):
+    if image.format == "JPEG":
+        return image.mode in ("L", "RGB")
+    return (
+        image.format == "PNG"
+        and _raw_mode(image) in _PLAIN_PNG
+        and not getattr(image, "is_animated", False)
+        and not _may_turn_late(path)
+    )
+
+
+def _may_turn_late(path):
+    """Whether behind the pixels of a PNG there may stand how it is to be turned."""
+    with open(path, "rb") as file:
+        # Mostly the end of the last chunk of pixels is all that need be read of a large file.
+        file.seek(0, 2)
+        file.seek(max(file.tell() - 2**16, 0))
+        end = file.read()
+        at = end.rfind(b"IDAT") - 4
+        if at >= 0:
+            (length,) = struct.unpack_from(">I", end, at)
+            if at + 12 + length == len(end) - 12 and end[-8:-4] == b"IEND":
+                return False
+        file.seek(8)
+        behind = False
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if kind == b"IEND":
+                return False
+            behind |= kind == b"IDAT"
+            keyword = file.read(min(length, 24)) if behind and kind != b"IDAT" else b""
+            if kind in (b"eXIf", b"fdAT") and behind:
+                return True
+            if keyword.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+                return True
+            file.seek(length + 4 - len(keyword), 1)
+    return True
+
+
+# === Reading one file by TensorFlow: plain ones only. What is amiss is an error, and Pillow's. ===
+
+# Whose pixels Pillow and TensorFlow give alike: their raw modes, and (bit depth, colour type).
+_PLAIN_PNG = ("L", "LA", "RGB", "RGBA")
+_PLAIN_PNG_BYTES = [b"\x08\x00", b"\x08\x04", b"\x08\x02", b"\x08\x06"]
+# Beyond the window, in pixels: libjpeg smooths colour across the blocks' edges, but not across
+# those of what it decodes.
+_MARGIN = 16
+
+
+def _decode_label(path, num_classes):
+    contents = tf.io.read_file(path)
+    # Colours would become grey, 16 bits the upper 8: a file may have changed since its header
+    # was read.
+    plain = tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES[0]
+    label = tf.io.decode_png(contents, channels=1)[..., 0]
+    # uint8 arithmetic wraps around, so this is 0 for the ignored.
+    largest = tf.reduce_max(label + tf.constant(1, tf.uint8))
+    sound = plain & (largest <= tf.constant(num_classes, tf.uint8))
+    with tf.control_dependencies([tf.debugging.Assert(sound, ["not a plain label", path])]):
+        return tf.identity(label)
+
+
+def _decode_image(path, size):
+    contents = _plain_contents(path)
+    return _of_size(_decode(contents), size)
+
+
+def _decode_part(path, size, first, last):
+    """The rows and columns from `first` to before `last`, of a JPEG decoding no more than these."""
+    contents = _plain_contents(path)
+
+    def part_of_jpeg():
+        stored = tf.io.extract_jpeg_shape(contents)[:2]
+        low, high = tf.maximum(first - _MARGIN, 0), tf.minimum(last + _MARGIN, size)
+        with tf.control_dependencies([tf.debugging.assert_equal(stored, size)]):
+            window = tf.concat([low, high - low], 0)
+        image = tf.image.decode_and_crop_jpeg(
+            contents, window, channels=3, dct_method="INTEGER_ACCURATE"
+        )
+        return low, image
+
+    def whole():
+        return tf.zeros_like(first), _of_size(_decode(contents), size)
+
+    # What is missing at its end would not be missed in a part.
+    is_whole_jpeg = tf.io.is_jpeg(contents) & (tf.strings.substr(contents, -2, 2) == b"\xff\xd9")
+    low, image = tf.cond(is_whole_jpeg, part_of_jpeg, whole)
+    first, last = first - low, last - low
+    return image[first[0] : last[0], first[1] : last[1]]
+
+
+def _plain_contents(path):
+    contents = tf.io.read_file(path)
+    is_plain_png = tf.reduce_any(tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES)
+    plain = tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: tf.io.extract_jpeg_shape(contents)[2] < 4,
+        lambda: is_plain_png,
+    )
+    with tf.control_dependencies([tf.debugging.Assert(plain, ["not a plain image", path])]):
+        return tf.identity(contents)
+
+
+def _decode(contents):
+    # It reads PNG as well. The method is Pillow's.
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _of_size(image, size):
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(image)[:2], size)]):
+        return tf.identity(image)
 
 
 # === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===

@@ -27,6 +27,7 @@ def train_pipeline(
     repeat=True,
     start_step=0,
     cache=False,
+    input_context=None,
 ):
     """Shuffled, augmented batches of one size.
 
@@ -51,12 +52,17 @@ def train_pipeline(
         start_step: int, the number of batches to leave out. Defaults to 0.
         cache: bool, whether decoded examples stay in memory, once for all pipelines over
             `dataset`. Defaults to `False`.
+        input_context: `tf.distribute.InputContext`, for one of several workers: of each batch
+            it reads the rows that are its replicas' and gives them replica after replica, so
+            that its batches have batch_size / replicas rows. Together the workers' are the
+            batch that one worker would see, row for row. Defaults to `None`, for one worker.
 
     Shapes:
         Batches of image (B, h, w, 3) and label (B, h, w), both uint8.
 
     Raises:
-        ValueError: for an unknown split, a size or range that is not positive, or nothing left.
+        ValueError: for an unknown split, a size or range that is not positive, or nothing left;
+            for a `batch_size` that the replicas do not divide.
 
     Example:
 
@@ -78,29 +84,77 @@ def train_pipeline(
         )
 
     def to_index(i):
-        epoch, place = i // size, i % size
-        if not shuffle:
-            return place
-        return _shuffled(place, epoch, size, seed)
+        return _example_at(i, size, seed, shuffle)
 
-    def distort(i, image, label):
-        seeds = tf.random.split((tf.constant(seed, tf.int64), i), 3)
-        image, label = augment.random_scale_crop(
-            image, label, crop_size, seeds[0], scale_range, aspect_range, cat_max_ratio
+    def seeds_of(i):
+        return tf.random.split((tf.constant(seed, tf.int64), i), 3)
+
+    def place_of(i, label):
+        return augment.crop_place(
+            label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio
         )
+
+    def distort(i, image, label, place):
+        image, label = augment.fit_crop(image, label, place, crop_size)
         if flip:
-            image, label = augment.random_flip(image, label, seeds[1])
+            image, label = augment.random_flip(image, label, seeds_of(i)[1])
         if photometric:
-            image = augment.photometric_distortion(image, seeds[2])
+            image = augment.photometric_distortion(image, seeds_of(i)[2])
         return image, label
 
-    running = tf.data.Dataset.counter(first) if repeat else tf.data.Dataset.range(first, size)
-    data = read_indices(dataset, split, running, to_index, cache)
+    # The batches' rows, one after another, of which this worker has `rows` in each batch.
+    rows, first_row, replica_batch = _share_of_batch(batch_size, input_context)
+    own = start_step * rows
+    own = (
+        tf.data.Dataset.counter(own)
+        if repeat
+        else tf.data.Dataset.range(own, size // batch_size * rows)
+    )
+    running = own.map(lambda j: j // rows * batch_size + first_row + j % rows)
+    data = read_indices(dataset, split, running, to_index, cache, place_of)
     data = data.map(distort, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _finish(data.batch(batch_size, drop_remainder=True))
+    return _finish(data.batch(replica_batch, drop_remainder=True))
 
 
-def eval_pipeline(dataset, split, batch_size=1, cache=False):
+def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
+    """The names of the examples that `train_pipeline` makes one batch of.
+
+    Where training stopped at a batch, this tells its files. (Examples left out by
+    `on_error="skip"` shift the places after them, of which this knows nothing.)
+
+    Args:
+        dataset: `SegmentationDataset`.
+        split: str, such as "train".
+        batch_size: int, over all replicas.
+        step: int, the batch's place in the stream, from 0.
+        seed: int, the pipeline's. Defaults to 0.
+        shuffle: bool, the pipeline's. Defaults to `True`.
+
+    Returns:
+        A list of str, of `dataset.examples(split)`, one a row.
+
+    Raises:
+        ValueError: for an unknown split or one without examples, a `batch_size` that is not
+            positive or a negative `step`.
+
+    Example:
+
+    >>> data = isa_tf.data.SyntheticDataset(num_examples={"train": 4, "val": 2})
+    >>> isa_tf.data.batch_examples(data, "train", 2, step=1, shuffle=False)
+    ['train/000002', 'train/000003']
+    """
+    names = dataset.examples(split)
+    _check_positive("batch_size", (batch_size,))
+    if step < 0 or not names:
+        raise ValueError(
+            f"There is no such batch: split {split!r} has {len(names)} examples. "
+            f"Received: step={step}"
+        )
+    rows = tf.range(step * batch_size, (step + 1) * batch_size, dtype=tf.int64)
+    return [names[int(_example_at(i, len(names), seed, shuffle))] for i in rows]
+
+
+def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None):
     """Every image of a split once, whole and as it is.
 
     A batch holds images of one size only, so nothing is padded and a score does not depend on
@@ -114,6 +168,9 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False):
         batch_size: int. Defaults to 1.
         cache: bool, whether decoded examples stay in memory, once for all pipelines over
             `dataset`. Defaults to `False`.
+        input_context: `tf.distribute.InputContext`, for one of several workers: it reads its
+            share of the split, in which no other has a part; shares differ by one example at
+            most and may be empty. Batches are a replica's. Defaults to `None`, for all.
 
     Shapes:
         Batches of image (B, H, W, 3) and label (B, H, W), both uint8.
@@ -128,7 +185,10 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False):
     ...     metric.update_state(label, model(image))
     """
     _check_positive("batch_size", (batch_size,))
-    running = tf.data.Dataset.range(dataset.size(split))
+    size, workers, worker = dataset.size(split), 1, 0
+    if input_context is not None:
+        workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
+    running = tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
     data = read_indices(dataset, split, running, cache=cache)
     data = data.map(lambda i, image, label: (image, label))
     if batch_size == 1:
@@ -146,6 +206,26 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False):
     return _finish(data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size))
 
 
+def _share_of_batch(batch_size, input_context):
+    """A worker's rows in a batch: (how many, the first, how many are a replica's)."""
+    if input_context is None:
+        return batch_size, 0, batch_size
+    workers, replicas = input_context.num_input_pipelines, input_context.num_replicas_in_sync
+    if batch_size % replicas or replicas % workers:
+        raise ValueError(
+            f"`batch_size` is dealt out evenly among replicas, and they among workers. Received: "
+            f"batch_size={batch_size} for {replicas} replicas of {workers} workers"
+        )
+    rows = batch_size // workers
+    return rows, input_context.input_pipeline_id * rows, batch_size // replicas
+
+
+def _example_at(i, size, seed, shuffle):
+    """The position in the split of the example that stands at place `i` of the stream."""
+    epoch, place = i // size, i % size
+    return _shuffled(place, epoch, size, seed) if shuffle else place
+
+
 def _shuffled(place, epoch, size, seed):
     """Where `place` of an epoch lies in the split: a permutation for every (seed, epoch)."""
     key = tf.random.stateless_uniform(
@@ -157,8 +237,8 @@ def _shuffled(place, epoch, size, seed):
 def _finish(data):
     options = tf.data.Options()
     options.deterministic = True
-    # Files cannot be dealt out among workers: every worker takes its share of the examples.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # Workers share the examples by `input_context`, before any is read.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 

@@ -1,7 +1,6 @@
 """Backbone -> context module -> decoder -> classifier: every segmentation model here."""
 
 import keras
-import tensorflow as tf
 
 from isa_tf import backbones
 from isa_tf.layers import (
@@ -212,57 +211,15 @@ class Segmenter(keras.Model):
         # What `keras.models.clone_model` makes its copy by, which has no `call` of ours.
         return _logits(super()._run_through_graph(*args, **kwargs))
 
-    def make_train_function(self, force=False):
-        # A function that makes variables is traced twice, and both graphs are kept.
-        with self.distribute_strategy.scope():
-            self._build_optimizer()
-        return super().make_train_function(force)
-
-    def _build_optimizer(self):
-        if self.trainable_weights and not self.optimizer.built:
-            with keras.name_scope(self.optimizer.name, caller=self.optimizer):
-                self.optimizer.build(self.trainable_variables)
-
-    def train_step(self, data):
-        """Keras's step, whose optimizer does nothing before all gradients are there.
-
-        A graph's operations run as soon as they can, and much of an optimizer's can at once: the
-        weights decay into copies, since the backward pass still reads them, and the momentum is
-        multiplied into a second buffer. Both would be held through the whole step.
-        """
-        if not self.trainable_weights:
-            return super().train_step(data)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_weights
-        gradients = tape.gradient(scaled, variables)
-        self._build_optimizer()  # what variables begin with may not wait for a gradient
-        # One node for them all: every operation of the optimizer's would wait for each, else.
-        computed = tf.group(*(g for g in gradients if g is not None))
-        with tf.control_dependencies([computed]):
-            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        # `compute_loss` divides by the replicas, so that their gradients may be summed.
-        loss *= tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
-        for metric in self.metrics:
-            if metric.name == "loss":
-                metric.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         auxiliary = None
         if isinstance(y_pred, dict):
             y_pred, auxiliary = y_pred[LOGITS], y_pred[AUXILIARY]
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        if auxiliary is not None:
-            function = keras.losses.get(self.loss)
-            if isinstance(function, keras.losses.Loss):
-                extra = function(y, auxiliary, sample_weight=sample_weight)
-            else:
-                extra = keras.ops.mean(function(y, auxiliary))
-            loss += keras.ops.cast(self.auxiliary_weight, loss.dtype) * extra
+        if auxiliary is not None and self._compile_loss is not None:
+            # By what Keras has made of the loss, be it a name, a function or a list of weighted
+            # ones: it knows of sample weights, and that the losses of replicas are added up.
+            loss += self.auxiliary_weight * self._compile_loss(y, auxiliary, sample_weight)
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

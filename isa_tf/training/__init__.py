@@ -1,10 +1,14 @@
 """Training that owns its strategy and its state: optimizers, strategies, and the run itself."""
 
-from isa_tf.training.averaging import SwapAveragedWeights, estimate_statistics
+from isa_tf.training.averaging import (
+    SwapAveragedWeights,
+    averaging_optimizer,
+    estimate_statistics,
+)
 from isa_tf.training.callbacks import Pace, read_log
 from isa_tf.training.checkpoint import Checkpoints, Damaged
-from isa_tf.training.optimizers import CoupledSGD, make_optimizer
-from isa_tf.training.replicas import read_variable, write_variable
+from isa_tf.training.optimizers import AdamW, CoupledSGD, LossScale, WholeGradient, make_optimizer
+from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
 from isa_tf.training.run import (
     BEST,
     BEST_SCORE,
@@ -15,7 +19,18 @@ from isa_tf.training.run import (
     Run,
     best_score,
 )
-from isa_tf.training.strategy import STRATEGIES, is_chief, logical_devices, make_strategy
+from isa_tf.training.strategy import (
+    STRATEGIES,
+    agree,
+    any_of,
+    barrier,
+    is_chief,
+    logical_devices,
+    make_strategy,
+    num_workers,
+    over_workers,
+    worker_index,
+)
 
 __all__ = [
     "BEST",
@@ -24,20 +39,32 @@ __all__ = [
     "CONFIG",
     "LOG",
     "STRATEGIES",
+    "AdamW",
     "Checkpoints",
     "CoupledSGD",
     "Damaged",
     "Interrupted",
+    "LossScale",
     "Pace",
     "Run",
     "SwapAveragedWeights",
+    "WholeGradient",
+    "agree",
+    "any_of",
+    "averaging_optimizer",
+    "barrier",
     "best_score",
+    "distribute",
     "estimate_statistics",
     "is_chief",
     "logical_devices",
     "make_optimizer",
     "make_strategy",
+    "num_workers",
+    "over_workers",
+    "prepare",
     "read_log",
     "read_variable",
+    "worker_index",
     "write_variable",
 ]

@@ -5,6 +5,23 @@ import numpy as np
 import tensorflow as tf
 
 
+def averaging_optimizer(optimizer):
+    """The optimizer that keeps averages of the weights, if there is one.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, perhaps one that scales the loss for another.
+
+    Returns:
+        That one, or the one inside of it, or `None`.
+
+    Example:
+
+    >>> averaging_optimizer(make_optimizer("sgd", 0.01, steps=2))
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return optimizer if optimizer.use_ema else None
+
+
 def estimate_statistics(model, batches):
     """Sets the moving statistics of every batch normalisation to their mean over batches.
 
@@ -102,8 +119,3 @@ class SwapAveragedWeights(keras.callbacks.SwapEMAWeights):
     def on_train_end(self, logs=None):
         for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
             variable.assign(value)
-
-
-def averaging_optimizer(optimizer):
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return inner if inner.use_ema else None

@@ -1,7 +1,11 @@
-"""Optimizers as segmentation recipes write them."""
+"""Optimizers as segmentation recipes write them, of the gradient of the global batch."""
+
+import concurrent.futures
 
 import keras
+import tensorflow as tf
 
+from isa_tf.ops import sum_over_replicas
 from isa_tf.schedules import PolyDecay
 
 
@@ -17,6 +21,8 @@ def make_optimizer(
     warmup_steps=0,
     clip_norm=None,
     ema=0.0,
+    accumulate=1,
+    loss_scale=False,
 ):
     """SGD or AdamW under the poly schedule.
 
@@ -24,7 +30,7 @@ def make_optimizer(
         name: "sgd", with `weight_decay` in the gradient of every weight as published; or "adamw",
             with decoupled decay of the kernels alone (no normalisation, no bias).
         learning_rate: float, at the start.
-        steps: int, length of the training.
+        steps: int, length of the training: how often the weights are changed.
         momentum: float, of SGD. Defaults to 0.9.
         weight_decay: float. Defaults to 0.
         power: float, of the schedule. Defaults to 0.9.
@@ -34,38 +40,139 @@ def make_optimizer(
             `None`.
         ema: float, the share of the averaged weights that is kept a step; 0 for no average.
             Defaults to 0.
+        accumulate: int, batches to a step: the weights are changed once by the mean of their
+            gradients. Defaults to 1.
+        loss_scale: bool, whether the loss is scaled for "mixed_float16", see `LossScale`. Defaults
+            to False.
 
     Returns:
-        A `keras.optimizers.Optimizer`.
+        A `keras.optimizers.Optimizer`: `CoupledSGD` or `AdamW`, or a `LossScale` of it.
 
     Raises:
-        ValueError: for an unknown name, or what `PolyDecay` and Keras refuse.
+        ValueError: for an unknown name, `accumulate` below 1, or what `PolyDecay` and Keras refuse.
 
     Example:
 
     >>> optimizer = make_optimizer("sgd", 0.01, steps=40_000, weight_decay=5e-4)
     """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
     schedule = PolyDecay(learning_rate, steps, power, end_learning_rate, warmup_steps)
     common = {"global_clipnorm": clip_norm}
     if ema:
         common.update(use_ema=True, ema_momentum=ema)
+    if accumulate > 1:
+        common["gradient_accumulation_steps"] = accumulate
     if name == "sgd":
-        return CoupledSGD(schedule, l2=weight_decay, momentum=momentum, **common)
-    if name == "adamw":
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **common)
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-        return optimizer
-    raise ValueError(f'optimizer must be "sgd" or "adamw", got {name!r}')
+        optimizer = CoupledSGD(schedule, l2=weight_decay, momentum=momentum, **common)
+    elif name == "adamw":
+        optimizer = AdamW(schedule, weight_decay=weight_decay, **common)
+    else:
+        raise ValueError(f'optimizer must be "sgd" or "adamw", got {name!r}')
+    return LossScale(optimizer) if loss_scale else optimizer
+
+
+class WholeGradient:
+    """Mixin: a Keras optimizer that begins with the whole gradient of the global batch.
+
+    To stand before the optimizer among the bases. It
+
+    * sums the gradients over the replicas first. Keras clips each replica's share before it adds
+      them up, by which two replicas take another step than one device with both batches.
+    * does nothing before all gradients are there. A graph's operations run as soon as they can,
+      and much of an optimizer's can at once: the weights decay into copies, since the backward
+      pass still reads them, and the momentum is multiplied into a second buffer. Both would be
+      held through the whole step.
+    * makes its variables outside of the function that is traced, which otherwise is traced twice,
+      and both graphs kept.
+    * accumulates gradients under any strategy (Keras's way has no branches under
+      `MirroredStrategy`), and counts steps by it, for the schedule and the average too: a step is
+      one change of the weights.
+    * leaves the weights that were trained in the model at the end of `fit`, where Keras puts their
+      averages: training goes on from them, and what is validated is averaged for the time of it
+      (`SwapAveragedWeights`).
+
+    Attributes:
+        gradient_norm: `keras.Variable`, the norm of the whole gradient at the last step, before it
+            was clipped; infinite where `LossScale` left a step out. It is not saved.
+
+    Example:
+
+    >>> class SGD(WholeGradient, keras.optimizers.SGD):
+    ...     pass
+    >>> optimizer, variable = SGD(0.1), keras.Variable([0.0, 0.0])
+    >>> optimizer.apply([tf.constant([3.0, 4.0])], [variable])
+    >>> float(optimizer.gradient_norm)
+    5.0
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        with keras.name_scope(self.name, caller=self):
+            norm = keras.Variable(0.0, trainable=False, dtype="float32", name="gradient_norm")
+        # Past Keras's tracking: one variable more, and it would not load the files of before.
+        object.__setattr__(self, "gradient_norm", norm)
+        object.__setattr__(self, "sums_gradients", True)
+
+    def apply(self, grads, trainable_variables=None):
+        grads, variables = _prepare(self, grads, trainable_variables)
+        if self.sums_gradients:
+            grads = sum_over_replicas(grads)
+        with _after(grads):
+            super().apply(grads, variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars  # `apply` has done it
+
+    def _get_current_learning_rate(self):
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
+
+    def _clip_gradients(self, grads):
+        norm = tf.linalg.global_norm(grads)
+        self.gradient_norm.assign(tf.cast(norm, tf.float32))
+        if self.global_clipnorm:
+            return tf.clip_by_global_norm(grads, self.global_clipnorm, use_norm=norm)[0]
+        return super()._clip_gradients(grads)
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        steps = self.gradient_accumulation_steps
+        if not steps:
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        indices = [self._get_variable_index(v) for v in trainable_variables]
+        accumulators = [self._accumulated_gradients[i] for i in indices]
+
+        def update(*grads):
+            pairs = zip(grads, accumulators, strict=True)
+            grads = self._clip_gradients([(g + a) / steps for g, a in pairs])
+            self._apply_weight_decay(trainable_variables)
+            self._backend_update_step(grads, trainable_variables, self.learning_rate)
+            if self.use_ema:
+                self._update_model_variables_moving_average(self._trainable_variables)
+            for accumulator in accumulators:
+                accumulator.assign(tf.zeros_like(accumulator))
+
+        def accumulate(*grads):
+            for gradient, accumulator in zip(grads, accumulators, strict=True):
+                accumulator.assign_add(gradient)
+
+        _branch((self._iterations + 1) % steps == 0, update, accumulate, grads)
+
+    def finalize_variable_values(self, var_list):
+        pass
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class CoupledSGD(keras.optimizers.SGD):
+class CoupledSGD(WholeGradient, keras.optimizers.SGD):
     """SGD as PyTorch computes it and the published recipes mean it.
 
     With gradient g, weight w and momentum m: d = g + `l2` w, buffer = m buffer + d,
     w = w - lr buffer. Keras's own SGD differs twice: its `weight_decay` shrinks the weights beside
     the update, which under momentum is 1 / (1 - m) times weaker, and it takes the rate of the day
-    into the buffer, so that a falling rate acts late.
+    into the buffer, so that a falling rate acts late. What it does with the gradients of replicas
+    is said in `WholeGradient`.
 
     Args:
         learning_rate: float or schedule.
@@ -95,3 +202,152 @@ class CoupledSGD(keras.optimizers.SGD):
 
     def get_config(self):
         return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class AdamW(WholeGradient, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` that lets kernels decay alone, no normalisation and no bias.
+
+    Keras's forgets what it was told to exclude when it is saved. What it does with the gradients
+    of replicas is said in `WholeGradient`.
+
+    Args:
+        *args, **kwargs: those of `keras.optimizers.AdamW`.
+
+    Example:
+
+    >>> optimizer = AdamW(1e-4, weight_decay=0.01)
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """`keras.optimizers.LossScaleOptimizer` for replicas.
+
+    Keras asks the first replica alone whether its share of the gradient is finite, and goes on
+    with the sum. Here the shares are summed before they are looked at, so that what overflowed in
+    any replica halves the scale and leaves the step out in all of them.
+
+    Args:
+        inner_optimizer: a `WholeGradient`, as `make_optimizer` makes them.
+        **kwargs: those of `keras.optimizers.LossScaleOptimizer`.
+
+    Raises:
+        TypeError: for an inner optimizer that would sum the gradients once more.
+
+    Example:
+
+    >>> optimizer = LossScale(CoupledSGD(0.01), initial_scale=1024.0)
+    >>> float(optimizer.scale_loss(tf.constant(2.0)))
+    2048.0
+    """
+
+    def __init__(self, inner_optimizer, **kwargs):
+        if not isinstance(inner_optimizer, WholeGradient):
+            raise TypeError(f"LossScale is of a WholeGradient optimizer, got {inner_optimizer!r}")
+        super().__init__(inner_optimizer, **kwargs)
+        object.__setattr__(inner_optimizer, "sums_gradients", False)
+        # Not as late as `build`: the scale of a loss is asked for first, and a number in its place
+        # would stay in the function that is traced.
+        self.step_counter = self.add_variable((), dtype="int", name="step_counter")
+        self.dynamic_scale = self.add_variable(
+            (),
+            dtype="float32",
+            initializer=keras.initializers.Constant(self.initial_scale),
+            name="dynamic_scale",
+        )
+
+    @property
+    def gradient_norm(self):
+        """See `WholeGradient`."""
+        return self.inner_optimizer.gradient_norm
+
+    def build(self, variables):
+        if self.built:
+            return
+        self.inner_optimizer.build(variables)
+        # That of all optimizers: Keras's own makes the two variables, which there are.
+        super(keras.optimizers.LossScaleOptimizer, self).build(variables)
+
+    def scale_loss(self, loss):
+        return loss * tf.cast(self.dynamic_scale, loss.dtype)
+
+    def apply(self, grads, trainable_variables=None):
+        grads, variables = _prepare(self, grads, trainable_variables)
+        grads = sum_over_replicas(grads)
+
+        def finite(*grads):
+            self._stateful_handle_finite_grads(grads, variables)
+
+        def not_finite(*grads):
+            self._stateful_handle_non_finite_grads()
+            self.gradient_norm.assign(float("inf"))
+
+        with _after(grads):
+            _branch(self.check_finite(grads), finite, not_finite, grads)
+
+
+def _prepare(optimizer, grads, variables):
+    """The gradients that there are, and the variables that they are of; builds the optimizer."""
+    if variables is None:
+        variables = optimizer._trainable_variables
+    variables = list(variables)
+    if not optimizer.built:
+        _build_outside(optimizer, variables)
+    pairs = list(zip(grads, variables, strict=True))
+    return optimizer._filter_empty_gradients(*zip(*pairs, strict=True))
+
+
+def _build_outside(optimizer, variables):
+    """Builds an optimizer outside of the function that is being traced, and of its replicas."""
+
+    def build(strategy):
+        with strategy.scope(), keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(variables)
+
+    def outside(strategy):
+        if tf.inside_function():
+            # `tf.init_scope` leaves the graph, but `tf.function` takes note of the variables even
+            # so, and traces once more. A thread of its own is in no function.
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                thread.submit(build, strategy).result()
+        elif not optimizer.built:
+            with keras.name_scope(optimizer.name, caller=optimizer):
+                optimizer.build(variables)
+
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        outside(tf.distribute.get_strategy())
+    else:
+        context.merge_call(outside)  # once for all replicas
+
+
+def _after(tensors):
+    """A context in which every operation waits for all of them."""
+    # One node for them all: every operation would wait for each, else.
+    return tf.control_dependencies([tf.group(*tensors)])
+
+
+def _branch(predicate, true, false, arguments):
+    """`tf.cond` in a replica's function, of branches that may update variables of all replicas.
+
+    Such a branch steps out of the replica's function, and a `tf.cond` inside of it does not let it;
+    so it is done in the reverse order. The predicate is to be the same in all replicas.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        tf.cond(predicate, lambda: true(*arguments), lambda: false(*arguments))
+        return
+
+    def across(strategy, predicate, *arguments):
+        def run(function):
+            strategy.extended.call_for_each_replica(function, args=arguments)
+
+        first = strategy.experimental_local_results(predicate)[0]
+        tf.cond(first, lambda: run(true), lambda: run(false))
+
+    context.merge_call(across, args=(predicate, *arguments))

@@ -26,7 +26,7 @@ from isa_tf.training.callbacks import (
     write_log,
 )
 from isa_tf.training.checkpoint import Checkpoints, Damaged, file_digest
-from isa_tf.training.replicas import build, distribute, prepare, read_variable, write_variable
+from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
 
 CONFIG = "config.json"
 LOG = "log.csv"
@@ -38,6 +38,8 @@ LOCK = ".lock"
 _OF_VERSION_01 = "last.keras"
 # A loss scale that has been halved so often has not met a finite gradient for long.
 _LEAST_SCALE = 2.0**-24
+
+_NORM = "optimizer/gradient_norm"
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class Run:
     >>> val = lambda context: isa_tf.data.eval_pipeline(data, "val", input_context=context)
     >>> optimizer = isa_tf.training.make_optimizer("sgd", 0.01, steps=2)
     >>> metrics = [isa_tf.metrics.MeanIoU(data.num_classes)]
-    >>> model.compile(optimizer, isa_tf.losses.PixelCrossEntropy(), metrics)
+    >>> model.compile(optimizer, isa_tf.losses.PixelCrossEntropy(), metrics=metrics)
     >>> with isa_tf.training.Run("runs/example") as run:
     ...     best = run.fit(model, train, val, steps=2, validate_every=2, monitor="miou", verbose=0)
     >>> best["step"]
@@ -288,9 +290,10 @@ class Run:
         self._make_train_data, self._make_val_data = make_train_data, make_val_data
         self._copy = None
         self._profiling = False
-        with self.strategy.scope():
-            build(model, make_train_data(0, None).element_spec)
         prepare(model)
+        # All variables are made now, so that there are places for those that are read back.
+        with self.strategy.scope():
+            model._symbolic_build(data_batch=make_train_data(0, None).element_spec)
         self._averages = None
         if averaging_optimizer(model.optimizer) is not None:
             # Read again at each validation: batches are a function of seed and step, so they are
@@ -298,6 +301,7 @@ class Run:
             self._averages = SwapAveragedWeights(self._statistics_data(ema_batches))
             self._averages.set_model(model)
         self._restore()
+        self._end = self.step
         if self.step > steps:  # of an earlier phase, or done before `steps` was lowered
             return self._best()
         self._tensorboard = TensorBoard(self.workdir / _TENSORBOARD) if self.chief else None
@@ -326,6 +330,7 @@ class Run:
                     verbose=0,
                 )
                 self.train_logs = {k: float(v[-1]) for k, v in history.history.items()}
+                self.train_logs.update(self._optimizer_numbers())
                 self._keep()
                 self._validate()
         del data
@@ -401,15 +406,16 @@ class Run:
 
     def _check_finite(self, loss):
         optimizer = self.model.optimizer
-        norm = float(getattr(optimizer, "gradient_norm", 0.0))
+        norm = self._norm()
         scale = getattr(optimizer, "dynamic_scale", None)
+        scale = None if scale is None else float(read_variable(scale))
         wrong = None
         if not math.isfinite(loss):
             wrong = f"the loss is {loss}"
-        elif not math.isfinite(norm):
+        elif scale is None and not math.isfinite(norm):
             wrong = f"the norm of the gradient is {norm}"
-        elif scale is not None and float(scale) < _LEAST_SCALE:
-            wrong = f"no gradient is finite, at a loss scale of {float(scale):.1g} yet"
+        elif scale is not None and scale < _LEAST_SCALE:
+            wrong = f"no gradient is finite, at a loss scale of {scale:.1g} yet"
         if wrong is None:
             return
         step = self.step
@@ -421,11 +427,17 @@ class Run:
             f"goes on from {kept}"
         )
 
+    def _norm(self):
+        """That of the last gradient; 0 where the optimizer does not tell."""
+        norm = getattr(self.model.optimizer, "gradient_norm", None)
+        return 0.0 if norm is None else float(read_variable(norm))
+
     def _optimizer_numbers(self):
         optimizer = self.model.optimizer
         found = {"learning_rate": float(optimizer.learning_rate)}
-        if hasattr(optimizer, "gradient_norm"):
-            found["gradient_norm"] = float(optimizer.gradient_norm)
+        norm = self._norm()
+        if 0 < norm < math.inf:  # else the loss scale left the step out
+            found["gradient_norm"] = norm
         return found
 
     def _trace(self):
@@ -461,7 +473,6 @@ class Run:
             **self.train_logs,
             **{f"val_{name}": value for name, value in logs.items()},
             **more,
-            **self._optimizer_numbers(),
             **self._pace.take(),
             "memory_gib": round(memory_gib(), 3),
             "seconds": round(time.monotonic() - self._begin, 1),
@@ -511,8 +522,9 @@ class Run:
         self._write_best()
 
     def _write_best(self):
+        best = {name: self.best[name] for name in ("step", self.monitor, "sha256")}
         with files.replacing(self.workdir / BEST_SCORE) as new:
-            new.write_text(json.dumps(self.best) + "\n")
+            new.write_text(json.dumps(best) + "\n")
 
     def _tell(self, row, picture):
         write_log(self.workdir / LOG, self.rows)
@@ -527,11 +539,18 @@ class Run:
             "optimizer": self.model.optimizer.variables,
             "metrics": self.model.metrics_variables,
         }
-        return {f"{g}/{i:05d}": v for g, found in groups.items() for i, v in enumerate(found)}
+        named = {f"{g}/{i:05d}": v for g, found in groups.items() for i, v in enumerate(found)}
+        if hasattr(self.model.optimizer, "gradient_norm"):  # which Keras does not count in
+            named[_NORM] = self.model.optimizer.gradient_norm
+        return named
 
     def _keep(self):
         """Keeps the state as a checkpoint of this step."""
         arrays = {name: read_variable(v) for name, v in self._variables().items()}
+        if not np.isfinite(
+            norm := arrays.get(_NORM, 0.0)
+        ):  # of a step that the loss scale left out
+            arrays[_NORM] = np.zeros_like(norm)
         facts = {
             "config": self.config,
             "run": self._identity(),
@@ -539,6 +558,7 @@ class Run:
             "rows": self.rows,
             "seconds": round(time.monotonic() - self._begin, 1),
             "train_logs": self.train_logs,
+            "within_epoch": self.step < self._end,
         }
         self._by_chief(lambda: self.checkpoints.write(self.step, arrays, facts))
 
@@ -557,26 +577,21 @@ class Run:
         if strategies.any_of(self.strategy, error is not None):
             raise error or ValueError("another worker found no checkpoint to go on from")
         step = -1 if found is None else found[0]["step"]
-        if not strategies.agree(self.strategy, step):
-            raise ValueError(
-                f"the workers find different states in {self.workdir} (here, that of step {step}); "
-                "it must be a folder that all of them share"
-            )
+        # The folder must be one that all workers share.
+        strategies.agree(self.strategy, step, f"step of the state found in {self.workdir}")
         self._metrics = {}
         if found is None:
             self._begin_anew()
             return
         facts, arrays = found
+        for name, variable in variables.items():
+            if name.startswith("metrics/"):
+                if facts["within_epoch"]:  # set once `fit`, as it begins, has set them to zero
+                    self._metrics[name] = arrays[name]
+            else:
+                write_variable(variable, arrays[name])
         self.step, self.rows, self.seconds = facts["step"], facts["rows"], facts["seconds"]
         self.train_logs, self.best = facts["train_logs"], facts["best"]
-        # Of an epoch that has ended, the next must not count on what its metrics held: its own
-        # counts or, once it is validated, those of the validation.
-        ended = self.train_logs is not None or self.step in (row["step"] for row in self.rows)
-        for name, variable in variables.items():
-            if not name.startswith("metrics/"):
-                write_variable(variable, arrays[name])
-            elif not ended:  # `fit` sets them to zero as it begins
-                self._metrics[name] = arrays[name]
         self._by_chief(self._mend)
         # What the chief found out of the best model's file, the others must know.
         if strategies.any_of(self.strategy, self.best is None):
@@ -594,7 +609,7 @@ class Run:
                 f"left {', '.join(left)}; put one back from a copy, or choose another workdir"
             )
         self.step, self.rows, self.seconds, self.train_logs, self.best = 0, [], 0.0, None, None
-        self._begin = time.monotonic()
+        self._begin, self._end = time.monotonic(), 0
         # So that a folder whose checkpoints are gone is not taken for one that has just begun.
         self._keep()
 
@@ -630,8 +645,8 @@ class Run:
             # after a state that is damaged.
             pending = self.train_logs is not None
             found = [r for r in read_log(path) if r["step"] < self.step + (not pending)]
-            if found != [{name: float(v) for name, v in row.items()} for row in self.rows]:
-                raise ValueError(f"{path}: not what the checkpoint knows")
+            if found != self.rows:
+                logger.warning("%s: not what the checkpoint knows; written anew from it", path)
         except ValueError as error:
             logger.warning("%s; written anew from the checkpoint", error)
         if self.rows:

@@ -1,0 +1,523 @@
+"""A run: resumed bit for bit, whatever stopped it; nothing that is wrong is kept."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from isa_tf import layers, training
+from isa_tf.files import lock
+from isa_tf.losses import PixelCrossEntropy
+from isa_tf.metrics import MeanIoU
+
+STEPS, EVERY = 12, 5
+TIMES = ("seconds", "images_per_second", "step_seconds", "waiting", "memory_gib")
+
+
+def make_model(name="sgd", dtype=None, dropout=0.1, **options):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, None, 3))
+    x = layers.ConvNormAct(6, 3, dtype=dtype, name="first")(inputs)
+    x = keras.layers.SpatialDropout2D(dropout, dtype=dtype, name="dropout")(x)
+    x = keras.layers.Conv2D(3, 1, dtype="float32", name="second")(x)
+    model = keras.Model(inputs, x)
+    optimizer = training.make_optimizer(
+        name, 0.05, STEPS, weight_decay=1e-3, loss_scale=dtype == "mixed_float16", **options
+    )
+    model.compile(optimizer, PixelCrossEntropy(), metrics=[MeanIoU(3)], jit_compile=False)
+    return model
+
+
+def make_train_data(step, context=None, bad=None):
+    """Batches that are a function of the step; that of step `bad` holds an infinite pixel."""
+    parts, part, rows = 1, 0, 4
+    if context is not None:
+        parts, part = context.num_input_pipelines, context.input_pipeline_id
+        rows = 4 // context.num_replicas_in_sync
+
+    def make(i):
+        image = tf.random.stateless_uniform((4, 6, 6, 3), (7, i))
+        label = tf.where(image[..., 0] > 0.9, 255, tf.cast(image[..., 1] * 3, tf.int32))
+        if bad is not None:  # in a channel that the labels are not made of
+            image *= tf.where(i == bad, [1.0, 1.0, np.inf], [1.0, 1.0, 1.0])
+        share = 4 // parts
+        image, label = image[part * share :][:share], label[part * share :][:share]
+        return tf.data.Dataset.from_tensor_slices((image, label)).batch(rows, drop_remainder=True)
+
+    return tf.data.Dataset.counter(step).flat_map(make)
+
+
+def make_val_data(context=None):
+    data = make_train_data(1000).take(2).unbatch()
+    if context is not None:
+        data = data.shard(context.num_input_pipelines, context.input_pipeline_id)
+    return data.batch(1)
+
+
+class At(keras.callbacks.Callback):
+    """Does something at the end of a step of training, or of a batch of validation."""
+
+    def __init__(self, step, act, batch=None):
+        super().__init__()
+        self.step, self.act, self.batch = step, act, batch
+        self.seen = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += 1
+        if self.seen == self.step and self.batch is None:
+            self.act()
+
+
+def fit(workdir, model, strategy=None, bad=None, config=None, **kwargs):
+    options = {"steps": STEPS, "validate_every": EVERY, "monitor": "miou", "verbose": 0}
+    with training.Run(workdir, config, strategy=strategy) as run:
+        return run.fit(
+            model,
+            lambda step, context: make_train_data(step, context, bad),
+            make_val_data,
+            **{**options, "checkpoint_every": 2, "ema_batches": 2, **kwargs},
+        )
+
+
+def state(workdir):
+    """(arrays, rows without times, best without the file's digest, weights of the best)."""
+    checkpoints = training.Checkpoints(workdir / training.CHECKPOINTS)
+    facts, arrays = checkpoints.read(checkpoints.paths()[0])
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in facts["rows"]]
+    assert [row["step"] for row in training.read_log(workdir / training.LOG)] == [
+        row["step"] for row in rows
+    ]
+    best = keras.models.load_model(workdir / training.BEST).get_weights()
+    return arrays, rows, training.best_score(workdir), best
+
+
+def assert_same(one, other, exactly=True):
+    for a, b in zip(state(one), state(other), strict=True):
+        if isinstance(a, dict) and isinstance(next(iter(a.values())), np.ndarray):
+            assert a.keys() == b.keys()
+            for name in a:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        elif isinstance(a, list) and isinstance(a[0], np.ndarray):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+        else:
+            assert a == b
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    }
+
+
+def stop(number=signal.SIGTERM):
+    return lambda: os.kill(os.getpid(), number)
+
+
+# === Going on ===
+
+CASES = {
+    "sgd": {},
+    "sgd and averages": {"ema": 0.8},
+    "adamw": {"name": "adamw", "clip_norm": 1.0},
+    "float16 and averages": {"dtype": "mixed_float16", "ema": 0.8},
+    "accumulated": {"accumulate": 3, "ema": 0.8},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_and_resumed_is_undisturbed(tmp_path, case):
+    options = CASES[case]
+    fit(tmp_path / "straight", make_model(**options))
+    # In the middle of an epoch, at its end, and at once after resuming.
+    for step in (3, 2, 1):
+        with pytest.raises(training.Interrupted, match="the same command goes on") as stopped:
+            fit(tmp_path / "parts", make_model(**options), callbacks=[At(step, stop())])
+        assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert fit(tmp_path / "parts", make_model(**options)) is not None
+    assert_same(tmp_path / "straight", tmp_path / "parts")
+    # Once done, nothing is trained again.
+    before = contents(tmp_path / "parts")
+    fit(tmp_path / "parts", make_model(**options), callbacks=[At(1, lambda: 1 / 0)])
+    assert contents(tmp_path / "parts") == before
+
+
+def test_dropout_goes_on_where_it_was(tmp_path):
+    """The test above can fail: without the generators' state it does."""
+    fit(tmp_path / "straight", make_model(dropout=0.5))
+    arrays = state(tmp_path / "straight")[0]
+    model = make_model(dropout=0.5)
+    seeds = [i for i, v in enumerate(model.variables) if "seed" in v.path]
+    assert seeds
+    begun = training.read_variable(model.variables[seeds[0]])
+    assert not np.array_equal(arrays[f"model/{seeds[0]:05d}"], begun)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_stopped_in_validation(tmp_path, averaged):
+    options = {"ema": 0.8} if averaged else {}
+    fit(tmp_path / "straight", make_model(**options))
+
+    calls = []
+
+    def data(context):
+        def note(image, label):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return image
+
+        def map_(image, label):
+            image = tf.ensure_shape(
+                tf.numpy_function(note, (image, label), tf.float32), image.shape
+            )
+            return image, label
+
+        return make_val_data(context).map(map_)
+
+    with training.Run(tmp_path / "parts") as run, pytest.raises(training.Interrupted) as stopped:
+        run.fit(
+            make_model(**options),
+            make_train_data,
+            data,
+            **{"steps": STEPS, "validate_every": EVERY, "checkpoint_every": 2, "ema_batches": 2},
+            monitor="miou",
+            verbose=0,
+        )
+    assert stopped.value.step == EVERY and stopped.value.exit_code == 128 + signal.SIGINT
+    assert not (tmp_path / "parts" / training.LOG).exists()
+    fit(tmp_path / "parts", make_model(**options))
+    assert_same(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_killed_before_the_state_of_a_validation_is_kept(tmp_path, monkeypatch):
+    fit(tmp_path / "straight", make_model())
+    write = training.Checkpoints.write
+
+    def killed(self, step, arrays, facts):
+        if facts["rows"]:  # that of the first validation is written, and so is the best model
+            raise SystemExit
+        return write(self, step, arrays, facts)
+
+    monkeypatch.setattr(training.Checkpoints, "write", killed)
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "parts", make_model())
+    monkeypatch.undo()
+    assert (tmp_path / "parts" / training.BEST).exists()
+    fit(tmp_path / "parts", make_model())
+    assert_same(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_what_the_log_tells(tmp_path):
+    best = fit(
+        tmp_path,
+        make_model(ema=0.5),
+        details=lambda model: {"val_iou/one": 0.5},
+        draw=lambda model: np.zeros((4, 4, 3), np.uint8),
+        log_every=2,
+        profile=(3, 4),
+    )
+    rows = training.read_log(tmp_path / training.LOG)
+    assert [row["step"] for row in rows] == [5, 10, 12]
+    expected = {"loss", "miou", "val_loss", "val_miou", "val_iou/one", "learning_rate"}
+    assert expected | {"gradient_norm", *TIMES} <= rows[0].keys()
+    assert all(0 < row["waiting"] < 1 and row["gradient_norm"] > 0 for row in rows)
+    assert best == {
+        "step": max(rows, key=lambda row: row["val_miou"])["step"],
+        "miou": max(row["val_miou"] for row in rows),
+    }
+    events = list((tmp_path / "tensorboard").glob("events*"))
+    told = [
+        (value.tag, event.step)
+        for path in events
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert ("predictions", 5) in told and ("val_miou", 12) in told
+    assert ("training/loss", 2) in told and ("training/gradient_norm", 4) in told
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
+
+
+def test_progress_is_told(tmp_path, capsys, monkeypatch):
+    fit(tmp_path, make_model(), verbose=1)
+    lines = capsys.readouterr().out
+    assert "step 5 of 12  val_miou" in lines and "step 12 of 12" in lines
+    now = iter(np.arange(0.0, 100.0, 2.0))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    progress = training.run.Progress(100, verbose=2, every=0.0)
+    progress.train(1, 0.5, 4)
+    progress.train(2, 0.5, 4)
+    progress.validate(3, 10, 6.0)
+    out = capsys.readouterr().out.splitlines()
+    assert out[1] == "step 2 of 100  loss 0.5000  2 s a step  done in 3 min 16 s"
+    assert out[2] == "validating, batch 3 of 10  done in 14 s"
+
+
+# === What is wrong is not kept ===
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_and_is_not_kept(tmp_path, what, monkeypatch):
+    model = make_model(ema=0.5)
+    if what == "gradient":
+
+        @tf.custom_gradient
+        def poisoned(x):
+            return x, lambda g: g * tf.where(model.optimizer.iterations == 7, np.nan, 1.0)
+
+        loss = PixelCrossEntropy()
+        metrics, optimizer = [MeanIoU(3)], model.optimizer
+        model.compile(
+            optimizer, lambda y, p: loss(y, poisoned(p)), metrics=metrics, jit_compile=False
+        )
+    names = {}
+
+    def batch_files(step):
+        names["step"] = step
+        return ["a.png", "b.png"]
+
+    bad = 7 if what == "loss" else None
+    with pytest.raises(FloatingPointError, match=f"step 8 of 12: the .*{what}.*a.png, b.png"):
+        fit(tmp_path, model, bad=bad, batch_files=batch_files)
+    assert names["step"] == 7  # counted from 0, as `make_train_data` has it
+    checkpoints = training.Checkpoints(tmp_path / training.CHECKPOINTS)
+    facts, arrays = checkpoints.read(checkpoints.paths()[0])
+    assert facts["step"] == 6 and all(np.isfinite(a).all() for a in arrays.values())
+    assert training.best_score(tmp_path)["step"] == 5
+    before = contents(tmp_path)
+    with pytest.raises(FloatingPointError, match="step 8 of 12"):  # it goes on from before
+        fit(tmp_path, make_model(ema=0.5), bad=7)
+    assert contents(tmp_path) == before
+    best = fit(tmp_path, make_model(ema=0.5))  # with data that are mended, it ends
+    assert best["step"] in (5, 10, 12)
+
+
+def test_a_score_that_is_not_finite_is_no_best(tmp_path):
+    class Nan(MeanIoU):
+        def result(self):
+            return super().result() * np.nan
+
+    model = make_model()
+    metrics = [MeanIoU(3), Nan(3, name="nan")]
+    model.compile(model.optimizer, PixelCrossEntropy(), metrics=metrics, jit_compile=False)
+    with pytest.raises(FloatingPointError, match="the validation gives"):
+        fit(tmp_path, model)
+    assert not (tmp_path / training.BEST).exists() and not (tmp_path / training.LOG).exists()
+
+
+def test_a_loss_scale_that_finds_no_finite_gradient_stops(tmp_path):
+    model = make_model(dtype="mixed_float16")
+    model.optimizer.dynamic_scale.assign(2.0**-23)
+    with pytest.raises(FloatingPointError, match="no gradient is finite"):
+        loss = PixelCrossEntropy()
+
+        @tf.custom_gradient
+        def poisoned(x):
+            return x, lambda g: g * np.inf
+
+        metrics = [MeanIoU(3)]
+        optimizer = model.optimizer
+        model.compile(
+            optimizer, lambda y, p: loss(y, poisoned(p)), metrics=metrics, jit_compile=False
+        )
+        fit(tmp_path, model)
+
+
+def test_an_unknown_monitor_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no metric 'accuracy' to compare models by: loss, miou"):
+        fit(tmp_path, make_model(), monitor="accuracy")
+
+
+# === Whose the directory is ===
+
+
+def test_another_runs_folder_is_refused_and_left_alone(tmp_path):
+    fit(tmp_path / "a", make_model(), config={"train": {"rate": 1}, "test": {"scales": [1]}})
+    before = contents(tmp_path / "a")
+    with pytest.raises(ValueError, match="another experiment.*train.rate"):
+        fit(tmp_path / "a", make_model(), config={"train": {"rate": 2}, "test": {"scales": [1]}})
+    assert contents(tmp_path / "a") == before
+    changed = {"train": {"rate": 1}, "test": {"scales": [2], "flip": True}}
+    with training.Run(tmp_path / "a", changed, may_change=["test"]):
+        pass
+    assert json.loads((tmp_path / "a" / training.CONFIG).read_text()) == changed
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        fit(tmp_path, make_model())
+    assert list(contents(tmp_path).values()) == [b"mine"]
+
+
+def test_a_second_process_is_refused(tmp_path):
+    fit(tmp_path, make_model())
+    before = contents(tmp_path)
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys, time; from isa_tf.files import lock\n"
+            "with lock(sys.argv[1]): print('held', flush=True); time.sleep(600)",
+            str(tmp_path / ".lock"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OSError, match=f"in use by process {holder.pid}"):
+            fit(tmp_path, make_model())
+        del before[next(path for path in before if path.name == ".lock")]
+        after = contents(tmp_path)
+        assert {path: after[path] for path in before} == before
+    finally:
+        holder.kill()  # the lock dies with its process
+        holder.wait()
+    fit(tmp_path, make_model())
+    with lock(tmp_path / ".lock"):
+        pass
+
+
+def test_a_run_of_version_01_is_refused(tmp_path):
+    (tmp_path / training.CONFIG).write_text("{}")
+    (tmp_path / "last.keras").write_bytes(b"of the last version")
+    with pytest.raises(ValueError, match="last.keras.*version 0.1"):
+        fit(tmp_path, make_model())
+
+
+def test_never_silently_from_the_beginning(tmp_path):
+    fit(tmp_path, make_model())
+    for path in (tmp_path / training.CHECKPOINTS).iterdir():
+        path.unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint any more"):
+        fit(tmp_path, make_model())
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("null", "holds no dictionary"),
+        ("[1]", "holds no dictionary"),
+        ('{"step": 3, "miou": NaN}', "not finite"),
+        ('{"step": 3', "cannot be read"),
+        ('{"step": 3, "miou": 0.5}', "not what the checkpoint knows"),
+    ],
+)
+def test_a_damaged_score_is_named_and_mended(tmp_path, damage, said, caplog):
+    fit(tmp_path, make_model())
+    path = tmp_path / training.BEST_SCORE
+    kept = path.read_text()
+    path.write_text(damage)
+    if said != "not what the checkpoint knows":
+        with pytest.raises(ValueError, match=f"best.json: .*{said}"):
+            training.best_score(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path, make_model())
+    assert f"{path}: " in caplog.text and said in caplog.text
+    assert path.read_text() == kept
+
+
+def test_a_damaged_config_is_named_and_mended(tmp_path, caplog):
+    fit(tmp_path, make_model(), config={"seed": 1})
+    path = tmp_path / training.CONFIG
+    kept = path.read_text()
+    for damage in ("null", "", '{"seed": '):
+        path.write_text(damage)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            fit(tmp_path, make_model(), config={"seed": 1})
+        assert str(path) in caplog.text and path.read_text() == kept
+        path.write_text(damage)
+        with pytest.raises(ValueError, match="another experiment.*seed"):
+            fit(tmp_path, make_model(), config={"seed": 2})
+    for checkpoint in (tmp_path / training.CHECKPOINTS).iterdir():
+        checkpoint.unlink()
+    path.write_text("null")
+    with pytest.raises(ValueError, match="config.json: holds no dictionary.*put the file back"):
+        fit(tmp_path, make_model(), config={"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("\n10,", "\n10,1.0,", 1),
+        lambda text: text.replace("\n5,", "\nfive,", 1),
+        lambda text: "",
+    ],
+    ids=["cut", "field too many", "no number", "emptied"],
+)
+def test_a_damaged_log_is_named_and_mended(tmp_path, damage, caplog):
+    fit(tmp_path, make_model())
+    path = tmp_path / training.LOG
+    kept = path.read_text()
+    path.write_text(damage(kept))
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path, make_model())
+    assert f"{path}: " in caplog.text
+    assert path.read_text() == kept
+
+
+def test_a_lost_best_model_is_named_and_made_anew(tmp_path, caplog):
+    fit(tmp_path, make_model())
+    best = keras.models.load_model(tmp_path / training.BEST).get_weights()
+    for damage in (b"", None):
+        if damage is None:
+            (tmp_path / training.BEST).unlink()
+        else:
+            (tmp_path / training.BEST).write_bytes(damage)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            found = fit(tmp_path, make_model())
+        assert "best.keras is" in caplog.text
+        assert found["step"] == STEPS  # what there is left to keep
+        model = keras.models.load_model(tmp_path / training.BEST)
+        assert len(model.get_weights()) == len(best)
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
+    fit(tmp_path, make_model())
+    before = contents(tmp_path)
+    with pytest.raises(training.Damaged, match="it is of another optimizer"):
+        fit(tmp_path, make_model("adamw"))
+    other = make_model()
+    other.layers[1].conv.filters = 6
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
+    model.compile(training.make_optimizer("sgd", 0.1, 9), PixelCrossEntropy(), metrics=[MeanIoU(3)])
+    with pytest.raises(training.Damaged, match="it is of another model"):
+        fit(tmp_path, model)
+    assert contents(tmp_path) == before
+
+
+def test_impossible_steps_are_named_and_the_one_before_is_used(tmp_path, caplog):
+    fit(tmp_path, make_model())
+    checkpoints = training.Checkpoints(tmp_path / training.CHECKPOINTS)
+    facts, arrays = checkpoints.read(checkpoints.paths()[0])
+    newest, before = checkpoints.paths()
+    newest.unlink()
+    checkpoints.write(11, arrays, facts)  # its optimizer has counted 12
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path, make_model(), steps=10)
+    assert "impossible step: 11" in caplog.text and f"going on from {before.name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", 0), ("validate_every", 0), ("checkpoint_every", 0)]
+)
+def test_numbers_that_make_no_sense(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        fit(tmp_path, make_model(), **{name: value})

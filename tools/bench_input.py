@@ -1,0 +1,141 @@
+"""Times the training pipeline beside a bare loop that only decodes.
+
+    python -m tools.bench_input
+    python -m tools.bench_input --formats=jpeg --rounds=9 --python
+
+It makes pairs of 2048x1024 files in a folder that it takes away again: photographs of smooth
+colours and noise, labels of large regions as PNG. Ours is `data.train_pipeline` with its
+defaults; the bare loop is a `tf.data` map of decode_image and decode_png with as many parallel
+calls. They take turns, so that what else the machine does meets all alike; the figures are
+medians of the turns, the ratio that of each turn's two.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from PIL import Image
+
+from isa_tf import data
+
+# Flags of its own where it is imported, so that tools do not meet in one set.
+FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+
+_FORMATS = flags.DEFINE_list("formats", "png,jpeg", "Of the images.", flag_values=FLAGS)
+_FILES = flags.DEFINE_integer("files", 8, "How many pairs there are.", 1, flag_values=FLAGS)
+_HEIGHT = flags.DEFINE_integer(
+    "height", 1024, "Of the files; twice as wide.", 64, flag_values=FLAGS
+)
+_CROP = flags.DEFINE_integer("crop", 512, "Side of the crops.", 1, flag_values=FLAGS)
+_BATCH = flags.DEFINE_integer("batch_size", 4, "Rows of a batch.", 1, flag_values=FLAGS)
+_BATCHES = flags.DEFINE_integer("batches", 12, "Batches of a turn.", 2, flag_values=FLAGS)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", 1, flag_values=FLAGS)
+_PYTHON = flags.DEFINE_bool(
+    "python", False, "Time reading by Pillow, in Python, as well.", flag_values=FLAGS
+)
+
+
+class _InPython(data.FolderDataset):
+    """The same files, read by `read` alone."""
+
+    def graph_reader(self, split):
+        return None
+
+
+def _smooth(rng, size, cell):
+    coarse = rng.integers(0, 256, (size[0] // cell + 2, size[1] // cell + 2, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(picture, np.float32)
+
+
+def write_pairs(folder, image_format, count, size):
+    """Writes `count` pairs of `size` (height, width) below `folder`, as "train"."""
+    rng = np.random.default_rng(0)
+    images, labels = folder / "train/images", folder / "train/labels"
+    for made in (images, labels):
+        made.mkdir(parents=True)
+    for i in range(count):
+        image = 0.6 * _smooth(rng, size, 64) + 0.4 * _smooth(rng, size, 16)
+        image += rng.normal(0, 4, (*size, 1))
+        picture = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+        if image_format == "jpeg":
+            picture.save(images / f"{i}.jpg", quality=90)
+        else:
+            picture.save(images / f"{i}.png")
+        label = (_smooth(rng, size, 64)[..., 0] / 14).astype(np.uint8)
+        Image.fromarray(label).save(labels / f"{i}.png")
+
+
+def _bare(dataset):
+    """What nothing that decodes can be quicker than."""
+    images = dataset.examples("train")
+    labels = [str(Path(p).parents[1] / "labels" / f"{Path(p).stem}.png") for p in images]
+
+    def decode(image, label):
+        return (
+            tf.io.decode_image(tf.io.read_file(image), expand_animations=False),
+            tf.io.decode_png(tf.io.read_file(label)),
+        )
+
+    files = tf.data.Dataset.from_tensor_slices((list(images), labels)).repeat()
+    decoded = files.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return decoded.prefetch(tf.data.AUTOTUNE)
+
+
+def _rate(pipeline, elements, images_each):
+    """Images a second of `elements` elements, behind as many that come before the watch starts."""
+    batches = iter(pipeline)
+    for _ in range(elements):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(elements):
+        next(batches)
+    return elements * images_each / (time.perf_counter() - start)
+
+
+def compare(folder, python=False):
+    """{name: images a second in every turn} of "bare", "ours" and, where wanted, "python"."""
+    batch, batches = _BATCH.value, _BATCHES.value
+    dataset = data.FolderDataset(folder, num_classes=19)
+    crop = (batch, _CROP.value)
+    turns = {
+        "bare": (_bare(dataset), batch * batches, 1),
+        "ours": (data.train_pipeline(dataset, "train", *crop), batches, batch),
+    }
+    if python:
+        slow = _InPython(folder, num_classes=19)
+        turns["python"] = (data.train_pipeline(slow, "train", *crop), batches, batch)
+    rates = {name: [] for name in turns}
+    for _ in range(_ROUNDS.value):
+        for name, turn in turns.items():
+            rates[name].append(_rate(*turn))
+    return rates
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    unknown = set(_FORMATS.value) - {"png", "jpeg"}
+    if unknown:
+        raise app.UsageError(f"--formats are png and jpeg, not {', '.join(sorted(unknown))}")
+    size = (_HEIGHT.value, 2 * _HEIGHT.value)
+    print(f"{size[1]}x{size[0]} files, crops of {_CROP.value}, images a second:")
+    for image_format in _FORMATS.value:
+        with tempfile.TemporaryDirectory() as folder:
+            write_pairs(Path(folder), image_format, _FILES.value, size)
+            rates = compare(folder, _PYTHON.value)
+        for name, values in rates.items():
+            ratios = [a / b for a, b in zip(values, rates["bare"], strict=True)]
+            print(
+                f"{image_format:>5} {name:<7} {statistics.median(values):7.1f}   "
+                f"{statistics.median(ratios):.2f} of bare "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)
