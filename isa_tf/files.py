@@ -66,8 +66,9 @@ def sweep(folder):
     Args:
         folder: path; it need not exist.
     """
-    for path in Path(folder).glob(".new-*"):
-        path.unlink(missing_ok=True)
+    for pattern in (".new-*", ".tmp??????"):  # the latter is how safetensors writes aside
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def lock(path):
     ...     pass
     """
     path = Path(path)
-    with open(path, "a+") as file:
+    with open(path, "a+", errors="replace") as file:
         try:
             import fcntl
         except ImportError:  # Windows: nobody is kept out

@@ -1,7 +1,10 @@
 """Files that are whole or not there."""
 
 import os
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,3 +32,88 @@ def test_an_archive_that_inflates_too_far_is_refused_before_it_is(tmp_path):
     with pytest.raises(ValueError, match=r"would inflate to 209,715,200; at most 71,\d+,\d+ are"):
         files.check_inflated(bomb)
     files.check_inflated(honest)
+
+
+def process(code, *arguments):
+    """A process that has files.py alone, which needs nothing of TensorFlow and begins at once."""
+    folder = Path(files.__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+HOLD = """
+import sys, time, files
+with files.lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+FULL = """
+import resource, sys, files
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    with files.replacing(sys.argv[1]) as new:
+        new.write_bytes(bytes(20_000))
+except OSError as error:
+    print(error, error.filename)
+"""
+
+
+def test_a_lock_is_held_by_one_and_dies_with_it(tmp_path):
+    path = tmp_path / "work.lock"
+    path.write_bytes(b"\xff of who held it last")
+    holder = process(HOLD, path)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=f"in use by process {holder.pid} on ") as error:
+            with files.lock(path):
+                pass
+        assert error.value.filename == str(tmp_path)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with files.lock(path):
+        assert f"process {os.getpid()} on" in path.read_text()
+        with pytest.raises(BlockingIOError), files.lock(path):  # nor twice by the same
+            pass
+    with files.lock(path):
+        pass
+
+
+def test_a_lock_in_use_whose_text_is_no_text(tmp_path):
+    path = tmp_path / "work.lock"
+    with files.lock(path):
+        path.write_bytes(b"\xff\xfe")
+        with pytest.raises(BlockingIOError, match="in use by "), files.lock(path):
+            pass
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path):
+    code = """
+import os, signal, sys, files
+with files.replacing(sys.argv[1]) as new:
+    new.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "note.txt").write_text("older")
+    writer = process(code, tmp_path / "note.txt")
+    writer.communicate()
+    left = sorted(os.listdir(tmp_path))
+    assert left == [f".new-{writer.pid}-note.txt", "note.txt"]
+    for name in (".lock", ".tmpaBc123", ".template", "new-1-a"):  # the second is of safetensors
+        (tmp_path / name).write_text("")
+    files.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".lock", ".template", "new-1-a", "note.txt"]
+    assert (tmp_path / "note.txt").read_text() == "older"
+    files.sweep(tmp_path / "nowhere")
+
+
+def test_a_full_disk_is_told_with_the_name_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "note.bin"
+    path.write_text("older")
+    said, _ = process(FULL, path).communicate()
+    assert f"{path}" in said and "could not be written" in said and "as it was" in said
+    assert path.read_text() == "older" and os.listdir(tmp_path) == ["note.bin"]

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from isa_tf.files import replacing
 
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _FORMAT = "isa_tf.training 1"
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class Checkpoints:
             try:
                 save_file(arrays, new, metadata)
             except SafetensorError as error:  # that is how it reports a full disk
-                raise OSError(str(error)) from error
+                number = _OS_ERROR.search(str(error))
+                raise OSError(number and int(number[1]), str(error)) from error
             mask = os.umask(0)
             os.umask(mask)
             new.chmod(0o666 & ~mask)  # as any other file, where safetensors is its owner's alone

@@ -33,6 +33,7 @@ LOG = "log.csv"
 BEST = "best.keras"
 BEST_SCORE = "best.json"
 CHECKPOINTS = "checkpoints"
+_TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _OF_VERSION_01 = "last.keras"
 # A loss scale that has been halved so often has not met a finite gradient for long.
@@ -303,7 +304,7 @@ class Run:
         self._end = self.step
         if self.step > steps:  # of an earlier phase, or done before `steps` was lowered
             return self._best()
-        self._tensorboard = TensorBoard(self.workdir / "tensorboard") if self.chief else None
+        self._tensorboard = TensorBoard(self.workdir / _TENSORBOARD) if self.chief else None
         self._progress = Progress(steps, verbose if self.chief else 0)
         self._begin = time.monotonic() - self.seconds
         self._pace, self._since_log = Pace(), Pace()
@@ -444,7 +445,7 @@ class Run:
             return
         first, last = self.profile
         if self.step == first and not self._profiling:
-            tf.profiler.experimental.start(str(self.workdir / "tensorboard"))
+            tf.profiler.experimental.start(str(self.workdir / _TENSORBOARD))
             self._profiling = True
         elif self._profiling and self.step >= last:
             tf.profiler.experimental.stop()
@@ -476,7 +477,10 @@ class Run:
             "memory_gib": round(memory_gib(), 3),
             "seconds": round(time.monotonic() - self._begin, 1),
         }
-        self.rows = [r for r in self.rows if r["step"] < self.step] + [row]
+        # Where a step is validated again, for the sake of a best model that was lost, the row
+        # goes on telling of the training before it.
+        known = next((r for r in self.rows if r["step"] == self.step), {})
+        self.rows = [r for r in self.rows if r["step"] < self.step] + [{**known, **row}]
         self.train_logs = None
         self._by_chief(lambda: self._tell(row, picture))
         self._keep()
@@ -596,7 +600,9 @@ class Run:
             logger.info("going on from step %d of %d", self.step, self.steps)
 
     def _begin_anew(self):
-        left = [n for n in (LOG, BEST, BEST_SCORE) if (self.workdir / n).exists()]
+        # TensorBoard's folder is made once the first state is kept, the others by validations.
+        traces = (LOG, BEST, BEST_SCORE, _TENSORBOARD)
+        left = [n for n in traces if (self.workdir / n).exists()]
         if left:
             raise ValueError(
                 f"{self.checkpoints.folder} holds no checkpoint any more, though a training has "
@@ -635,7 +641,11 @@ class Run:
         self.checkpoints.set_aside(after=self.step)
         path = self.workdir / LOG
         try:
-            if [row for row in read_log(path) if row["step"] <= self.step] != self.rows:
+            # It may hold more: rows of the validation that this state stands before, and of those
+            # after a state that is damaged.
+            pending = self.train_logs is not None
+            found = [r for r in read_log(path) if r["step"] < self.step + (not pending)]
+            if found != self.rows:
                 logger.warning("%s: not what the checkpoint knows; written anew from it", path)
         except ValueError as error:
             logger.warning("%s; written anew from the checkpoint", error)
@@ -653,10 +663,23 @@ class Run:
                 reason = reason or "not what the checkpoint knows"
                 logger.warning("%s: %s; written anew from the checkpoint", path, reason)
                 self._write_best()
-        elif theirs is None or digest is None or theirs.get("sha256") != digest:
-            what = "gone" if digest is None else "damaged: not what was written"
-            logger.warning("%s is %s; the next validation writes it anew", model, what)
-            self.best = None
+            return
+        if digest is None:
+            what = "gone"
+        elif theirs is None or theirs.get("sha256") != digest:
+            what = "damaged: not what was written"
+        elif not self._comes_later(theirs.get("step")):
+            what = "not the one that the checkpoint knows"
+        else:  # a validation was stopped after it was written, and will be done again
+            return
+        logger.warning("%s is %s; the next validation writes it anew", model, what)
+        self.best = None
+
+    def _comes_later(self, step):
+        """Whether the validation of a step is still to come for the state that is gone on from."""
+        if not isinstance(step, int):
+            return False
+        return step > self.step or (step == self.step and self.train_logs is not None)
 
     def restore_metrics(self):
         """Gives the metrics what they had counted of an epoch that is gone on with."""
@@ -728,7 +751,7 @@ def _read_json(path):
     """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"cannot be read ({error})"
     if not isinstance(found, dict):
         return None, f"holds no dictionary but {str(found)[:40]}"
