@@ -331,7 +331,7 @@ class Run:
                     data,
                     steps_per_epoch=length,
                     epochs=1,
-                    callbacks=[_Watch(self), *callbacks],
+                    callbacks=[*callbacks, _Watch(self)],
                     shuffle=False,
                     verbose=0,
                 )
