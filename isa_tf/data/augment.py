@@ -204,8 +204,11 @@ def random_flip(image, label, seed):
     >>> image, label = random_flip(image, label, (0, 1))
     """
     flip = tf.random.stateless_uniform((), seed) < 0.5
-    image = tf.raw_ops.Reverse(tensor=image, dims=[False, flip, False])
-    return image, tf.raw_ops.Reverse(tensor=label, dims=[False, flip])
+    return tf.cond(
+        flip,
+        lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
+        lambda: (tf.identity(image), tf.identity(label)),
+    )
 
 
 def photometric_distortion(

@@ -1,5 +1,8 @@
 """What every segmentation dataset is: names, colours, splits, and `read(split, index)`."""
 
+import atexit
+import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -155,6 +158,59 @@ class SegmentationDataset:
             )
 
 
+class _Calls:
+    """The calls of Python by running pipelines, which must be over when the interpreter ends.
+
+    It ends threads that wait for it, and a call whose thread is gone never returns. An iterator
+    that is deleted after that waits for its calls, for ever.
+    """
+
+    _PATIENCE = 10.0  # seconds, for calls that run
+    _QUIET = 0.25  # seconds without a call, after which pipelines are taken to have stopped
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._running, self._latest, self._closed = 0, None, False
+
+    def guard(self, function):
+        """`function`, refused once the interpreter ends."""
+
+        def call(*args):
+            with self._lock:
+                self._latest = time.monotonic()
+                if self._closed:
+                    raise RuntimeError("Python ends, so nothing more is read")
+                self._running += 1
+            try:
+                return function(*args)
+            finally:
+                with self._lock:
+                    self._running -= 1
+
+        return call
+
+    def close(self):
+        """Refuses calls and waits for those that run. Pipelines full of refusals call no more."""
+        with self._lock:
+            self._closed = True
+            if self._latest is None:
+                return
+            self._latest = time.monotonic()  # some may wait to begin
+        end = self._latest + self._PATIENCE
+        while (now := time.monotonic()) < end:
+            if not self._running and now - self._latest > self._QUIET:
+                break
+            time.sleep(0.01)
+
+
+_calls = _Calls()
+atexit.register(_calls.close)
+
+
+def _python(function, inputs, dtypes):
+    return tf.numpy_function(_calls.guard(function), inputs, dtypes)
+
+
 def on_image(place, size):
     """What of a window lies on an image: its first row and column, and those behind its last.
 
@@ -196,7 +252,7 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         return image, label[first[0] : last[0], first[1] : last[1]], place
 
     def by_python(i):
-        example = _checked(tf.numpy_function(read, [to_index(i)], (tf.uint8, tf.uint8)))
+        example = _checked(_python(read, [to_index(i)], (tf.uint8, tf.uint8)))
         return example if whole else cut(i, *example)
 
     def by_graph(i):
@@ -233,11 +289,11 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
             return example
 
         index = to_index(i)
-        found, *example = tf.numpy_function(look_up, [index], (tf.bool, tf.uint8, tf.uint8))
+        found, *example = _python(look_up, [index], (tf.bool, tf.uint8, tf.uint8))
         return tf.cond(
             tf.ensure_shape(found, ()),
             lambda: _checked(example),
-            lambda: _checked(tf.numpy_function(keep, [index, *fresh(i)], (tf.uint8, tf.uint8))),
+            lambda: _checked(_python(keep, [index, *fresh(i)], (tf.uint8, tf.uint8))),
         )
 
     def fetch(i):
@@ -298,7 +354,7 @@ def _without_empty(data, size, to_index, read):
             after = tf.tensor_scatter_nd_update(failed, [[to_index(i)]], [True])
             refusals = tf.cond(
                 tf.reduce_all(after),
-                lambda: tf.numpy_function(read.refuse, [], tf.bool),
+                lambda: _python(read.refuse, [], tf.bool),
                 lambda: tf.constant(False),
             )
             with tf.control_dependencies([refusals]):

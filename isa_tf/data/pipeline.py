@@ -96,10 +96,11 @@ def train_pipeline(
 
     def distort(i, image, label, place):
         image, label = augment.fit_crop(image, label, place, crop_size)
+        seeds = seeds_of(i)
         if flip:
-            image, label = augment.random_flip(image, label, seeds_of(i)[1])
+            image, label = augment.random_flip(image, label, seeds[1])
         if photometric:
-            image = augment.photometric_distortion(image, seeds_of(i)[2])
+            image = augment.photometric_distortion(image, seeds[2])
         return image, label
 
     # The batches' rows, one after another, of which this worker has `rows` in each batch.

@@ -12,9 +12,6 @@ START = """
     import sys
     from isa_tf import data
 
-    class Own(data.SyntheticDataset):
-        pass
-
     dataset = {dataset}
     train = data.train_pipeline(dataset, "train", 2, 64, cache={cache})
     def loop():
@@ -39,16 +36,51 @@ def folder(tmp_path_factory):
     return root
 
 
+def run(script):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], timeout=120, capture_output=True, text=True
+    )
+
+
 @pytest.mark.parametrize("leave, code", [("raise ValueError", 1), ("sys.exit(3)", 3)])
-@pytest.mark.parametrize("cache", [False, True])
-@pytest.mark.parametrize("kind", ["folder", "synthetic"])
+@pytest.mark.parametrize("kind, cache", [("folder", True), ("synthetic", False)])
 def test_the_process_ends(folder, kind, cache, leave, code):
     dataset = {
         "folder": f"data.FolderDataset({str(folder)!r}, num_classes=5)",
         "synthetic": "data.SyntheticDataset()",
     }[kind]
-    script = textwrap.dedent(START).format(dataset=dataset, cache=cache, leave=leave)
-    ended = subprocess.run(
-        [sys.executable, "-c", script], timeout=120, capture_output=True, text=True
-    )
+    ended = run(textwrap.dedent(START).format(dataset=dataset, cache=cache, leave=leave))
+    assert ended.returncode == code, ended.stderr[-2000:]
+
+
+FIT = """
+    import sys, time
+    import keras, numpy as np
+    from isa_tf import data
+
+    class Slow(data.SegmentationDataset):
+        def examples(self, split):
+            return tuple(map(str, range(200)))
+
+        def read(self, split, index):
+            np.random.rand(200, 200) @ np.random.rand(200, 200)
+            time.sleep(0.02)
+            return np.zeros((300, 400, 3), np.uint8), np.zeros((300, 400), np.uint8)
+
+    class Leave(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                {leave}
+
+    train = data.train_pipeline(Slow("slow", ["a", "b"], ["train"]), "train", 2, 64)
+    model = keras.Sequential([keras.layers.Rescaling(1 / 255.0), keras.layers.Conv2D(2, 1)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(train, steps_per_epoch=50, callbacks=[Leave()], verbose=0)
+"""
+
+
+@pytest.mark.parametrize("leave, code", [("raise ValueError", 1), ("sys.exit(3)", 3)])
+def test_the_process_ends_whose_iterator_outlives_python(leave, code):
+    """The traceback holds Keras's iterator, which is deleted when threads of Python are no more."""
+    ended = run(textwrap.dedent(FIT).format(leave=leave))
     assert ended.returncode == code, ended.stderr[-2000:]
