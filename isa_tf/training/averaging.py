@@ -55,7 +55,7 @@ def estimate_statistics(model, batches):
     shares = np.repeat([1.0 - norm.momentum for norm in norms], 2)
     others = [v for v in model.non_trainable_variables if all(v is not s for s in statistics)]
     kept = [v.numpy() for v in others]  # the state of dropout
-    strategy = tf.distribute.get_strategy()
+    strategy = model.distribute_strategy  # it is called from outside of its scope, too
     run = tf.function(lambda image: strategy.run(forward, (image,)), jit_compile=False)
 
     def forward(image):
