@@ -118,6 +118,7 @@ class SegmentationDataset:
         self.splits = tuple(splits)
         self.on_error = on_error
         self._logged = set()
+        self._last_fault = {}  # split: DataError
         self._decoded = {}  # (split, index): (image, label)
 
     @property
@@ -265,7 +266,6 @@ class _PythonReader:
 
     def __init__(self, dataset, split):
         self._dataset, self._split = dataset, split
-        self._last_fault = None
 
     def __call__(self, index):
         try:
@@ -273,7 +273,7 @@ class _PythonReader:
         except DataError as error:
             if self._dataset.on_error == "raise":
                 raise
-            self._last_fault = error
+            self._dataset._last_fault[self._split] = error
             if error.path not in self._dataset._logged:
                 self._dataset._logged.add(error.path)
                 logging.warning("Left out of %s/%s: %s", self._dataset.name, self._split, error)
@@ -283,7 +283,8 @@ class _PythonReader:
         name, size = self._dataset.name, self._dataset.size(self._split)
         raise DataError(
             f"{name}/{self._split}",
-            f"none of its {size} examples can be read; the last fault: {self._last_fault}",
+            f"none of its {size} examples can be read; the last fault: "
+            f"{self._dataset._last_fault[self._split]}",
         )
 
 

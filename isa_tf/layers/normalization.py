@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from isa_tf.ops import sum_over_replicas
+
 
 @keras.saving.register_keras_serializable("isa_tf")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -11,10 +13,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Keras 3 computes moments and normalisation as a chain of elementwise operations, which leaves
     their fusion to XLA; without XLA the fused kernel reads and writes the map a fraction as often.
     Weights, arguments and results are those of the Keras layer, with one difference: the moving
-    variance takes up the unbiased variance of the batch, as PyTorch's does. With
-    `synchronized=True` the Keras implementation runs, which knows how to cross replicas; so it does
-    for inputs that are no channels-last maps, for float64, masks and `renorm`. Replicas without
-    shared batch statistics keep the mean of their moving statistics.
+    variance takes up the unbiased variance of the batch, as PyTorch's does.
+
+    With `synchronized=True` the statistics are those of the global batch, that of all replicas,
+    and the moving ones too are what one device would have. It is composed of elementwise
+    operations; so it is for inputs that are no channels-last maps, and for float64. With masks and
+    `renorm` the Keras implementation runs, whose moving variance is the biased one. Replicas
+    without shared batch statistics keep the mean of their moving statistics.
 
     Args:
         **kwargs: those of `keras.layers.BatchNormalization`.
@@ -49,6 +54,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         if not self._can_fuse(inputs, mask):
+            if training and self.trainable and mask is None and not self.renorm:
+                return self._compose(inputs)
             return super().call(inputs, training=training, mask=mask)
         if not (training and self.trainable):
             statistics = (self.moving_mean, self.moving_variance)
@@ -57,6 +64,42 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance, *_ = self.normalize(inputs, *self.scale_and_offset())
         self.take_up(mean, variance)
         return outputs
+
+    def _compose(self, inputs):
+        """What Keras computes in training, with the moments of all replicas and two passes.
+
+        Keras subtracts squares of the mean from means of the squares, in which little is left of
+        the variance of a map whose mean is large.
+        """
+        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        size = tf.size(x) // tf.shape(x)[self.axis]
+        count, total = tf.cast(size, x.dtype), tf.reduce_sum(x, self._reduction_axes)
+        shape = [1] * x.shape.rank
+        shape[self.axis] = -1
+        # Of its own first: the squares are then those of small numbers.
+        mean = tf.math.divide_no_nan(total, count)
+        own = tf.reshape(tf.stop_gradient(mean), shape)
+        squares = tf.reduce_sum(tf.math.squared_difference(x, own), self._reduction_axes)
+        if self.synchronized:
+            total, whole = sum_over_replicas([total, count])
+            shared = total / whole
+            squares = sum_over_replicas(squares + count * tf.square(mean - shared))
+            mean, count = shared, whole
+        variance = squares / count
+        self.take_up(
+            tf.cast(mean, self.moving_mean.dtype),
+            tf.cast(squares / tf.maximum(count - 1, 1), self.moving_variance.dtype),
+        )
+        outputs = keras.ops.batch_normalization(
+            x=x,
+            mean=mean,
+            variance=variance,
+            axis=self.axis,
+            offset=tf.cast(self.beta, x.dtype) if self.center else None,
+            scale=tf.cast(self.gamma, x.dtype) if self.scale else None,
+            epsilon=self.epsilon,
+        )
+        return tf.cast(outputs, self.compute_dtype)
 
     def take_up(self, mean, variance):
         """Moves the moving statistics towards those of a batch."""

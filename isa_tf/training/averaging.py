@@ -1,8 +1,12 @@
 """Averaged weights and the moving statistics that go with them."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
+
+from isa_tf.ops import alone
 
 
 def averaging_optimizer(optimizer):
@@ -31,7 +35,9 @@ def estimate_statistics(model, batches):
 
     Args:
         model: `keras.Model`; normalisations that are not trainable stay as they are.
-        batches: iterable of (image, label), at least one.
+        batches: iterable of batches as `fit` takes them, (x, y) or (x, y, weight) or x alone; at
+            least one. Under a strategy a batch that is not dealt out to the replicas is read by
+            each of them, as one device would.
 
     Raises:
         ValueError: where there is no batch.
@@ -55,17 +61,25 @@ def estimate_statistics(model, batches):
     shares = np.repeat([1.0 - norm.momentum for norm in norms], 2)
     others = [v for v in model.non_trainable_variables if all(v is not s for s in statistics)]
     kept = [v.numpy() for v in others]  # the state of dropout
-    strategy = model.distribute_strategy  # it is called from outside of its scope, too
-    run = tf.function(lambda image: strategy.run(forward, (image,)), jit_compile=False)
+    strategy = model.distribute_strategy
 
-    def forward(image):
-        model(image, training=True)
+    @tf.function(jit_compile=False)
+    def run(x):
+        dealt = any(isinstance(v, tf.distribute.DistributedValues) for v in tf.nest.flatten(x))
+
+        def forward(x):
+            # Every replica counts the same pixels, else, and takes them for several.
+            with contextlib.nullcontext() if dealt else alone():
+                model(x, training=True)
+
+        strategy.run(forward, (x,))
 
     totals, count = [0.0] * len(statistics), 0
-    for image, _ in batches:
+    for batch in batches:
         for moving in statistics:
             moving.assign(tf.zeros_like(moving))
-        run(image)
+        x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+        run(x)
         totals = [total + s.numpy() for total, s in zip(totals, statistics, strict=True)]
         count += 1
     if not count:
@@ -76,15 +90,23 @@ def estimate_statistics(model, batches):
         variable.assign(value)
 
 
-class SwapAveragedWeights(keras.callbacks.SwapEMAWeights):
+class SwapAveragedWeights(keras.callbacks.Callback):
     """Validates the averaged weights, with moving statistics that are theirs.
 
     For the time of a validation the optimizer's averages stand in the model, and the moving
-    statistics are estimated anew (see `estimate_statistics`). After it all is as it was, also at
-    the end of `fit`, where Keras would leave the averages in the model.
+    statistics are estimated anew (see `estimate_statistics`). After it all is as it was, to the
+    bit, under any strategy. (`keras.callbacks.SwapEMAWeights` swaps by adding and subtracting
+    under TensorFlow, which rounds.) What stood in the model waits in the memory of the host.
+
+    Where the optimizer is none of ours, `fit` still ends with the averages in the model, as Keras
+    has it (`keras.optimizers.Optimizer.finalize_variable_values`); a `WholeGradient` leaves there
+    what was trained.
 
     Args:
-        batches: iterable of (image, label) to estimate on, the same at each validation.
+        batches: iterable of batches to estimate on (see there), the same at each validation.
+
+    Raises:
+        ValueError: at a validation, where the optimizer keeps no averages.
 
     Example:
 
@@ -101,21 +123,22 @@ class SwapAveragedWeights(keras.callbacks.SwapEMAWeights):
     def __init__(self, batches):
         super().__init__()
         self.batches = batches
+        self._kept = None
 
     def on_test_begin(self, logs=None):
-        super().on_test_begin(logs)
-        self._kept = [v.numpy() for v in self.model.non_trainable_variables]
+        optimizer = averaging_optimizer(self.model.optimizer)
+        if optimizer is None:
+            raise ValueError("the optimizer keeps no averages of the weights: it has no use_ema")
+        averages = zip(
+            optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+        )
+        self._kept = [v.numpy() for v in self.model.variables]
+        for variable, average in averages:
+            if average is not None:
+                variable.assign(average.numpy())
         estimate_statistics(self.model, self.batches)
 
     def on_test_end(self, logs=None):
-        super().on_test_end(logs)
-        for variable, value in zip(self.model.non_trainable_variables, self._kept, strict=True):
+        for variable, value in zip(self.model.variables, self._kept, strict=True):
             variable.assign(value)
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        self._weights = [v.numpy() for v in self.model.trainable_variables]
-
-    def on_train_end(self, logs=None):
-        for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
-            variable.assign(value)
+        self._kept = None

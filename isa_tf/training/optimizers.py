@@ -191,14 +191,27 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
         self.l2 = l2
 
     def update_step(self, gradient, variable, learning_rate):
-        step = keras.ops.cast(gradient, variable.dtype)
+        gradient = tf.cast(gradient, variable.dtype)
+        rate = tf.cast(learning_rate, variable.dtype)
+        decay = None
         if self.l2 and self._use_weight_decay(variable):
-            step = step + self.l2 * variable
-        if self.momentum:
-            buffer = self.momentums[self._get_variable_index(variable)]
-            self.assign(buffer, self.momentum * buffer + step)
-            step = step + self.momentum * buffer if self.nesterov else buffer
-        self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
+            decay = self.l2 * variable
+        # Never more than two summands: TensorFlow regroups three where all are on one device, so
+        # that they round otherwise in one replica than in another, and the weights drift apart.
+        if not self.momentum:
+            step = gradient if decay is None else gradient + decay
+            self.assign_sub(variable, rate * step)
+            return
+        buffer = self.momentums[self._get_variable_index(variable)]
+        self.assign(buffer, self.momentum * buffer + gradient)
+        if decay is not None:
+            self.assign_add(buffer, decay)
+        if not self.nesterov:
+            self.assign_sub(variable, rate * buffer)
+            return
+        self.assign_sub(variable, rate * (gradient + self.momentum * buffer))
+        if decay is not None:
+            self.assign_sub(variable, rate * decay)
 
     def get_config(self):
         return {**super().get_config(), "l2": self.l2}

@@ -11,10 +11,6 @@ from isa_tf.names import unknown
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
-# A worker that is gone is noticed this many seconds after its last sign of life. TensorFlow's own
-# value is 10, under which a worker that pauses for long (a debugger, a laptop's lid) is given up.
-HEARTBEAT_SECONDS = 30
-
 _TF_CONFIG = (
     'TF_CONFIG should look like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -32,9 +28,10 @@ def make_strategy(name="auto"):
     Several processes ("multi_worker") find one another by the environment variable TF_CONFIG,
     or, without it, by what SLURM's `srun` tells its tasks. All processes run the same program, with
     the same arguments. Those on one machine should each see GPUs of their own
-    (CUDA_VISIBLE_DEVICES, or `srun --gpus-per-task`). Where one of them dies, the others end with
-    `tf.errors.UnavailableError` or are ended by TensorFlow, half a minute later at most: whoever
-    started them is to start all of them again.
+    (CUDA_VISIBLE_DEVICES, or `srun --gpus-per-task`). Where one of them dies, the others get
+    `tf.errors.UnavailableError` or `tf.errors.DeadlineExceededError` in what they do together next,
+    at once where the process is gone and after ten seconds where its machine is. A strategy cannot
+    be mended: whoever started the processes starts all of them again.
 
     Args:
         name: str, one of
@@ -283,7 +280,6 @@ def _multi_worker(spec, task_type, index):
     )
     cpus = tf.config.get_logical_device_configuration(tf.config.list_physical_devices("CPU")[0])
     try:
-        _configure_heartbeat(spec)
         if cpus is not None and len(cpus) > 1:
             return _on_all_cpus(resolver, len(cpus))
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
@@ -294,10 +290,6 @@ def _multi_worker(spec, task_type, index):
             "a strategy of several processes must be made before TensorFlow's first tensor, "
             "variable, dataset or list of logical devices"
         ) from error
-
-
-def _configure_heartbeat(spec):
-    """Has a lost worker noticed after HEARTBEAT_SECONDS."""
 
 
 def _on_all_cpus(resolver, count):
@@ -437,32 +429,31 @@ def expand_hosts(text):
     >>> expand_hosts("node[01-03,07],gpu5")
     ['node01', 'node02', 'node03', 'node07', 'gpu5']
     """
-    hosts = []
-    # Commas outside of brackets separate.
-    for part in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+|,,|[\[\]]", text):
-        names = [""]
-        for plain, ranges in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", part):
-            names = [name + end for name in names for end in _ends(plain, ranges, text)]
-        if re.sub(r"\[[^\[\]]*\]", "", part).strip(",[]") == "" and "[" not in part:
-            raise ValueError(f"not a list of hosts as SLURM writes it: {text!r}")
-        hosts += names
-    if not hosts or text[:1] == "," or text[-1:] == ",":
+    if not re.fullmatch(f"{_HOST}(?:,{_HOST})*", text):
         raise ValueError(f"not a list of hosts as SLURM writes it: {text!r}")
+    hosts = []
+    for host in re.findall(_HOST, text):
+        names = [""]
+        for plain, numbers in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", host):
+            names = [name + end for name in names for end in _ends(plain, numbers)]
+        hosts += names
     return hosts
 
 
-def _ends(plain, ranges, text):
+# A name with lists of numbers in brackets, whose commas do not separate hosts.
+_HOST = r"(?:[^\s,\[\]]|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+"
+
+
+def _ends(plain, numbers):
     """What a part of a host's name stands for: itself, or the numbers of a bracket."""
     if plain:
         return [plain]
-    numbers = []
-    for item in ranges.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-        if match is None:
-            raise ValueError(f"not a list of hosts as SLURM writes it: {text!r}")
-        first, last = match[1], match[2] or match[1]
-        numbers += [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-    return numbers
+    ends = []
+    for item in numbers.split(","):
+        first, _, last = item.partition("-")
+        # As many digits as SLURM writes.
+        ends += [str(n).zfill(len(first)) for n in range(int(first), int(last or first) + 1)]
+    return ends
 
 
 def _expand_tasks(text):

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from isa_tf.data import DataError, SegmentationDataset, eval_pipeline, train_pipeline
+from isa_tf.data import (
+    DataError,
+    SegmentationDataset,
+    batch_examples,
+    eval_pipeline,
+    train_pipeline,
+)
 
 
 class Numbered(SegmentationDataset):
@@ -160,10 +166,181 @@ def test_a_fault_in_a_batch_of_several_is_told():
     assert sorted(order(skipping)) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
-def test_shards_by_examples():
+def workers(count, replicas):
+    return [tf.distribute.InputContext(count, worker, replicas) for worker in range(count)]
+
+
+@pytest.mark.parametrize("count, replicas", [(1, 1), (1, 3), (2, 2), (2, 6), (3, 6), (6, 6)])
+@pytest.mark.parametrize("start_step, repeat", [(0, True), (3, True), (1, False)])
+def test_workers_train_on_the_batches_of_one(count, replicas, start_step, repeat):
+    """Row for row, augmentation and all, and none reads what it does not train on."""
+    arguments = {"seed": 3, "start_step": start_step, "repeat": repeat}
+    one = train_pipeline(Numbered(26, heights=3), "train", 12, (10, 14), **arguments).take(5)
+    wanted = list(one)
+    assert len(wanted) == (5 if repeat else 1)
+    shares = []
+    for context in workers(count, replicas):
+        data = Numbered(26, heights=3)
+        own = train_pipeline(data, "train", 12, (10, 14), input_context=context, **arguments).take(
+            len(wanted) * replicas // count
+        )
+        assert own.element_spec[0].shape == (12 // replicas, 10, 14, 3)
+        shares.append(list(own))
+        if not repeat:
+            assert len(data.reads) == 12 // count
+    for step, batch in enumerate(wanted):
+        local = replicas // count
+        rows = [b for share in shares for b in share[step * local : (step + 1) * local]]
+        for whole, parts in zip(batch, zip(*rows, strict=True), strict=True):
+            np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_a_worker_reads_what_it_trains_on():
+    for context in workers(2, 4):
+        data = Numbered(40)
+        arguments = {"shuffle": False, "repeat": False, "input_context": context}
+        rows = order(train_pipeline(data, "train", 8, 8, **arguments, **PLAIN))
+        first = 4 * context.input_pipeline_id
+        assert rows == [8 * t + first + row for t in range(5) for row in range(4)]
+        assert sorted(data.reads) == rows
+
+
+@pytest.mark.parametrize(
+    "batch_size, count, replicas", [(10, 2, 4), (9, 1, 2), (6, 2, 3), (1, 2, 2)]
+)
+def test_batches_that_replicas_do_not_divide(batch_size, count, replicas):
+    message = f"batch_size={batch_size} for {replicas} replicas of {count} workers"
+    with pytest.raises(ValueError, match=message):
+        context = workers(count, replicas)[0]
+        train_pipeline(Numbered(), "train", batch_size, 8, input_context=context)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_workers_evaluate_every_image_once(count, batch_size):
+    given, shares = [], []
+    for context in workers(count, count):
+        data = Numbered(heights=2)
+        own = eval_pipeline(data, "train", batch_size, input_context=context)
+        batches = list(own)
+        assert all(len(label) <= batch_size for _, label in batches)
+        seen = order(batches) if batches else []
+        assert sorted(data.reads) == sorted(seen)
+        given.extend(seen)
+        shares.append(len(seen))
+    assert sorted(given) == list(range(10))
+    assert max(shares) - min(shares) <= 1
+
+
+def test_nothing_else_deals_examples_out():
     for data in (train_pipeline(Numbered(), "train", 2, 8), eval_pipeline(Numbered(), "train")):
         policy = data.options().experimental_distribute.auto_shard_policy
         assert policy == tf.data.experimental.AutoShardPolicy.OFF
+
+
+def test_runs_under_a_strategy_of_workers(mirrored):
+    def make(context):
+        return train_pipeline(
+            Numbered(), "train", 4, 8, shuffle=False, input_context=context, **PLAIN
+        )
+
+    batches = iter(mirrored.distribute_datasets_from_function(make))
+    for step in range(3):
+        labels = mirrored.experimental_local_results(next(batches)[1])
+        rows = np.concatenate([label[:, 0, 0] for label in labels])
+        assert rows.tolist() == [(4 * step + row) % 10 for row in range(4)]
+
+
+# === Names ===
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_names_of_a_batch(shuffle):
+    train = train_pipeline(Numbered(), "train", 4, (12, 16), seed=5, shuffle=shuffle, **PLAIN)
+    for step, batch in enumerate(train.take(8)):
+        names = batch_examples(Numbered(), "train", 4, step, seed=5, shuffle=shuffle)
+        assert names == [str(i) for i in order([batch])]
+
+
+def test_names_of_no_batch():
+    with pytest.raises(ValueError, match="no split 'test'"):
+        batch_examples(Numbered(), "test", 4, 0)
+    with pytest.raises(ValueError, match="step=-1"):
+        batch_examples(Numbered(), "train", 4, -1)
+    with pytest.raises(ValueError, match="batch_size"):
+        batch_examples(Numbered(), "train", 0, 1)
+    with pytest.raises(ValueError, match="has 0 examples"):
+        batch_examples(NoneLeft(), "empty", 4, 0)
+
+
+# === Nothing to read ===
+
+
+class NoneLeft(Numbered):
+    """Of whose examples those of `readable` can be read, from the `since`th reading on."""
+
+    def __init__(self, size=10, readable=(), since=0):
+        super().__init__(size, on_error="skip")
+        self.splits = ("train", "empty")
+        self.readable, self.since = readable, since
+
+    def examples(self, split):
+        return () if split == "empty" else super().examples(split)
+
+    def read(self, split, index):
+        example = super().read(split, index)
+        if index in self.readable and len(self.reads) > self.since:
+            return example
+        raise DataError(f"{index}.png", "torn")
+
+
+NOTHING = r"none/train: none of its 10 examples can be read; the last fault: \d.png: torn"
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_split_of_which_nothing_can_be_read(cache):
+    data = NoneLeft()
+    data.name = "none"
+    for pipeline in (
+        train_pipeline(data, "train", 2, 8, cache=cache),
+        train_pipeline(data, "train", 2, 8, repeat=False, cache=cache),
+        eval_pipeline(data, "train", cache=cache),
+        data.load("train"),
+    ):
+        with pytest.raises(tf.errors.OpError, match=NOTHING):
+            next(iter(pipeline))
+
+
+@pytest.mark.parametrize("readable", [0, 6, 9])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_one_example_that_can_be_read_is_enough(readable, shuffle):
+    data = NoneLeft(readable=[readable])
+    for seed in range(4):
+        train = train_pipeline(data, "train", 2, 8, seed=seed, shuffle=shuffle, **PLAIN)
+        assert set(order(train.take(6))) == {readable}
+    assert order(eval_pipeline(data, "train")) == [readable]
+
+
+def test_faults_from_before_an_example_was_read_count_no_more():
+    """Every example fails once, but they never all fail: as where a disk comes and goes."""
+
+    class Flaky(NoneLeft):
+        def read(self, split, index):
+            failed = self.reads.count(index) == 0 and index
+            example = Numbered.read(self, split, index)
+            if failed:
+                raise DataError(f"{index}.png", "away")
+            return example
+
+    rows = order(train_pipeline(Flaky(), "train", 2, 8, shuffle=False, **PLAIN).take(10))
+    assert rows[1:] == [i % 10 for i in range(19)]
+
+
+def test_a_worker_whose_share_cannot_be_read_is_no_error():
+    data = NoneLeft(readable=[0])
+    contexts = workers(2, 2)
+    assert order(eval_pipeline(data, "train", input_context=contexts[0])) == [0]
+    assert list(eval_pipeline(data, "train", input_context=contexts[1])) == []
 
 
 def test_runs_under_a_strategy():

@@ -59,9 +59,8 @@ def test_moving_variance_is_unbiased():
     np.testing.assert_allclose(fused.moving_variance, 0.9 * old + 0.1 * unbiased, rtol=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [{"axis": 1}, {"renorm": True}], ids=str)
-def test_falls_back_on_keras(arguments):
-    fused, plain = pair(**arguments)
+def test_falls_back_on_keras():
+    fused, plain = pair(renorm=True)
     for training in (True, False):
         for found, expected in zip(
             run(fused, inputs(), training), run(plain, inputs(), training), strict=True
@@ -101,8 +100,73 @@ def test_synchronized_statistics_are_those_of_the_whole_batch(mirrored):
     outputs = tf.concat(mirrored.experimental_local_results(step(per_replica(mirrored, x))), 0)
     mean, variance = (f(x.numpy(), axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.var))
     assert relative_error(outputs, (x - mean) / np.sqrt(variance + 1e-5)) < 1e-5
-    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-4)
-    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance, rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-5)
+    unbiased = variance * 2 * COUNT / (2 * COUNT - 1)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * unbiased, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_synchronized_gradients_are_those_of_the_whole_batch(dtype, mirrored):
+    x = tf.cast(tf.concat([inputs(), 3 * inputs() + 1], 0), dtype)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+
+    def made():
+        layer = FusedBatchNormalization(synchronized=True, dtype=dtype)
+        layer.build(SHAPE)
+        randomize(layer)
+        return layer
+
+    def share(layer, x):
+        variables = [v.value for v in layer.trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(layer(x, training=True)))
+        return tape.gradient(loss, [x, *variables])
+
+    one = made()
+    expected = share(one, x)
+    with mirrored.scope():
+        layer = made()
+    step = tf.function(lambda part: mirrored.run(share, (layer, part)))
+    of_x, *of_variables = step(per_replica(mirrored, x))
+    found = [tf.concat(mirrored.experimental_local_results(of_x), 0)]
+    found += [mirrored.reduce("SUM", g, axis=None) for g in of_variables]
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < tolerance
+    for a, b in zip(layer.weights, one.weights, strict=True):
+        assert relative_error(a, b) < tolerance
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"dtype": "float64"}, {"synchronized": True}, {"axis": 1}, {"axis": 1, "scale": False}],
+    ids=str,
+)
+def test_composed_equals_keras_with_the_unbiased_variance(arguments):
+    composed, plain = pair(**arguments)
+    x = tf.cast(inputs(), arguments.get("dtype", "float32"))
+    axis = arguments.get("axis", 3)
+    axes = [i for i in range(4) if i != axis]
+    old = composed.moving_variance.numpy()
+    for found, expected in zip(run(composed, x, True), run(plain, x, True), strict=True):
+        assert relative_error(found, expected) < 1e-5
+    np.testing.assert_allclose(composed.moving_mean, plain.moving_mean, rtol=1e-5, atol=1e-6)
+    unbiased = np.var(x, axis=tuple(axes), dtype=np.float64, ddof=1)
+    np.testing.assert_allclose(composed.moving_variance, 0.9 * old + 0.1 * unbiased, rtol=1e-5)
+    composed.set_weights(plain.get_weights())
+    for found, expected in zip(run(composed, x, False), run(plain, x, False), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_large_mean_leaves_the_variance(mirrored):
+    x = tf.concat([inputs(), 3 * inputs() + 1], 0) + 3000.0
+    with mirrored.scope():
+        layer = FusedBatchNormalization(momentum=0.0, synchronized=True)
+        layer.build(SHAPE)
+    step = tf.function(lambda part: mirrored.run(lambda p: layer(p, training=True), (part,)))
+    step(per_replica(mirrored, x))
+    unbiased = np.var(x, axis=(0, 1, 2), dtype=np.float64, ddof=1)
+    np.testing.assert_allclose(layer.moving_variance, unbiased, rtol=1e-3)
 
 
 def test_replicas_agree_on_the_moving_statistics(mirrored):

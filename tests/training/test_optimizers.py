@@ -174,8 +174,8 @@ def slowly(batches, name, rate, weight_decay=0.0, clip_norm=None, ema=0.0):
 RECIPES = {
     "sgd": {"name": "sgd", "weight_decay": 0.1},
     "adamw": {"name": "adamw", "weight_decay": 0.1},
-    "clipped": {"name": "sgd", "clip_norm": 30.0},
-    "averaged": {"name": "sgd", "clip_norm": 40.0, "ema": 0.5},
+    "clipped": {"name": "sgd", "clip_norm": 100.0},
+    "averaged": {"name": "sgd", "clip_norm": 120.0, "ema": 0.5},
 }
 
 
