@@ -26,6 +26,7 @@ as it must be, naming it. Takes minutes: a start is some ten seconds of imports 
 """
 
 import collections
+import contextlib
 import csv
 import json
 import logging
@@ -115,7 +116,7 @@ def settings(seed=0):
         "train.ema": 0.9,
         "train.ema_batches": 4,
         "train.class_weight_steps": steps // 2,
-        "train.pictures": 1,
+        "train.pictures": 0,
     }
 
 
@@ -526,8 +527,8 @@ def make_config(seed=0):
     return config
 
 
-def prepare(workdir):
-    """Trains what damages are made of: `Sources`."""
+def prepare(workdir, other=True):
+    """Trains what damages are made of: `Sources`. Without `other`, not the run of another seed."""
     workdir.mkdir(parents=True, exist_ok=True)
     config = make_config()
     # With the state of an epoch that has begun, and a best score.
@@ -539,11 +540,10 @@ def prepare(workdir):
     if (workdir / "end" / "curves.png").exists():  # where there is matplotlib
         for name in ("earlier", "halfway"):
             shutil.copy(workdir / "end" / "curves.png", workdir / name)
-    try:
+    if other:
         copy = _Copy(workdir / "stopped", {half: "other"}, half)
-        train(make_config(seed=1), workdir / "stopped", verbose=0, callbacks=[copy])
-    except _Enough:
-        pass
+        with contextlib.suppress(_Enough):
+            train(make_config(seed=1), workdir / "stopped", verbose=0, callbacks=[copy])
     checkpoints = training.Checkpoints(workdir / "halfway" / training.CHECKPOINTS)
     newest, older = checkpoints.paths()
     states = {
