@@ -255,8 +255,10 @@ def torture_by_kills(workdir, kills, seed, workers=1):
         which = [draw.randrange(workers)] if one else list(range(workers))
         if early and any(start.codes()):
             faults.append(f"kill {number}: it had ended with {start.codes()}: {start.said()}")
+        seconds = start.seconds()
         start.kill(which)
         late = start.wait(_PATIENCE.value)
+        others = f"; the other ended {start.seconds() - seconds:.0f} s later" if one else ""
         for i in late:
             faults.append(
                 f"kill {number}: worker {i} did not end {_PATIENCE.value:.0f} s after another died"
@@ -266,8 +268,8 @@ def torture_by_kills(workdir, kills, seed, workers=1):
         doing["nothing: it had ended" if early else what.partition(" (")[0]] += 1
         text = f"of workers {which} " if workers > 1 else ""
         print(
-            f"kill {number:2d} {text}after {start.seconds():.0f} s at step {step} of {steps}, "
-            f"{'when it had ended' if early else what}",
+            f"kill {number:2d} {text}after {seconds:.0f} s at step {step} of {steps}, "
+            f"{'when it had ended' if early else what}{others}",
             flush=True,
         )
     start = Start(killed, workers, workdir / "killed-output-last")
