@@ -124,12 +124,15 @@ def run_apart(config, folder):
 def _run_as_child(config, folder):
     # Ctrl-C reaches both processes; the parent is the one to answer it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run(config, folder)
+    try:
+        run(config, folder)
+    except training.Interrupted as stop:
+        sys.exit(stop.exit_code)
 
 
 def check_run(config, folder):
     """Raises ValueError where a run's folder belongs to another config, naming what differs."""
-    kept = folder / setup.CONFIG_FILE
+    kept = folder / training.CONFIG
     if kept.exists():
         # Training on, unlike a study, may change its length.
         steps = json.loads(kept.read_text())["train"]["steps"]

@@ -58,7 +58,7 @@ def message(error):
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
-def make_run(workdir, config, strategy):
+def make_run(workdir, config, strategy=None):
     """The `training.Run` of an experiment: only what is named here may change as it goes on."""
     may_change = ("data.data_dir", "train.steps", "train.checkpoint_every", "test")
     return training.Run(workdir, json.loads(config.to_json()), may_change, strategy)
@@ -130,6 +130,12 @@ def make_model(config, dataset):
         palette=dataset.palette,
         **shared,
     )
+
+
+def claim(workdir, config):
+    """Makes the work directory of an experiment, or checks that it is this one's and free."""
+    with make_run(workdir, config) as run:
+        return run.workdir
 
 
 class Phase(NamedTuple):

@@ -80,7 +80,7 @@ class Logs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.train.append({name: float(value) for name, value in logs.items()})
         if self.die:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
 
     def on_test_batch_end(self, batch, logs=None):
         self.test.append({name: float(value) for name, value in logs.items()})

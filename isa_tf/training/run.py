@@ -36,6 +36,7 @@ CHECKPOINTS = "checkpoints"
 _TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _OF_VERSION_01 = "last.keras"
+_ASK_EVERY = 10
 # A loss scale that has been halved so often has not met a finite gradient for long.
 _LEAST_SCALE = 2.0**-24
 
@@ -214,8 +215,13 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stops(self):
-        """Whether any worker was told to stop: all stop at the same step."""
+    def _stops(self, count=0):
+        """Whether any worker was told to stop: all stop at the same step.
+
+        Asking one another takes some milliseconds, so workers do it once in some counts.
+        """
+        if count % _ASK_EVERY and strategies.num_workers(self.strategy) > 1:
+            return False
         if strategies.any_of(self.strategy, self._stop is not None):
             self._stop = self._stop or signal.SIGTERM
             return True
@@ -394,7 +400,7 @@ class Run:
                 self.step, {f"training/{name}": value for name, value in numbers.items()}
             )
         self._trace()
-        stops = self._stops()
+        stops = self._stops(self.step)
         if self.step < self._end:  # else the state is kept with the numbers of the whole epoch
             if stops or (self.checkpoint_every and self.step % self.checkpoint_every == 0):
                 self._keep()
@@ -710,7 +716,7 @@ class _Watch(keras.callbacks.Callback):
         run = self.run
         total = (self.params or {}).get("steps")
         run._progress.validate(batch + 1, total, time.monotonic() - self.begin)
-        if run._stops():
+        if run._stops(batch + 1):
             run._interrupt()
 
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import re
+import signal
+import threading
 
 import tensorflow as tf
 
@@ -31,7 +33,8 @@ def make_strategy(name="auto"):
     (CUDA_VISIBLE_DEVICES, or `srun --gpus-per-task`). Where one of them dies, the others get
     `tf.errors.UnavailableError` or `tf.errors.DeadlineExceededError` in what they do together next,
     at once where the process is gone and after ten seconds where its machine is. A strategy cannot
-    be mended: whoever started the processes starts all of them again.
+    be mended: whoever started the processes starts all of them again. Until all have come, those
+    that are there wait without limit, and only SIGKILL ends them.
 
     Args:
         name: str, one of
@@ -281,8 +284,9 @@ def _multi_worker(spec, task_type, index):
     cpus = tf.config.get_logical_device_configuration(tf.config.list_physical_devices("CPU")[0])
     try:
         if cpus is not None and len(cpus) > 1:
-            return _on_all_cpus(resolver, len(cpus))
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+            strategy = _on_all_cpus(resolver, len(cpus))
+        else:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise
@@ -290,6 +294,12 @@ def _multi_worker(spec, task_type, index):
             "a strategy of several processes must be made before TensorFlow's first tensor, "
             "variable, dataset or list of logical devices"
         ) from error
+    # TensorFlow has put a handler of its own in the place of SIGTERM's, which swallows the signal:
+    # neither would the process end, nor a handler of Python's be called.
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+    return strategy
 
 
 def _on_all_cpus(resolver, count):

@@ -1,17 +1,22 @@
 """A tiny real study, stopped, resumed and tabled; what is refused."""
 
 import csv
+import functools
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from experiments import ablate, setup
 from experiments.configs import synthetic
+from experiments.train import train
 from isa_tf import data, formats, layers, load_predictor, training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,17 +49,20 @@ def read_csv(folder):
         return list(csv.DictReader(file))
 
 
+def checkpoints(run_folder):
+    return {p.name: p.read_bytes() for p in (run_folder / training.CHECKPOINTS).iterdir()}
+
+
 def never(config, folder):
     raise AssertionError(f"{folder} was run again")
 
 
-class Stopped(training.TensorBoardLog):
-    """Stops a training by force once its second step is kept."""
+class Stop(keras.callbacks.Callback):
+    """Has a training told to stop in its third step."""
 
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        if logs["step"] >= 2:
-            raise KeyboardInterrupt
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def story(tmp_path_factory):
         seen["begun"].append(run_folder.relative_to(folder).as_posix())
         with pytest.MonkeyPatch.context() as patch:
             if len(seen["begun"]) == 2:
-                patch.setattr(training, "TensorBoardLog", Stopped)
+                patch.setattr(ablate, "train", functools.partial(train, callbacks=[Stop()]))
             ablate.run(config, run_folder)
 
     with pytest.raises(KeyboardInterrupt):
@@ -76,7 +84,7 @@ def story(tmp_path_factory):
     seen["table"] = (folder / "results.md").read_text()
     seen["rows"] = read_csv(folder)
     seen["half"] = training.read_log(folder / "isa/seed0" / training.LOG)
-    seen["first"] = (folder / "none/seed0" / training.LAST).read_bytes()
+    seen["first"] = checkpoints(folder / "none/seed0")
 
     def resumed(config, run_folder):
         seen["begun"].append(run_folder.relative_to(folder).as_posix())
@@ -106,13 +114,13 @@ class TestStudy:
         assert [row["step"] for row in seen["half"]] == [2]
         assert [row["step"] for row in log] == [2, 4]
         assert log[0] == seen["half"][0]
-        assert (folder / "none/seed0" / training.LAST).read_bytes() == seen["first"]
+        assert checkpoints(folder / "none/seed0") == seen["first"]
 
     def test_runs_differ_in_variant_and_seed_alone(self, story):
         kept = {}
         for variant in VARIANTS:
             for seed in SEEDS:
-                path = story[0] / variant / f"seed{seed}" / setup.CONFIG_FILE
+                path = story[0] / variant / f"seed{seed}" / training.CONFIG
                 config = json.loads(path.read_text())
                 assert config.pop("seed") == seed
                 assert config["model"].pop("context") == variant

@@ -94,9 +94,9 @@ def test_the_protocol_may_change_in_a_workdir(config, tmp_path):
     config.test.flip = True
     setup.claim(tmp_path, config)
     # A workdir from before there were protocols.
-    kept = json.loads((tmp_path / setup.CONFIG_FILE).read_text())
+    kept = json.loads((tmp_path / training.CONFIG).read_text())
     del kept["test"]
-    (tmp_path / setup.CONFIG_FILE).write_text(json.dumps(kept))
+    (tmp_path / training.CONFIG).write_text(json.dumps(kept))
     setup.claim(tmp_path, config)
     config.train.learning_rate = 7.0
     with pytest.raises(ValueError, match="differs in train.learning_rate "):

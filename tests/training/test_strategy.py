@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 
 import pytest
 import tensorflow as tf
@@ -251,8 +252,9 @@ def test_number_of_logical_devices(count):
 
 
 # === Death ===
-def test_where_one_dies_the_other_ends():
-    (code, _, errors), (dead, _, _) = finish(start(2, 1, DIES="1"), timeout=90)
-    assert dead == -9
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_where_one_dies_the_other_ends(name):
+    (code, _, errors), (dead, _, _) = finish(start(2, 1, DIES="1", SIGNAL=name), timeout=90)
+    assert dead == -signal.Signals[name]
     assert code == 1
     assert "UnavailableError" in errors or "DeadlineExceededError" in errors
