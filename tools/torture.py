@@ -26,11 +26,13 @@ as it must be, naming it. Takes minutes: a start is some ten seconds of imports 
 """
 
 import collections
+import contextlib
 import csv
 import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -114,7 +116,7 @@ def settings(seed=0):
         "train.ema": 0.9,
         "train.ema_batches": 4,
         "train.class_weight_steps": steps // 2,
-        "train.pictures": 1,
+        "train.pictures": 0,
     }
 
 
@@ -139,6 +141,7 @@ class Start:
         environment = {**os.environ, "PYTHONPATH": path}
         environment.pop("TF_CONFIG", None)
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+        self.left = _halves(workdir)  # by kills before this start
         self.begin = time.monotonic()
         self.output = [log.with_name(f"{log.name}-{i}.txt") for i in range(workers)]
         self.processes = []
@@ -252,23 +255,26 @@ def torture_by_kills(workdir, kills, seed, workers=1):
         which = [draw.randrange(workers)] if one else list(range(workers))
         if early and any(start.codes()):
             faults.append(f"kill {number}: it had ended with {start.codes()}: {start.said()}")
+        seconds = start.seconds()
         start.kill(which)
         late = start.wait(_PATIENCE.value)
+        others = f"; the other ended {start.seconds() - seconds:.0f} s later" if one else ""
         for i in late:
             faults.append(
                 f"kill {number}: worker {i} did not end {_PATIENCE.value:.0f} s after another died"
             )
-        step, what, wrong = examine(killed)
-        faults += [f"kill {number}: {each}" for each in wrong]
+        step, what, wrong = examine(killed, start.left)
+        faults += [f"kill {number}: {each}" for each in wrong + false_alarms(start)]
         doing["nothing: it had ended" if early else what.partition(" (")[0]] += 1
         text = f"of workers {which} " if workers > 1 else ""
         print(
-            f"kill {number:2d} {text}after {start.seconds():.0f} s at step {step} of {steps}, "
-            f"{'when it had ended' if early else what}",
+            f"kill {number:2d} {text}after {seconds:.0f} s at step {step} of {steps}, "
+            f"{'when it had ended' if early else what}{others}",
             flush=True,
         )
     start = Start(killed, workers, workdir / "killed-output-last")
     late = start.wait(4 * _START_SECONDS)
+    faults += [f"after the last kill: {each}" for each in false_alarms(start)]
     if late or any(start.codes()):
         faults.append(f"after all kills it ends with {start.codes()}: {start.said()}")
     else:
@@ -287,7 +293,7 @@ def _await(start, workdir, moment, latest, faults):
     Watches by looking again and again: what is written is there for a few milliseconds.
     """
     checkpoints = workdir / training.CHECKPOINTS
-    seen, count = set(), 0
+    seen, count = start.left, 0
     first = newest_step(workdir)
     validations = [step for step in validated(_STEPS.value) if step > first]
     while not start.ended():
@@ -298,11 +304,11 @@ def _await(start, workdir, moment, latest, faults):
             return
         names = _names(workdir) | _names(checkpoints)
         if moment.kind == "writing":
-            fresh = {n for n in names if _half(n) and _half(n).endswith(moment.suffix)}
-            count += len(fresh - seen)
-            seen = fresh
-            if fresh and count >= moment.number:
+            there = {n for n in names if _half(n).endswith(moment.suffix) and _half(n)}
+            count += len(there - seen)
+            if there - seen and count >= moment.number:
                 return
+            seen = seen | there
         step = max(map(_step_of, names), default=-1)
         if moment.kind == "validating" and validations and step >= validations[0]:
             time.sleep(moment.number)
@@ -329,6 +335,12 @@ def _half(name):
     return "step.safetensors" if name.startswith(".tmp") else ""
 
 
+def _halves(workdir):
+    """The names of what was being written in a workdir when its run was killed."""
+    names = _names(workdir) | _names(workdir / training.CHECKPOINTS)
+    return {name for name in names if _half(name)}
+
+
 def _step_of(name):
     stem = name.removeprefix("step-").removesuffix(".safetensors")
     return int(stem) if stem.isdecimal() else -1
@@ -339,8 +351,22 @@ def newest_step(workdir):
     return max(map(_step_of, _names(workdir / training.CHECKPOINTS)), default=-1)
 
 
-def examine(workdir):
-    """What a killed run has left: (step, what it was doing, what is wrong with its files)."""
+def false_alarms(start):
+    """What was said to be damaged, where there have only been kills.
+
+    The best model may be, by a kill between it and its score: the validation is done again.
+    """
+    lines = "\n".join(path.read_text(errors="replace") for path in start.output).splitlines()
+    warned = [line for line in lines if re.match(r"W\d{4} .* (run|checkpoint)\.py:\d+\]", line)]
+    best = f"{training.BEST} is damaged"
+    return [f"it takes for damaged what was killed: {w}" for w in warned if best not in w]
+
+
+def examine(workdir, left=()):
+    """What a killed run has left: (step, what it was doing, what is wrong with its files).
+
+    What is written aside and was `left` by kills before is none of its doing.
+    """
     wrong = []
     checkpoints = training.Checkpoints(workdir / training.CHECKPOINTS)
     facts = None
@@ -364,11 +390,11 @@ def examine(workdir):
             keras.models.load_model(path)
         except Exception as error:
             wrong.append(f"a kill has damaged {path}: {error}")
-    half = [p for f in (workdir, checkpoints.folder) for p in sorted(f.glob(".*")) if _half(p.name)]
-    if half:
-        name = _half(half[0].name)
+    if half := sorted(_halves(workdir) - set(left)):
+        name = _half(half[0])
         kind = "a checkpoint" if name.endswith(".safetensors") else name
-        what = f"writing {kind} ({half[0].stat().st_size:,} bytes of it)"
+        path = checkpoints.folder if kind == "a checkpoint" else workdir
+        what = f"writing {kind} ({(path / half[0]).stat().st_size:,} bytes of it)"
     elif facts is None:
         what = "before its first checkpoint"
     elif facts["train_logs"] is not None:
@@ -503,8 +529,8 @@ def make_config(seed=0):
     return config
 
 
-def prepare(workdir):
-    """Trains what damages are made of: `Sources`."""
+def prepare(workdir, other=True):
+    """Trains what damages are made of: `Sources`. Without `other`, not the run of another seed."""
     workdir.mkdir(parents=True, exist_ok=True)
     config = make_config()
     # With the state of an epoch that has begun, and a best score.
@@ -516,11 +542,10 @@ def prepare(workdir):
     if (workdir / "end" / "curves.png").exists():  # where there is matplotlib
         for name in ("earlier", "halfway"):
             shutil.copy(workdir / "end" / "curves.png", workdir / name)
-    try:
+    if other:
         copy = _Copy(workdir / "stopped", {half: "other"}, half)
-        train(make_config(seed=1), workdir / "stopped", verbose=0, callbacks=[copy])
-    except _Enough:
-        pass
+        with contextlib.suppress(_Enough):
+            train(make_config(seed=1), workdir / "stopped", verbose=0, callbacks=[copy])
     checkpoints = training.Checkpoints(workdir / "halfway" / training.CHECKPOINTS)
     newest, older = checkpoints.paths()
     states = {
@@ -678,17 +703,16 @@ class Restorer:
         if run.step != newest and damaged.get(sources.newest) == undamaged:
             return f"goes on from step {run.step}, though the checkpoint of {newest} is whole"
         facts, arrays = sources.states[run.step]
+        # Of an epoch that has ended, metrics are not gone on with.
+        metrics = {n: a for n, a in arrays.items() if n.startswith("metrics/")}
+        if run._metrics.keys() != (metrics.keys() if facts["within_epoch"] else set()):
+            return f"the metrics of step {run.step} are taken up though its epoch has ended, or not"
         run.restore_metrics()
-        groups = {
-            "model": self.model.variables,
-            "optimizer": self.model.optimizer.variables,
-            "metrics": self.model.metrics_variables,
-        }
-        for group, variables in groups.items():
-            for i, variable in enumerate(variables):
-                theirs = arrays[f"{group}/{i:05d}"]
-                if training.read_variable(variable).tobytes() != theirs.tobytes():
-                    return f"{variable.path} is not that of step {run.step}"
+        for name, variable in run._variables().items():
+            if name in metrics and not facts["within_epoch"]:
+                continue
+            if training.read_variable(variable).tobytes() != arrays[name].tobytes():
+                return f"{name} is not that of step {run.step}"
         if run.rows != facts["rows"] or run.train_logs != facts["train_logs"]:
             return f"the log is not that of step {run.step}"
         best_damaged = damage.file in (training.BEST, f"{training.BEST_SCORE}, {training.BEST}")

@@ -14,7 +14,7 @@ from tools import torture
 def sources(tmp_path):
     torture.FLAGS.unparse_flags()
     torture.FLAGS(["tool", "--steps=16"])
-    return torture.prepare(tmp_path / "damages")
+    return torture.prepare(tmp_path / "damages", other=False)
 
 
 def test_a_kill_and_some_damages(sources, tmp_path):
