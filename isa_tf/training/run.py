@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import signal
 import time
 from pathlib import Path
@@ -201,7 +202,8 @@ class Run:
             if self._stop is not None:  # asked twice: at once
                 raise KeyboardInterrupt
             self._stop = number
-            print(f"\n{signal.Signals(number).name}: keeping the state ...", flush=True)
+            # Not `print`, in which the signal may have come.
+            os.write(2, f"\n{signal.Signals(number).name}: keeping the state ...\n".encode())
 
         before = {}
         try:
@@ -553,10 +555,8 @@ class Run:
     def _keep(self):
         """Keeps the state as a checkpoint of this step."""
         arrays = {name: read_variable(v) for name, v in self._variables().items()}
-        if not np.isfinite(
-            norm := arrays.get(_NORM, 0.0)
-        ):  # of a step that the loss scale left out
-            arrays[_NORM] = np.zeros_like(norm)
+        if _NORM in arrays and not np.isfinite(arrays[_NORM]):
+            arrays[_NORM] = np.zeros_like(arrays[_NORM])  # the loss scale has left the step out
         facts = {
             "config": self.config,
             "run": self._identity(),
@@ -598,6 +598,9 @@ class Run:
                 write_variable(variable, arrays[name])
         self.step, self.rows, self.seconds = facts["step"], facts["rows"], facts["seconds"]
         self.train_logs, self.best = facts["train_logs"], facts["best"]
+        if self.best and self.monitor not in self.best:
+            logger.warning("the best model so far was not chosen by %s: forgotten", self.monitor)
+            self.best = None
         self._by_chief(self._mend)
         # What the chief found out of the best model's file, the others must know.
         if strategies.any_of(self.strategy, self.best is None):
