@@ -20,7 +20,7 @@ def averaging_optimizer(optimizer):
 
     Example:
 
-    >>> averaging_optimizer(make_optimizer("sgd", 0.01, steps=2))
+    >>> averaging_optimizer(isa_tf.training.make_optimizer("sgd", 0.01, steps=2))
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     return optimizer if optimizer.use_ema else None
@@ -112,7 +112,7 @@ class SwapAveragedWeights(keras.callbacks.Callback):
 
     >>> train = isa_tf.data.train_pipeline(data, "train", 2, (96, 96))
     >>> val = isa_tf.data.eval_pipeline(data, "val", 1)
-    >>> optimizer = make_optimizer("sgd", 0.01, steps=2, ema=0.9)
+    >>> optimizer = isa_tf.training.make_optimizer("sgd", 0.01, steps=2, ema=0.9)
     >>> model.compile(optimizer, isa_tf.losses.PixelCrossEntropy())
     >>> averaged = [SwapAveragedWeights(train.take(2))]
     >>> history = model.fit(

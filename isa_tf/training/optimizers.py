@@ -322,6 +322,7 @@ def _build_outside(optimizer, variables):
         with strategy.scope(), keras.name_scope(optimizer.name, caller=optimizer):
             optimizer.build(variables)
 
+    @tf.autograph.experimental.do_not_convert
     def outside(strategy):
         if tf.inside_function():
             # `tf.init_scope` leaves the graph, but `tf.function` takes note of the variables even
