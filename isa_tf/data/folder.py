@@ -366,7 +366,7 @@ def _decode_label(path, num_classes):
     # Colours would become grey, 16 bits the upper 8: a file may have changed since its header
     # was read.
     plain = tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES[0]
-    label = tf.io.decode_png(contents, channels=1)[..., 0]
+    label = tf.squeeze(tf.io.decode_png(contents, channels=1), 2)
     # uint8 arithmetic wraps around, so this is 0 for the ignored.
     largest = tf.reduce_max(label + tf.constant(1, tf.uint8))
     sound = plain & (largest <= tf.constant(num_classes, tf.uint8))
