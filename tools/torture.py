@@ -245,16 +245,22 @@ def torture_by_kills(workdir, kills, seed, workers=1):
     draw = random.Random(seed + 1)
     faults, doing = [], collections.Counter()
     for number, moment in enumerate(draw_moments(kills, seed), 1):
+        output = workdir / f"killed-output-{number:02d}"
         # The training must not end before the last kill.
-        latest = steps * number / kills
-        latest = min(step for step in validated(steps) if step >= latest)
-        start = Start(killed, workers, workdir / f"killed-output-{number:02d}")
-        _await(start, killed, moment, latest, faults)
-        early = start.ended()
+        share, first = steps * number / kills, newest_step(killed)
+        latest = [n for n in validated(steps) if n >= share and n > first]
+        while True:
+            start = Start(killed, workers, output)
+            _await(start, killed, moment, min(latest, default=steps + 1), faults)
+            if not start.ended():
+                break
+            start.wait(_PATIENCE.value)
+            if any(start.codes()):
+                return [*faults, f"kill {number}: it ended with {start.codes()}: {start.said()}"]
+            # It was done before the moment came: that of what begins again and has nothing to do.
+            moment = Moment("time", draw.uniform(2.0, 8.0))
         one = workers > 1 and draw.random() < 0.7
         which = [draw.randrange(workers)] if one else list(range(workers))
-        if early and any(start.codes()):
-            faults.append(f"kill {number}: it had ended with {start.codes()}: {start.said()}")
         seconds = start.seconds()
         start.kill(which)
         late = start.wait(_PATIENCE.value)
@@ -265,11 +271,11 @@ def torture_by_kills(workdir, kills, seed, workers=1):
             )
         step, what, wrong = examine(killed, start.left)
         faults += [f"kill {number}: {each}" for each in wrong + false_alarms(start)]
-        doing["nothing: it had ended" if early else what.partition(" (")[0]] += 1
+        doing[what.partition(" (")[0]] += 1
         text = f"of workers {which} " if workers > 1 else ""
         print(
             f"kill {number:2d} {text}after {seconds:.0f} s at step {step} of {steps}, "
-            f"{'when it had ended' if early else what}{others}",
+            f"{what}{others}",
             flush=True,
         )
     start = Start(killed, workers, workdir / "killed-output-last")
@@ -313,9 +319,8 @@ def _await(start, workdir, moment, latest, faults):
         if moment.kind == "validating" and validations and step >= validations[0]:
             time.sleep(moment.number)
             return
-        if step >= latest > first and moment.kind != "writing":
-            return
-        if step > latest > first:
+        # The files of a validation are written after its checkpoint.
+        if step > latest or (step == latest and moment.kind != "writing"):
             return
         time.sleep(0.0005)
 
