@@ -168,7 +168,8 @@ def _finite(array):
     if array.dtype.kind in "biu":
         return True
     # A sum is not finite where one of its terms is not, and takes no memory.
-    return bool(np.isfinite(array.sum(dtype="float64")))
+    with np.errstate(invalid="ignore"):  # of infinities of both signs
+        return bool(np.isfinite(array.sum(dtype="float64")))
 
 
 def _digest(arrays, facts):

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -316,6 +317,8 @@ class Run:
         self._progress = Progress(steps, verbose if self.chief else 0)
         self._begin = time.monotonic() - self.seconds
         self._pace, self._since_log = Pace(), Pace()
+        if 0 < self.step < steps:
+            self._progress.say(f"going on from step {self.step:,} of {steps:,}", keep=True)
 
         if self.train_logs is not None:  # it was stopped before or in a validation
             self._validate()
@@ -503,7 +506,10 @@ class Run:
     def _score(self, model):
         """(scores, further numbers, picture or `None`) of a model; keeps the model if best."""
         data = distribute(self.strategy, self._make_val_data)
-        logs = model.evaluate(data, callbacks=[_Watch(self)], verbose=0, return_dict=True)
+        with warnings.catch_warnings():
+            # What Keras says at the end of data whose number of batches it did not know.
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            logs = model.evaluate(data, callbacks=[_Watch(self)], verbose=0, return_dict=True)
         logs = {name: float(value) for name, value in logs.items()}
         if self.monitor not in logs:
             raise ValueError(f"no metric {self.monitor!r} to compare models by: {', '.join(logs)}")
@@ -605,8 +611,6 @@ class Run:
         # What the chief found out of the best model's file, the others must know.
         if strategies.any_of(self.strategy, self.best is None):
             self.best = None
-        if self.step and self.chief:
-            logger.info("going on from step %d of %d", self.step, self.steps)
 
     def _begin_anew(self):
         # TensorBoard's folder is made once the first state is kept, the others by validations.
