@@ -58,7 +58,8 @@ def random_scale_crop(
     first, last = on_image(place, tf.shape(label))
     image = image[first[0] : last[0], first[1] : last[1]]
     label = label[first[0] : last[0], first[1] : last[1]]
-    return fit_crop(image, label, place, crop_size)
+    resize = scale_range is not None or aspect_range is not None
+    return fit_crop(image, label, place, crop_size, resize)
 
 
 def crop_place(label, crop_size, seed, scale_range=None, aspect_range=None, cat_max_ratio=1.0):
@@ -104,7 +105,7 @@ def crop_place(label, crop_size, seed, scale_range=None, aspect_range=None, cat_
     return tf.stack([start, window])
 
 
-def fit_crop(image, label, place, crop_size):
+def fit_crop(image, label, place, crop_size, resize=True):
     """The second half of `random_scale_crop`: resizes what was cut, and pads it.
 
     Args:
@@ -112,6 +113,7 @@ def fit_crop(image, label, place, crop_size):
         label: uint8 tensor, the same of the label.
         place: int32 (2, 2) tensor, of `crop_place`.
         crop_size: (height, width).
+        resize: bool; `False` where windows are as large as crops. Defaults to `True`.
 
     Shapes:
         (H, W, 3), (H, W) -> (h, w, 3), (h, w) for crop_size (h, w).
@@ -136,15 +138,11 @@ def fit_crop(image, label, place, crop_size):
     before = tf.minimum(before, crop - size)
     after = crop - before - size
 
-    # As float32 it is resized almost twice as fast, to the same numbers.
-    image, label = tf.cond(
-        tf.reduce_all(tf.equal(size, found)),
-        lambda: (image, label),
-        lambda: (
-            tf.cast(tf.image.resize(tf.cast(image, tf.float32), size) + 0.5, tf.uint8),
-            _nearest(label, found, size),
-        ),
-    )
+    if resize:
+        # As float32 it is resized almost twice as fast, to the same numbers.
+        image = tf.image.resize(tf.cast(image, tf.float32), size)
+        image = tf.cast(image + 0.5, tf.uint8)
+        label = _nearest(label, found, size)
     image, label = tf.cond(
         tf.reduce_all(tf.equal(size, crop)),
         lambda: (image, label),

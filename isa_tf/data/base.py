@@ -161,8 +161,8 @@ class SegmentationDataset:
 class _Calls:
     """The calls of Python by running pipelines, which must be over when the interpreter ends.
 
-    It ends threads that wait for it, and a call whose thread is gone never returns. An iterator
-    that is deleted after that waits for its calls, for ever.
+    From then on a thread that asks for the interpreter is ended, so a call that it runs never
+    returns; and an iterator that is deleted waits for its calls, for ever.
     """
 
     _PATIENCE = 10.0  # seconds, for calls that run
@@ -241,9 +241,10 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         the window.
     """
     size = dataset.size(split)  # an unknown split is an error now, not at the first batch
-    reader = dataset.graph_reader(split)
-    read = _PythonReader(dataset, split)
-    whole = place_of is None or cache  # what is kept is whole
+    # What is kept is kept in Python, which to ask is cheap; only the first epoch would gain.
+    reader = None if cache else dataset.graph_reader(split)
+    read = _PythonReader(dataset, split, cache)
+    whole = place_of is None
 
     def cut(i, image, label):
         place = place_of(i, label)
@@ -270,37 +271,16 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         example = one.map(by_graph).ignore_errors().concatenate(one.map(by_python)).take(1)
         return example.get_single_element()
 
-    def fresh(i):
+    def fetch(i):
+        return i, *example_of(i)
+
+    def example_of(i):
         if reader is None:
             return by_python(i)
         if reader.able is None or np.all(reader.able):
             return by_either(i)
         able = tf.gather(tf.constant(reader.able, tf.bool), to_index(i))
         return tf.cond(able, lambda: by_either(i), lambda: by_python(i))
-
-    def kept(i):
-        def look_up(index):
-            found = dataset._decoded.get((split, int(index)))
-            return (found is not None, *(found or _EMPTY))
-
-        def keep(index, image, label):
-            # A copy: the arrays given are views of memory that is TensorFlow's.
-            example = dataset._decoded[split, int(index)] = image.copy(), label.copy()
-            return example
-
-        index = to_index(i)
-        found, *example = _python(look_up, [index], (tf.bool, tf.uint8, tf.uint8))
-        return tf.cond(
-            tf.ensure_shape(found, ()),
-            lambda: _checked(example),
-            lambda: _checked(_python(keep, [index, *fresh(i)], (tf.uint8, tf.uint8))),
-        )
-
-    def fetch(i):
-        if not cache:
-            return i, *fresh(i)
-        example = kept(i)
-        return i, *(example if place_of is None else cut(i, *example))
 
     data = running.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if dataset.on_error == "skip":
@@ -320,12 +300,15 @@ def _checked(example):
 class _PythonReader:
     """`dataset.read` of one split for `tf.numpy_function`, and what `on_error` makes of faults."""
 
-    def __init__(self, dataset, split):
-        self._dataset, self._split = dataset, split
+    def __init__(self, dataset, split, cache):
+        self._dataset, self._split, self._cache = dataset, split, cache
 
     def __call__(self, index):
+        key = self._split, int(index)
+        if self._cache and key in self._dataset._decoded:
+            return self._dataset._decoded[key]
         try:
-            return self._dataset.read(self._split, int(index))
+            example = self._dataset.read(*key)
         except DataError as error:
             if self._dataset.on_error == "raise":
                 raise
@@ -333,7 +316,10 @@ class _PythonReader:
             if error.path not in self._dataset._logged:
                 self._dataset._logged.add(error.path)
                 logging.warning("Left out of %s/%s: %s", self._dataset.name, self._split, error)
-            return _EMPTY
+            example = _EMPTY
+        if self._cache:
+            self._dataset._decoded[key] = example
+        return example
 
     def refuse(self):
         name, size = self._dataset.name, self._dataset.size(self._split)

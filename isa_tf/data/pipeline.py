@@ -94,8 +94,10 @@ def train_pipeline(
             label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio
         )
 
+    resize = scale_range is not None or aspect_range is not None
+
     def distort(i, image, label, place):
-        image, label = augment.fit_crop(image, label, place, crop_size)
+        image, label = augment.fit_crop(image, label, place, crop_size, resize)
         seeds = seeds_of(i)
         if flip:
             image, label = augment.random_flip(image, label, seeds[1])
@@ -103,15 +105,12 @@ def train_pipeline(
             image = augment.photometric_distortion(image, seeds[2])
         return image, label
 
-    # The batches' rows, one after another, of which this worker has `rows` in each batch.
+    # This worker has `rows` in each batch, from the batch's `first_row` on.
     rows, first_row, replica_batch = _share_of_batch(batch_size, input_context)
-    own = start_step * rows
-    own = (
-        tf.data.Dataset.counter(own)
-        if repeat
-        else tf.data.Dataset.range(own, size // batch_size * rows)
-    )
-    running = own.map(lambda j: j // rows * batch_size + first_row + j % rows)
+    start, stop = start_step * rows, size if rows == batch_size else size // batch_size * rows
+    running = tf.data.Dataset.counter(start) if repeat else tf.data.Dataset.range(start, stop)
+    if rows < batch_size:
+        running = running.map(lambda j: j // rows * batch_size + first_row + j % rows)
     data = read_indices(dataset, split, running, to_index, cache, place_of)
     data = data.map(distort, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finish(data.batch(replica_batch, drop_remainder=True))
