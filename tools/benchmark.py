@@ -361,7 +361,7 @@ def _make_model(case):
     import keras
     import tensorflow as tf
 
-    from isa_tf import backbones, inference, runtime
+    from isa_tf import backbones, inference, runtime, training
     from isa_tf.losses import PixelCrossEntropy
     from isa_tf.models import Segmenter
 
@@ -381,7 +381,7 @@ def _make_model(case):
         auxiliary_level=levels[-2] if len(levels) > 1 else None,
         **shared,
     )
-    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer = training.CoupledSGD(0.01, momentum=0.9)
     model.compile(optimizer, PixelCrossEntropy(), jit_compile=False)
     optimizer.build(model.trainable_variables)
 
