@@ -358,7 +358,6 @@ def _make_core(layer, shape):
 
 
 def _make_model(case):
-    import keras
     import tensorflow as tf
 
     from isa_tf import backbones, inference, runtime, training
