@@ -208,7 +208,11 @@ def test_sample_weights(per, average, classes, reduction):
     np.testing.assert_allclose(loss(labels, logits, sample[..., None]), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [PixelCrossEntropy(), SoftJaccard(), LOSSES["sum"]], ids=lambda loss: loss.name)
+@pytest.mark.parametrize(
+    "loss",
+    [PixelCrossEntropy(), SoftJaccard(), LOSSES["sum"]],
+    ids=lambda loss: loss.name,
+)
 def test_a_weight_is_of_its_image_and_of_its_pixel(loss):
     labels, logits = batch(shape=(1, 1, 2), ignored=0)
     left, right = (float(loss(labels, logits, [[w]])) for w in ([1.0, 0.0], [0.0, 1.0]))
