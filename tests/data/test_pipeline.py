@@ -186,7 +186,7 @@ def test_workers_train_on_the_batches_of_one(count, replicas, start_step, repeat
         )
         assert own.element_spec[0].shape == (12 // replicas, 10, 14, 3)
         shares.append(list(own))
-        if not repeat:
+        if not repeat and count > 1:  # one alone reads the rows that fill no batch as well
             assert len(data.reads) == 12 // count
     for step, batch in enumerate(wanted):
         local = replicas // count
