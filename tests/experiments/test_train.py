@@ -35,6 +35,7 @@ def config():
     config.train.validate_every = 2
     config.train.warmup_steps = 0
     config.train.pictures = 2
+    config.train.ema_batches = 2
     return config
 
 
@@ -282,7 +283,14 @@ def test_signals_end_the_process_as_is_usual(tmp_path):
     command += ["--config.data.batch_size=2", "--config.train.checkpoint_every=2"]
     folder = tmp_path / training.CHECKPOINTS
     for number, least in ((signal.SIGTERM, 2), (signal.SIGINT, 8)):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            # pytest-xdist ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 200
         while process.poll() is None and time.monotonic() < deadline:
             if any(int(path.stem[5:]) >= least for path in folder.glob("step-*")):

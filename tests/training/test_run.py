@@ -174,7 +174,7 @@ def test_stopped_in_validation(tmp_path, averaged):
         def note(image, label):
             calls.append(1)
             if len(calls) == 3:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
             return image
 
         def map_(image, label):
@@ -194,7 +194,7 @@ def test_stopped_in_validation(tmp_path, averaged):
             monitor="miou",
             verbose=0,
         )
-    assert stopped.value.step == EVERY and stopped.value.exit_code == 128 + signal.SIGINT
+    assert stopped.value.step == EVERY and stopped.value.exit_code == 128 + signal.SIGTERM
     assert not (tmp_path / "parts" / training.LOG).exists()
     fit(tmp_path / "parts", make_model(**options))
     assert_same(tmp_path / "straight", tmp_path / "parts")
