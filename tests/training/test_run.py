@@ -225,7 +225,6 @@ def test_what_the_log_tells(tmp_path):
         details=lambda model: {"val_iou/one": 0.5},
         draw=lambda model: np.zeros((4, 4, 3), np.uint8),
         log_every=2,
-        profile=(3, 4),
     )
     rows = training.read_log(tmp_path / training.LOG)
     assert [row["step"] for row in rows] == [5, 10, 12]
@@ -245,6 +244,11 @@ def test_what_the_log_tells(tmp_path):
     ]
     assert ("predictions", 5) in told and ("val_miou", 12) in told
     assert ("training/loss", 2) in told and ("training/gradient_norm", 4) in told
+
+
+@pytest.mark.slow
+def test_steps_are_profiled(tmp_path):
+    fit(tmp_path, make_model(), profile=(3, 4))
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
