@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.ops import op_selector
 
 from isa_tf.ops import alone, replicas_summed, sum_over_replicas
 
@@ -43,6 +44,24 @@ def test_gradient_is_that_of_the_sum_of_the_shares(mirrored):
     x, factor = per_replica(mirrored, [a, b]), per_replica(mirrored, [1.0, 2.0])
     for found in results(mirrored, share, x, factor):
         np.testing.assert_allclose(found, 3 * 2 * (a + b))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_what_looks_for_variables_does_not_cross_to_other_replicas(mirrored, dtype):
+    """As `tf.custom_gradient` does at every sum: tracing would take the square of their number."""
+    reached = []
+
+    def function(x):
+        x = tf.cast(tf.sin(x), dtype)
+        total = sum_over_replicas(x)
+        reached.append(op_selector.get_backward_walk_ops([total], only_differentiable=True))
+        reached.append(op_selector.get_backward_walk_ops([total]))
+        return tf.cast(total, "float32")
+
+    found = results(mirrored, function, per_replica(mirrored, [1.0, 2.0]))
+    np.testing.assert_allclose(found[0], np.sin([1.0, 2.0]).sum(), rtol=1e-2)
+    sines = [sum(op.type == "Sin" for op in ops) for ops in reached]
+    assert sines == [1, 2, 1, 2]  # its own alone, where there are two
 
 
 def test_identity_without_other_replicas(mirrored):
