@@ -2,29 +2,23 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from tools.torture import free_ports
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
 ROOT = SCRIPT.parents[1]
 
 
-def free_ports(count):
-    """Ports that nobody has."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
-
-
 def start(workers, devices, strategy="auto", **environment):
     """Starts `one_of_several.py` as each of several workers; list of their processes."""
+    return start_script([SCRIPT, strategy, str(devices)], workers, **environment)
+
+
+def start_script(command, workers, **environment):
+    """Starts a script with its arguments as each of several workers; list of their processes."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     processes = []
     for index in range(workers):
@@ -40,7 +34,7 @@ def start(workers, devices, strategy="auto", **environment):
         }
         processes.append(
             subprocess.Popen(
-                [sys.executable, SCRIPT, strategy, str(devices)],
+                [sys.executable, *command],
                 env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -60,10 +54,15 @@ def finish(processes, timeout=170):
     return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
 
 
-def results(processes):
+def outputs(processes, timeout=170):
     """What each printed, all of them having ended by themselves and well."""
-    ended = finish(processes)
+    ended = finish(processes, timeout)
     assert [code for code, _, _ in ended] == [0] * len(ended), "\n".join(
         e[-3000:] for _, _, e in ended
     )
-    return [json.loads(output.splitlines()[-1]) for _, output, _ in ended]
+    return [output for _, output, _ in ended]
+
+
+def results(processes):
+    """What each printed last, in JSON."""
+    return [json.loads(output.splitlines()[-1]) for output in outputs(processes)]

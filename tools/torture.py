@@ -140,7 +140,7 @@ class Start:
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}
         environment.pop("TF_CONFIG", None)
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
         self.left = _halves(workdir)  # by kills before this start
         self.begin = time.monotonic()
         self.output = [log.with_name(f"{log.name}-{i}.txt") for i in range(workers)]
@@ -190,7 +190,8 @@ class Start:
         return "\n".join(texts)
 
 
-def _free_ports(count):
+def free_ports(count):
+    """Ports of this machine that nobody has now: a list."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

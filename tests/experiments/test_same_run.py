@@ -1,13 +1,9 @@
 """A training is the same however it is dealt out: on one device, replicas, processes."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 from isa_tf import training
@@ -22,43 +18,10 @@ DEALINGS = {
 }
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def deal(folder, strategy, processes, devices):
+def deal(folder, strategy, workers, devices):
     """Runs it; returns what it saw, by dtype."""
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    command = [sys.executable, str(SCRIPT), str(folder), strategy, str(devices)]
-    ports = free_ports(processes)
-    running = []
-    for i in range(processes):
-        if processes > 1:
-            cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-            task = {"type": "worker", "index": i}
-            environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-        running.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    try:
-        for process in running:
-            output, _ = process.communicate(timeout=500)
-            assert process.returncode == 0, output[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    command = [SCRIPT, str(folder), strategy, str(devices)]
+    processes.outputs(processes.start_script(command, workers), timeout=500)
     found = {}
     for dtype in ("float32", "float64"):
         with np.load(folder / f"{dtype}.npz") as file:
