@@ -727,7 +727,10 @@ class Restorer:
         if _rows_differ(training.read_log(folder / training.LOG), _as_log(facts["rows"])):
             return f"{training.LOG} was not mended"
         if run.best and training.best_score(folder) != _without_digest(facts["best"]):
-            return f"{training.BEST_SCORE} was not mended"
+            # The best of a validation that will be done again, to the same end, may stay.
+            later = json.loads(damaged[Path(training.BEST_SCORE)] or "null")
+            if later != sources.states[newest][0]["best"] or later["step"] <= run.step:
+                return f"{training.BEST_SCORE} was not mended"
         config = json.loads((folder / training.CONFIG).read_text())
         if config != json.loads(sources.config.to_json()):
             return f"{training.CONFIG} was not mended"
