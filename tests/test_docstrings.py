@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import zipfile
 
 import keras
 import numpy as np
@@ -34,6 +35,14 @@ def workplace(tmp_path_factory):
                 Image.fromarray(array).save(folder / "camvid" / split / kind / f"{i}.png")
     for name in ("ccp", "my_images"):
         (folder / name).symlink_to("camvid")
+    Image.fromarray(label).save(folder / "label.png")
+    Image.fromarray(image).save(folder / "photo.jpg")
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for path in sorted((folder / "camvid").rglob("*.png")):
+            archive.write(path, path.relative_to(folder / "camvid"))
+    (folder / "my_archives").mkdir()
+    (folder / "data.zip").rename(folder / "my_archives" / "data.zip")
+    isa_tf.data.prepare("camvid", folder / "camvid", folder / "prepared", check_sizes=False)
 
     data = isa_tf.data.create("camvid", folder / "camvid")
     model = isa_tf.models.Segmenter(

@@ -207,7 +207,19 @@ _calls = _Calls()
 atexit.register(_calls.close)
 
 
-def _python(function, inputs, dtypes):
+def python_operation(function, inputs, dtypes):
+    """`tf.numpy_function` that does not keep the process from ending while pipelines run.
+
+    Args:
+        function: of arrays, that gives arrays or bytes.
+        inputs: list of tensors.
+        dtypes: of the outputs, as of `tf.numpy_function`.
+
+    Example:
+
+    >>> python_operation(lambda n: n + 1, [tf.constant(1)], tf.int32)
+    <tf.Tensor: shape=(), dtype=int32, numpy=2>
+    """
     return tf.numpy_function(_calls.guard(function), inputs, dtypes)
 
 
@@ -253,7 +265,7 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         return image, label[first[0] : last[0], first[1] : last[1]], place
 
     def by_python(i):
-        example = _checked(_python(read, [to_index(i)], (tf.uint8, tf.uint8)))
+        example = _checked(python_operation(read, [to_index(i)], (tf.uint8, tf.uint8)))
         return example if whole else cut(i, *example)
 
     def by_graph(i):
@@ -340,7 +352,7 @@ def _without_empty(data, size, to_index, read):
             after = tf.tensor_scatter_nd_update(failed, [[to_index(i)]], [True])
             refusals = tf.cond(
                 tf.reduce_all(after),
-                lambda: _python(read.refuse, [], tf.bool),
+                lambda: python_operation(read.refuse, [], tf.bool),
                 lambda: tf.constant(False),
             )
             with tf.control_dependencies([refusals]):

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from PIL import Image, ImageOps
 
+from isa_tf.data import pictures
 from isa_tf.data.base import (
-    IGNORE_LABEL,
     DataError,
     GraphReader,
     SegmentationDataset,
     on_image,
     voc_palette,
 )
-from isa_tf.names import unknown
+from isa_tf.data.groups import group
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
@@ -29,12 +27,6 @@ LABEL_SUFFIX = ".png"
 _UNREAD_SUFFIXES = tuple(
     ".gif .tif .tiff .ppm .pgm .pbm .pnm .tga .psd .jfif .jp2 .j2k .jxl .heic .heif .avif".split()
 )
-
-_ORIENTATION = 0x0112  # the EXIF tag
-_LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
-_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
-# Pillow stretches 2- and 4-bit grey over 0..255; these factors give the stored ids back.
-_STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 class FolderDataset(SegmentationDataset):
@@ -123,11 +115,8 @@ class FolderDataset(SegmentationDataset):
         self._stored_classes = len(class_names)
         self._group_of = None
         if groups is not None:
-            groups = dict(groups)
-            palette = palette or voc_palette(len(class_names))
-            self._group_of, members = _group(class_names, groups)
-            palette = [tuple(palette)[first] for first in members]
-            class_names = list(groups)
+            palette = tuple(palette or voc_palette(len(class_names)))
+            self._group_of, class_names, palette = group(class_names, palette, groups)
         super().__init__(
             name or self.data_dir.stem,
             class_names,
@@ -154,11 +143,16 @@ class FolderDataset(SegmentationDataset):
         self._check_split(split)
         return tuple(str(image) for image, _ in self._pairs[split])
 
+    def pairs(self, split):
+        """Tuple of (image, label), paths of the files of each example."""
+        self._check_split(split)
+        return self._pairs[split]
+
     def read(self, split, index):
         self._check_split(split)
         image_path, label_path = self._pairs[split][index]
-        image = read_image(image_path)
-        label = read_label(label_path, self._stored_classes)
+        image = pictures.read_image(image_path)
+        label = pictures.read_label(label_path, self._stored_classes)
         if image.shape[:2] != label.shape:
             raise DataError(label_path, _size_reason(label.shape, image.shape, image_path))
         return image, label if self._group_of is None else self._group_of[label]
@@ -170,105 +164,28 @@ class FolderDataset(SegmentationDataset):
         paths = tf.constant([[str(path) for path in pair] for pair in self._pairs[split]])
 
         def label_of(path):
-            label = _decode_label(path, self._stored_classes)
+            label = pictures.decode_label(tf.io.read_file(path), self._stored_classes)
             if self._group_of is None:
                 return label
             return tf.gather(tf.constant(self._group_of), tf.cast(label, tf.int32))
 
         def read(index):
             label = label_of(paths[index, 1])
-            return _decode_image(paths[index, 0], tf.shape(label)), label
+            image = tf.io.read_file(paths[index, 0])
+            return pictures.decode_image(image, tf.shape(label)), label
 
         def read_part(index, place_of):
             label = label_of(paths[index, 1])
             place = place_of(label)
             first, last = on_image(place, tf.shape(label))
-            image = _decode_part(paths[index, 0], tf.shape(label), first, last)
+            image = tf.io.read_file(paths[index, 0])
+            image = pictures.decode_part(image, tf.shape(label), first, last)
             return image, label[first[0] : last[0], first[1] : last[1]], place
 
         return GraphReader(read, self._plain[split], read_part)
 
 
-# === Reading one file ===
-
-
-def read_image(path):
-    """Reads an image file upright, as `uint8` RGB (H, W, 3). Raises `DataError`."""
-    with _opened(path) as image:
-        _check_image_mode(path, image)
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def read_label(path, num_classes):
-    """Reads a label PNG as `uint8` class ids (H, W). Raises `DataError` for other values."""
-    with _opened(path) as picture:
-        _check_label_mode(path, picture)
-        stretch = _STRETCHED.get(_raw_mode(picture), 1)
-        picture.load()
-        ids = np.asarray(picture)
-    if stretch > 1:
-        ids = ids // stretch
-    bad = (ids >= num_classes) & (ids != IGNORE_LABEL)
-    if bad.any():
-        values = np.unique(ids[bad])
-        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        raise DataError(
-            path,
-            f"label value {shown} in {int(bad.sum())} pixels; the ids are 0 to "
-            f"{num_classes - 1}, and {IGNORE_LABEL} for ignored pixels",
-        )
-    return ids.astype(np.uint8)
-
-
-class _opened:
-    """`Image.open` whose every failure, then or while decoding, is a `DataError`."""
-
-    def __init__(self, path):
-        self._path = path
-
-    def __enter__(self):
-        try:
-            self._image = Image.open(self._path)
-        except Exception as error:
-            raise _unreadable(self._path, error) from error
-        return self._image
-
-    def __exit__(self, kind, error, trace):
-        self._image.close()
-        if isinstance(error, Exception) and not isinstance(error, DataError):
-            raise _unreadable(self._path, error) from error
-
-
-def _unreadable(path, error):
-    if isinstance(error, FileNotFoundError):
-        return DataError(path, "no such file")
-    return DataError(path, f"cannot be read as an image ({type(error).__name__}: {error})")
-
-
-def _raw_mode(image):
-    args = image.tile[0][3] if image.tile else None
-    return args if isinstance(args, str) else (args or [None])[0]
-
-
-def _check_image_mode(path, image):
-    if image.mode in _WIDE_MODES:
-        raise DataError(path, f"more than 8 bits a channel (mode {image.mode}); convert it")
-
-
-def _check_label_mode(path, picture):
-    if picture.mode not in _LABEL_MODES:
-        raise DataError(
-            path,
-            f"a label in colours (mode {picture.mode}); a label PNG has one channel, which "
-            "holds class ids: convert the colours to ids first",
-        )
-
-
-def _size_reason(label_shape, image_shape, image_path):
-    return (
-        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
-        f"{image_shape[1]}x{image_shape[0]} (width x height)"
-    )
+# === Looking at a pair ===
 
 
 class _Look(NamedTuple):
@@ -281,149 +198,22 @@ class _Look(NamedTuple):
 def _look(pair):
     image_path, label_path = pair
     try:
-        with _opened(image_path) as image:
-            _check_image_mode(image_path, image)
-            size = stored = image.size
-            orientation = _orientation(image)
-            if orientation >= 5:  # 5 to 8 turn by a quarter
-                size = stored[::-1]
-            plain = orientation == 1 and _is_plain_image(image_path, image)
-        with _opened(label_path) as picture:
-            _check_label_mode(label_path, picture)
-            label_size = picture.size
-            plain = plain and picture.format == "PNG" and _raw_mode(picture) == "L"
+        image, label = pictures.look_at_image(image_path), pictures.look_at_label(label_path)
     except DataError as error:
         return _Look(error)
-    if label_size != size:
-        reason = _size_reason(label_size[::-1], size[::-1], image_path)
-        if label_size == stored:
+    if label.size != image.upright:
+        reason = _size_reason(label.size, image.upright, image_path)
+        if label.size == image.stored:
             reason += ": its EXIF orientation turns it, so turn the label or drop the tag"
         return _Look(DataError(label_path, reason))
-    return _Look(None, plain)
+    return _Look(None, image.plain and label.plain and not image.turned)
 
 
-def _orientation(image):
-    """How an opened image is to be turned, by its EXIF tag or, without that, its XMP."""
-    # Asked only where the header has one: else `getexif` decodes the whole of a PNG.
-    info = image.info
-    xmp = (info.get("XML:com.adobe.xmp", ""), info.get("xmp", b""))
-    told = "tiff:Orientation" in xmp[0] or b"tiff:Orientation" in xmp[1]
-    if told or "exif" in info or "Raw profile type exif" in info:
-        return image.getexif().get(_ORIENTATION, 1)
-    return 1
-
-
-def _is_plain_image(path, image):
-    if image.format == "JPEG":
-        return image.mode in ("L", "RGB")
+def _size_reason(label_shape, image_shape, image_path):
     return (
-        image.format == "PNG"
-        and _raw_mode(image) in _PLAIN_PNG
-        and not getattr(image, "is_animated", False)
-        and not _may_turn_late(path)
+        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
+        f"{image_shape[1]}x{image_shape[0]} (width x height)"
     )
-
-
-def _may_turn_late(path):
-    """Whether behind the pixels of a PNG there may stand how it is to be turned."""
-    with open(path, "rb") as file:
-        # Mostly the end of the last chunk of pixels is all that need be read of a large file.
-        file.seek(0, 2)
-        file.seek(max(file.tell() - 2**16, 0))
-        end = file.read()
-        at = end.rfind(b"IDAT") - 4
-        if at >= 0:
-            (length,) = struct.unpack_from(">I", end, at)
-            if at + 12 + length == len(end) - 12 and end[-8:-4] == b"IEND":
-                return False
-        file.seek(8)
-        behind = False
-        while len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
-            if kind == b"IEND":
-                return False
-            behind |= kind == b"IDAT"
-            keyword = file.read(min(length, 24)) if behind and kind != b"IDAT" else b""
-            if kind in (b"eXIf", b"fdAT") and behind:
-                return True
-            if keyword.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
-                return True
-            file.seek(length + 4 - len(keyword), 1)
-    return True
-
-
-# === Reading one file by TensorFlow: plain ones only. What is amiss is an error, and Pillow's. ===
-
-# Whose pixels Pillow and TensorFlow give alike: their raw modes, and (bit depth, colour type).
-_PLAIN_PNG = ("L", "LA", "RGB", "RGBA")
-_PLAIN_PNG_BYTES = [b"\x08\x00", b"\x08\x04", b"\x08\x02", b"\x08\x06"]
-# Beyond the window, in pixels: libjpeg smooths colour across the blocks' edges, but not across
-# those of what it decodes.
-_MARGIN = 16
-
-
-def _decode_label(path, num_classes):
-    contents = tf.io.read_file(path)
-    # Colours would become grey, 16 bits the upper 8: a file may have changed since its header
-    # was read.
-    plain = tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES[0]
-    label = tf.squeeze(tf.io.decode_png(contents, channels=1), 2)
-    # uint8 arithmetic wraps around, so this is 0 for the ignored.
-    largest = tf.reduce_max(label + tf.constant(1, tf.uint8))
-    sound = plain & (largest <= tf.constant(num_classes, tf.uint8))
-    with tf.control_dependencies([tf.debugging.Assert(sound, ["not a plain label", path])]):
-        return tf.identity(label)
-
-
-def _decode_image(path, size):
-    contents = _plain_contents(path)
-    return _of_size(_decode(contents), size)
-
-
-def _decode_part(path, size, first, last):
-    """The rows and columns from `first` to before `last`, of a JPEG decoding no more than these."""
-    contents = _plain_contents(path)
-
-    def part_of_jpeg():
-        stored = tf.io.extract_jpeg_shape(contents)[:2]
-        low, high = tf.maximum(first - _MARGIN, 0), tf.minimum(last + _MARGIN, size)
-        with tf.control_dependencies([tf.debugging.assert_equal(stored, size)]):
-            window = tf.concat([low, high - low], 0)
-        image = tf.image.decode_and_crop_jpeg(
-            contents, window, channels=3, dct_method="INTEGER_ACCURATE"
-        )
-        return low, image
-
-    def whole():
-        return tf.zeros_like(first), _of_size(_decode(contents), size)
-
-    # What is missing at its end would not be missed in a part.
-    is_whole_jpeg = tf.io.is_jpeg(contents) & (tf.strings.substr(contents, -2, 2) == b"\xff\xd9")
-    low, image = tf.cond(is_whole_jpeg, part_of_jpeg, whole)
-    first, last = first - low, last - low
-    return image[first[0] : last[0], first[1] : last[1]]
-
-
-def _plain_contents(path):
-    contents = tf.io.read_file(path)
-    is_plain_png = tf.reduce_any(tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES)
-    plain = tf.cond(
-        tf.io.is_jpeg(contents),
-        lambda: tf.io.extract_jpeg_shape(contents)[2] < 4,
-        lambda: is_plain_png,
-    )
-    with tf.control_dependencies([tf.debugging.Assert(plain, ["not a plain image", path])]):
-        return tf.identity(contents)
-
-
-def _decode(contents):
-    # It reads PNG as well. The method is Pillow's.
-    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-def _of_size(image, size):
-    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(image)[:2], size)]):
-        return tf.identity(image)
 
 
 # === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===
@@ -559,25 +349,6 @@ def _class_names(data_dir, class_names, num_classes):
             f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
         )
     return class_names
-
-
-def _group(class_names, groups):
-    """What `groups` makes of ids: (new id of every uint8, first stored id of every group)."""
-    new_ids = np.full(256, IGNORE_LABEL, np.uint8)
-    ids, firsts, taken = {name: i for i, name in enumerate(class_names)}, [], {}
-    for new_id, (group, members) in enumerate(groups.items()):
-        members = [members] if isinstance(members, str) else list(members)
-        if not members:
-            raise ValueError(f"Group {group!r} unites no classes.")
-        for name in members:
-            if name not in ids:
-                raise ValueError(f"Group {group!r}: {unknown('class', name, ids)}.")
-            if name in taken:
-                raise ValueError(f"Class {name!r} is in two groups, {taken[name]!r} and {group!r}.")
-            taken[name] = group
-            new_ids[ids[name]] = new_id
-        firsts.append(ids[members[0]])
-    return new_ids, firsts
 
 
 def _class_names_file(folder):

@@ -87,7 +87,7 @@ def main(out, strategy, devices):
     if devices > 1:
         training.logical_devices(devices)
     strategy = training.make_strategy(strategy)
-    data.register("partly_ignored", PartlyIgnored, needs_files=False)
+    data.register("partly_ignored", PartlyIgnored)
     for dtype in STEPS:
         keras.backend.set_floatx(dtype)  # of losses and metrics
         record = Record()
