@@ -58,8 +58,6 @@ def prepare(
     import tensorflow_datasets as tfds  # takes a second
 
     manual_dir, data_dir = Path(manual_dir), Path(data_dir)
-    if not manual_dir.exists():
-        raise DataError(manual_dir, "no such folder; it is where the archives lie")
     cls = builder(name)
     made = cls(
         data_dir=data_dir,
@@ -72,6 +70,10 @@ def prepare(
     folder = Path(made.data_dir)
     if folder.exists():
         return folder
+    if not manual_dir.is_dir():
+        raise DataError(manual_dir, "no such folder; it is where the archives lie")
+    if not any(manual_dir.iterdir()):
+        raise DataError(manual_dir, f"empty; {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.lock(folder.parent / "prepare.lock"):
         for left in folder.parent.glob("incomplete.*"):
@@ -87,8 +89,11 @@ def prepare(
         try:
             with contextlib.redirect_stdout(None):
                 made.download_and_prepare(download_config=settings, download_dir=str(folder.parent))
-        except tf.errors.OpError as error:  # of a file that cannot be written
-            raise OSError(None, f"could not be prepared ({error.message})", str(folder)) from error
+        except Exception as error:
+            # How TensorFlow says that a file cannot be written, and tensorflow-datasets that.
+            if any(isinstance(e, tf.errors.OpError) for e in (error, error.__cause__)):
+                raise OSError(None, f"could not be prepared ({error})", str(folder)) from error
+            raise
         finally:
             tfds.enable_progress_bar()
             with contextlib.suppress(OSError):

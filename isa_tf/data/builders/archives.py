@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tarfile
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -174,7 +175,7 @@ class Files:
             archive.close()
         for file, _ in self._tars.values():
             os.close(file)
-        self._start()
+        self._open_none()
 
     # === Archives ===
 
@@ -205,15 +206,14 @@ class Files:
     def _copy(self, member, archive):
         """Path of a copy of an archive that lies in another."""
         if member not in self._copies:
-            folder = self.scratch / str(len(self._copies))
-            folder.mkdir()
-            copy = folder / os.path.basename(member.name)
+            folder = tempfile.mkdtemp(dir=self.scratch)
+            copy = os.path.join(folder, os.path.basename(member.name))
             try:
                 with self._zip(member.archive).open(member.name) as file, open(copy, "wb") as new:
                     shutil.copyfileobj(file, new, 2**24)
             except zipfile.BadZipFile as error:
                 raise DataError(member, f"cannot be read ({error})") from error
-            self._copies[member] = str(copy)
+            self._copies[member] = copy
         return self._copies[member]
 
     def _zip(self, path):
@@ -258,7 +258,9 @@ def _matcher(pattern):
     def matches(path):
         match = whole.fullmatch(path)
         # What macOS adds to archives, and editors to folders.
-        hidden = match and any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
+        hidden = match and any(
+            part.startswith((".", "__MACOSX")) for part in path.removeprefix("./").split("/")
+        )
         return None if hidden else match
 
     return matches

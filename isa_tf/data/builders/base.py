@@ -159,7 +159,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     ):
         self.check_sizes, self._use_beam, self._progress = check_sizes, use_beam, progress
         self._num_threads = num_threads or os.cpu_count()
-        self._scratch = None
+        self._scratch = self._files = None
         super().__init__(**kwargs)
 
     @classmethod
@@ -202,7 +202,9 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             "upright": tfds.features.Scalar(np.bool_),
             "plain": tfds.features.Scalar(np.bool_),
         }
-        return self.dataset_info_from_configs(
+        # (`dataset_info_from_configs` looks for files in a module's package, which may have none.)
+        return tfds.core.DatasetInfo(
+            builder=self,
             description=f"{self.description}\n\nLicence: {self.licence}",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
@@ -217,10 +219,14 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         # `data_dir` is now a folder that is removed if anything fails, and what a killed process
         # leaves of it is removed by the next.
         with tempfile.TemporaryDirectory(dir=self.data_dir) as self._scratch:
-            super()._download_and_prepare(*args, **kwargs)
+            try:
+                super()._download_and_prepare(*args, **kwargs)
+            finally:
+                if self._files is not None:
+                    self._files.close()
 
     def _split_generators(self, dl_manager):
-        files = Files(dl_manager.manual_dir, self._scratch)
+        self._files = files = Files(dl_manager.manual_dir, self._scratch)
         examples = self.examples(files)
         if self.check_sizes:
             self._refuse_other_sizes(files, {split: len(some) for split, some in examples.items()})
@@ -288,10 +294,9 @@ def _make(files, read_ids, table, labels_upright, example):
             f"the label is {ids.shape[1]}x{ids.shape[0]} and the image {example.image} "
             f"{look.stored[1]}x{look.stored[0]} (width x height)",
         )
-    # Publishers label what is stored, whatever EXIF says of it: most tools do not ask.
-    upright = look.turned and (
-        ids.shape == look.upright if labels_upright else ids.shape != look.stored
-    )
+    # Publishers label what is stored, whatever EXIF says of it: most tools do not ask. (Of a PNG
+    # `look` may not know yet.)
+    upright = ids.shape == look.upright if labels_upright else ids.shape != look.stored
     encoded = io.BytesIO()
     Image.fromarray(ids).save(encoded, "PNG")
     return {
@@ -299,7 +304,7 @@ def _make(files, read_ids, table, labels_upright, example):
         "label": encoded.getvalue(),
         "name": example.name,
         "upright": upright,
-        "plain": look.plain and not upright,
+        "plain": look.plain and not (upright and look.turned),
     }
 
 
