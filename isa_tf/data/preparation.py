@@ -61,6 +61,8 @@ def prepare(
     if not manual_dir.exists():
         raise DataError(manual_dir, "no such folder; it is where the archives lie")
     cls = builder(name)
+    if manual_dir.is_dir() and not any(manual_dir.iterdir()):
+        raise DataError(manual_dir, f"an empty folder; {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     made = cls(
         data_dir=data_dir,
         config=cls.config_of(manual_dir),
