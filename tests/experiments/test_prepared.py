@@ -15,9 +15,10 @@ from isa_tf import data, load_predictor, training
 
 
 @pytest.mark.parametrize(
-    ("name", "train_split", "num_classes"), [("lip", "train", 20), ("voc2012", "trainaug", 21)]
+    ("name", "train_split", "num_classes", "context"),
+    [("lip", "train", 20, "isa"), ("voc2012", "trainaug", 21, "none")],
 )
-def test_from_archives_to_scores(name, train_split, num_classes, tmp_path):
+def test_from_archives_to_scores(name, train_split, num_classes, context, tmp_path):
     miniature = miniatures.WRITERS[name](tmp_path / "archives")
     data.prepare(name, tmp_path / "archives", tmp_path / "data", check_sizes=False, num_threads=1)
     config = default.get_config()
@@ -26,6 +27,7 @@ def test_from_archives_to_scores(name, train_split, num_classes, tmp_path):
     config.data.crop_size = (miniatures.HEIGHT, miniatures.WIDTH)
     config.data.batch_size = 2
     config.model.backbone, config.model.output_stride = "tiny", 4
+    config.model.context = context
     config.model.head_filters, config.model.head_kernel_size = 8, 1
     config.train.steps = config.train.validate_every = 1
     config.train.pictures = 0

@@ -47,7 +47,7 @@ class Lip(SegmentationBuilder):
         lists = files.find(f"{split}_id.txt", _ARCHIVE, optional=True)
         if not lists:
             return examples
-        listed = files.lines(f"{split}_id.txt", _ARCHIVE)
+        listed = [line.removesuffix(".jpg") for line in files.lines(f"{split}_id.txt", _ARCHIVE)]
         found = {example.name: example for example in examples}
         if missing := [name for name in listed if name not in found]:
             raise DataError(
