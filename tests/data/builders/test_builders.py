@@ -6,6 +6,7 @@ real data sets are counted, too.
 """
 
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -182,6 +183,21 @@ def test_reads_back(name, form, written, unpacked, tmp_path):
     assert stored.tolist() == sorted(EXPECTED[name])  # nothing was left untried
 
 
+def test_every_builder_has_a_miniature():
+    assert NAMES == sorted(data.list_builders())
+
+
+def test_pipelines_give_what_is_read_of_every_kind_of_jpeg(written, tmp_path):
+    """One in colour, one in grey and one in CMYK, of which TensorFlow reads two."""
+    prepare("coco_stuff10k", written("coco_stuff10k")[1], tmp_path)
+    dataset = data.create("coco_stuff10k", tmp_path)
+    ((images, labels),) = data.eval_pipeline(dataset, "train", batch_size=3)
+    for i in range(3):
+        image, label = dataset.read("train", i)
+        np.testing.assert_array_equal(images[i], image)
+        np.testing.assert_array_equal(labels[i], label)
+
+
 @pytest.mark.parametrize("name", ["pascal_context", "pascal_context60"])
 def test_prepared_masks_of_pascal_context(name, tmp_path):
     miniature = miniatures.pascal_context_prepared(tmp_path / "masks")
@@ -329,6 +345,15 @@ def test_an_id_outside_of_the_map_is_named(name, unpacked, tmp_path):
     told = f"label value {REFUSED[name]} in {count} pixels"
     place = miniature.image if miniature.label.endswith(".json") else miniature.label
     assert_refused(name, folder, tmp_path / "data", place, told)
+
+
+def test_masks_of_pascal_context_go_to_other_processes(written, tmp_path):
+    miniature, folder = written("pascal_context")
+    builder, files = data.builder("pascal_context"), Files(folder, tmp_path)
+    examples = builder(data_dir=tmp_path).examples(files)["train"]
+    for example, picture in zip(examples, miniature.splits["train"].values(), strict=True):
+        label = pickle.loads(pickle.dumps(example.label))
+        np.testing.assert_array_equal(builder.read_ids(files, label), picture.ids)
 
 
 @pytest.mark.parametrize("damage", ["cut", "no images", "size"])
