@@ -74,7 +74,13 @@ def _builder(path):
 register("ade20k", builder=_builder("ade20k:Ade20k"))
 register("camvid", _folder_of(label_sets.CAMVID, "camvid"), _builder("camvid:CamVid"))
 register("ccp", _folder_of(label_sets.CCP, "ccp"), _builder("ccp:Ccp"))
+register("cityscapes", builder=_builder("cityscapes:Cityscapes"))
+register("coco_stuff10k", builder=_builder("coco_stuff:CocoStuff10k"))
+register("coco_stuff164k", builder=_builder("coco_stuff:CocoStuff164k"))
 register("folder", FolderDataset, _builder("folder:Folder"))
+register("lip", builder=_builder("lip:Lip"))
+register("pascal_context", builder=_builder("pascal_context:PascalContext"))
+register("pascal_context60", builder=_builder("pascal_context:PascalContext60"))
 register("synthetic", SyntheticDataset)
 register("voc2012", builder=_builder("voc2012:Voc2012"))
 

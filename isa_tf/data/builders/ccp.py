@@ -3,9 +3,8 @@
 from isa_tf.data import label_sets
 from isa_tf.data.builders.archives import Archive
 from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
-from isa_tf.data.builders.folder import examples_of
+from isa_tf.data.builders.folder import plain_examples
 from isa_tf.data.builders.matlab import read_mat
-from isa_tf.data.folder import FolderDataset
 from isa_tf.data.pictures import read_ids
 
 _ARCHIVE = Archive(
@@ -36,8 +35,7 @@ class Ccp(SegmentationBuilder):
     def examples(self, files):
         labels = files.find("annotations/pixel-level/*.mat", _ARCHIVE, optional=True)
         if not labels:
-            folder = FolderDataset(files.folder, self.labels.class_names)
-            return {split: examples_of(folder, split) for split in folder.splits}
+            return plain_examples(files, self.labels, _ARCHIVE)
         labelled = {member.stem for member in labels}
         photos = [m for m in files.find("photos/*.jpg", _ARCHIVE) if m.stem in labelled]
         examples = pair(photos, labels)

@@ -4,6 +4,7 @@ import re
 
 import tensorflow_datasets as tfds
 
+from isa_tf.data.base import DataError
 from isa_tf.data.builders.archives import Member
 from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
 from isa_tf.data.folder import FolderDataset
@@ -30,6 +31,27 @@ class Folder(SegmentationBuilder):
         self.labels = LabelSet(dataset.class_names, dataset.palette)
         self.train_ids = id_table(range(dataset.num_classes), ignored=[dataset.ignore_label])
         return {split: examples_of(dataset, split) for split in dataset.splits}
+
+
+def plain_examples(files, labels, archive):
+    """The examples of a plain folder, of a data set that is given away in an archive.
+
+    Args:
+        files: `Files`.
+        labels: `LabelSet`.
+        archive: `Archive`, for the error.
+
+    Raises:
+        DataError: for what `FolderDataset` refuses, naming the archive as well.
+    """
+    try:
+        dataset = FolderDataset(files.folder, labels.class_names)
+    except DataError as error:
+        raise DataError(
+            error.path,
+            f"{error.reason}; nor is {archive.file} here, which is to be had from {archive.source}",
+        ) from error
+    return {split: examples_of(dataset, split) for split in dataset.splits}
 
 
 def examples_of(dataset, split):
