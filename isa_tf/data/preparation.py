@@ -59,8 +59,6 @@ def prepare(
 
     manual_dir, data_dir = Path(manual_dir), Path(data_dir)
     cls = builder(name)
-    if manual_dir.is_dir() and not any(manual_dir.iterdir()):
-        raise DataError(manual_dir, f"an empty folder; {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     made = cls(
         data_dir=data_dir,
         config=cls.config_of(manual_dir),
@@ -75,7 +73,7 @@ def prepare(
     if not manual_dir.is_dir():
         raise DataError(manual_dir, "no such folder; it is where the archives lie")
     if not any(manual_dir.iterdir()):
-        raise DataError(manual_dir, f"empty; {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        raise DataError(manual_dir, f"an empty folder; {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.lock(folder.parent / "prepare.lock"):
         for left in folder.parent.glob("incomplete.*"):

@@ -152,7 +152,11 @@ def refused(match, manual_dir, tmp_path, error=data.DataError, **kwargs):
 
 def test_no_archive(tmp_path):
     (tmp_path / "archives").mkdir()
-    refused("(?s)empty; .*coast.zip, from the lighthouse keeper", tmp_path / "archives", tmp_path)
+    refused(
+        "(?s)an empty folder; .*coast.zip, from the lighthouse keeper",
+        tmp_path / "archives",
+        tmp_path,
+    )
     (tmp_path / "archives" / "readme.txt").write_text("")
     refused(
         "neither coast.zip .* be had from the lighthouse keeper", tmp_path / "archives", tmp_path

@@ -112,6 +112,40 @@ class Files:
             DataError: where there are none, naming the archive and where it is to be had; for
                 files in several places; for an archive that cannot be read.
         """
+        found = self._found(pattern, archive)
+        if not found and not optional:
+            raise DataError(
+                self.folder,
+                f"neither {archive.file} nor {pattern} of it is here; it is to be had from "
+                f"{archive.source}",
+            )
+        if len(found) > 1:
+            places = " and in ".join(sorted(map(str, found))[:3])
+            raise DataError(self.folder, f"{pattern} is here more than once, in {places}; keep one")
+        return sorted((member for some in found.values() for member in some), key=str)
+
+    def lines(self, pattern, archive, optional=False):
+        """The lines of a text file that are not blank, stripped.
+
+        The same file may be there several times, as lists are in archives.
+
+        Args:
+            pattern: see `find`.
+            archive: see `find`.
+            optional: bool, whether it may be missing, for which there is `None`. Defaults to
+                `False`.
+
+        Raises:
+            DataError: as `find`.
+        """
+        members = [member for some in self._found(pattern, archive).values() for member in some]
+        texts = {self.read(member).decode("utf-8-sig") for member in members}
+        if len(texts) != 1:
+            return self.find(pattern, archive, optional) and None  # mostly an error
+        return [line.strip() for line in texts.pop().splitlines() if line.strip()]
+
+    def _found(self, pattern, archive):
+        """What matches: a dict of the place, what stands before the pattern, to `Member`s."""
         matches = _matcher(pattern)
         if self._unpacked is None:
             self._unpacked = [
@@ -131,21 +165,11 @@ class Files:
                 for match in map(matches, self._names[path])
                 if match
             ]
-        if not found and not optional:
-            raise DataError(
-                self.folder,
-                f"neither {archive.file} nor {pattern} of it is here; it is to be had from "
-                f"{archive.source}",
-            )
-        places = sorted(
-            {f"{member.archive or self.folder}/{match['top']}" for match, member in found}
-        )
-        if len(places) > 1:
-            raise DataError(
-                self.folder,
-                f"{pattern} is here more than once, in {' and in '.join(places[:3])}; keep one",
-            )
-        return sorted((member for _, member in found), key=str)
+        places = {}
+        for match, member in found:
+            place = f"{member.archive or self.folder}/{match['top']}"
+            places.setdefault(place, []).append(member)
+        return places
 
     def one(self, pattern, archive):
         """The only file that matches a pattern, a `Member`; else as `find`."""
@@ -163,11 +187,6 @@ class Files:
             return os.pread(file, size, offset)
         except _UNREADABLE as error:
             raise DataError(member, f"cannot be read ({error})") from error
-
-    def lines(self, pattern, archive):
-        """The lines of a text file that are not blank, stripped."""
-        text = self.read(self.one(pattern, archive)).decode("utf-8-sig")
-        return [line.strip() for line in text.splitlines() if line.strip()]
 
     def close(self):
         """Closes what is open."""

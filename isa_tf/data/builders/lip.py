@@ -44,15 +44,15 @@ class Lip(SegmentationBuilder):
             files.find(f"{split}_images/*.jpg", _ARCHIVE),
             files.find(f"{split}_segmentations/*.png", _ARCHIVE),
         )
-        lists = files.find(f"{split}_id.txt", _ARCHIVE, optional=True)
-        if not lists:
+        listed = files.lines(f"{split}_id.txt", _ARCHIVE, optional=True)
+        if listed is None:
             return examples
-        listed = [line.removesuffix(".jpg") for line in files.lines(f"{split}_id.txt", _ARCHIVE)]
+        listed = [line.removesuffix(".jpg") for line in listed]
         found = {example.name: example for example in examples}
         if missing := [name for name in listed if name not in found]:
             raise DataError(
-                lists[0],
-                f"{len(missing)} of the {len(listed)} images listed are not here, such as "
+                files.folder,
+                f"{len(missing)} of the {len(listed)} images in {split}_id.txt are not here, such as "
                 f"{missing[0]}: is an archive incomplete?",
             )
         return [found[name] for name in sorted(set(listed))]

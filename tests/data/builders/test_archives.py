@@ -163,6 +163,20 @@ def test_errors_name_what_is_missing(folders):
         files.find("a/*.png", archive)
 
 
+def test_a_list_may_be_there_twice(folders):
+    folder, scratch = folders
+    lists = {"a/list.txt": b"1\n2\n", "b/list.txt": b"1\n2\n"}
+    zipped(folder / "all.zip", entries=lists)
+    archive = archive_of(folder)
+    assert Files(folder, scratch).lines("list.txt", archive) == ["1", "2"]
+    zipped(folder / "all.zip", entries={**lists, "b/list.txt": b"1\n3\n"})
+    with pytest.raises(DataError, match="list.txt is here more than once, in .*a/ and in .*b/"):
+        Files(folder, scratch).lines("list.txt", archive)
+    assert Files(folder, scratch).lines("other.txt", archive, optional=True) is None
+    with pytest.raises(DataError, match="neither all.zip nor other.txt"):
+        Files(folder, scratch).lines("other.txt", archive)
+
+
 def test_a_member_that_is_gone(folders):
     folder, scratch = folders
     unpacked(folder)
