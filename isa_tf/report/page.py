@@ -126,10 +126,13 @@ def page(
 def short_names(names):
     """Names of examples without the folders that all of them share.
 
+    What in a file's name is no text, and so could not be written, becomes a question mark.
+
     >>> short_names(["/data/val/a/1.png", "/data/val/b/1.png"])
     ['a/1.png', 'b/1.png']
     """
-    parts = [str(name).replace(os.sep, "/").split("/") for name in names]
+    names = (str(name).encode("utf-8", "replace").decode("utf-8") for name in names)
+    parts = [name.replace(os.sep, "/").split("/") for name in names]
     shared = 0
     while parts and all(
         len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts

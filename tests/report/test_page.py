@@ -326,6 +326,7 @@ def test_short_names():
     assert short_names(["/a/b/1.png", "/a/b/2.png"]) == ["1.png", "2.png"]
     assert short_names(["a/1.png"]) == ["1.png"]
     assert short_names(["val/a/1.png", "val/1.png"]) == ["a/1.png", "1.png"]
+    assert short_names([b"/v/\xff\xc3\xbc.png".decode("utf-8", "surrogateescape")]) == ["?ü.png"]
     assert short_names(["1", "2"]) == ["1", "2"] and short_names([]) == []
 
 
