@@ -67,13 +67,15 @@ class Evaluation:
     def __init__(self, class_names=NAMES, count=9, size=(24, 32), ignored=(), seed=0):
         rng = np.random.default_rng(seed)
         self.class_names, n = tuple(class_names), len(class_names)
-        self.names = [f"/data/val/{i % 2}/<{i}> & 'é\".jpg" for i in range(count)]
+        self.names = [f"/data/val/{i % 2}/<b> {i} & 'é\".jpg" for i in range(count)]
         self.examples, self.images = [], ImageScores(n)
         for index in range(count):
             label = rng.integers(0, n, size).astype(np.uint8)
             label[label == 3] = 0  # "never"
+            if index % 2:
+                label[label == n - 1] = 1  # so that it is predicted where it is not
             wrong = rng.random(size) < 0.3 + 0.05 * index
-            guess = np.where(wrong, 0, label)
+            guess = np.where(wrong, n - 1 if index % 2 else 0, label)
             label[:2] = 255
             if index in ignored:
                 label[:] = 255
@@ -203,6 +205,9 @@ def test_the_worst_and_the_best_with_their_pictures(evaluation):
     assert reader.texts("h4") == [short[score.index] for score in chosen]
     pictures = [decode(a["src"]) for a, _ in reader.all("img") if " of " in a.get("alt", "")]
     assert len(pictures) == 4 * 6
+    kinds = ("photo", "truth", "prediction", "errors")
+    alts = [a["alt"] for a, _ in reader.all("img") if " of " in a.get("alt", "")]
+    assert alts == [f"{kind} of {short[score.index]}" for score in chosen for kind in kinds]
     for k, score in enumerate(chosen):
         photo, label, guess = evaluation.examples[score.index]
         palette = voc_palette(5)
@@ -221,6 +226,9 @@ def test_the_worst_and_the_best_with_their_pictures(evaluation):
     assert chips[: len(expected)] == [
         (NAMES[i], f" {value:.2f}".join((NAMES[i], ""))) for i, value in expected
     ]
+    unfounded = [a["data-name"] for a, _ in reader.all("li", class_="unfounded")]
+    missing = [i for score in chosen for i in sorted(score.iou) if i not in score.truth]
+    assert unfounded == [NAMES[i] for i in missing] and unfounded
 
 
 def test_every_image_is_listed(evaluation):
@@ -251,6 +259,7 @@ def test_nothing_that_is_told_becomes_markup():
     # The elements are those of a page whose names are letters (but for the curve of a class).
     for tag in ("script", "b", "li", "i", "style", "circle"):
         assert len(reader.all(tag)) == len(other.all(tag)), tag
+    assert not set("<>&") & set(reader.texts("script", id="data")[0])
     assert len(reader.all("script")) == 2 and "title" in {e[0] for e in reader.elements}
     tags = {element[0] for element in reader.elements}
     assert "u" not in tags and not any("onmouseover" in e[1] for e in reader.elements)
