@@ -92,8 +92,8 @@ def curve_chart(title, rows, names, width=560, height=250):
     Args:
         title: str.
         rows: dicts of numbers, each with "step".
-        names: what of a row to draw, a curve each; those that begin with "val_" in the first
-            colour, others in the second, a third and more of a kind dashed.
+        names: what of a row to draw, a curve each; those that begin with "val_" in one colour,
+            others in another, and of either all but the shortest name dashed.
         width: int. Defaults to 560.
         height: int. Defaults to 250.
 
@@ -132,11 +132,14 @@ def curve_chart(title, rows, names, width=560, height=250):
             f'<text x="{at:.1f}" y="{height - bottom + 16}" text-anchor="middle">{x:,.0f}</text>'
         )
     parts.append(f'<text x="{width - right}" y="{height - 4}" text-anchor="end">step</text>')
-    at, seen = width - right, {}
-    for name, points in curves.items():
-        kind = "val" if name.startswith("val_") else "train"
-        seen[kind] = seen.get(kind, 0) + 1
-        style = f"{kind} dashed" if seen[kind] > 1 else kind
+    # Of a kind, the shortest name is the score itself; those that derive from it are dashed.
+    first = {}
+    for name in sorted(curves, key=len):
+        first.setdefault(_kind(name), name)
+    at = width - right
+    for name, points in reversed(curves.items()):  # the legend goes from the right
+        kind = _kind(name)
+        style = kind if first[kind] == name else f"{kind} dashed"
         places = [place(x, y) for x, y in points]
         line = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path class="curve {style}" d="M{line}"/>')
@@ -146,18 +149,20 @@ def curve_chart(title, rows, names, width=560, height=250):
                     f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
                     f"<title>{escape(name)} {value:.4g} at step {step:,.0f}</title></circle>"
                 )
-    for name in reversed(curves):  # the legend, from the right
-        kind = "val" if name.startswith("val_") else "train"
         parts.append(f'<text x="{at:.1f}" y="16" text-anchor="end">{escape(name)}</text>')
-        at -= 7.2 * len(name) + 6
-        parts.append(f'<path class="curve {kind}" d="M{at:.1f} 12h-16"/>')
-        at -= 32
+        at -= 7.2 * len(name) + 4
+        parts.append(f'<path class="curve {style}" d="M{at:.1f} 12h-18"/>')
+        at -= 30
     label = escape(f"{title}: {', '.join(curves)} over the steps")
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
         + "".join(parts)
         + "</svg>"
     )
+
+
+def _kind(name):
+    return "val" if name.startswith("val_") else "train"
 
 
 def sparkline(points, width=84, height=20):

@@ -17,7 +17,7 @@ from isa_tf.report.images import choose
 LONGEST = 400  # pixels, the longer side of a picture
 LISTED = 5000  # how many images are listed without a picture
 _TABLE_CLASSES = 20  # up to how many classes the confusion matrix has numbers in it
-_CONFUSED = 15  # how many pairs of classes are told
+_CONFUSED = 12  # how many pairs of classes are told
 _HEADINGS = (
     ("worst", "Worst", "the lowest mIoU first"),
     ("best", "Best", "the highest mIoU first"),
@@ -191,6 +191,8 @@ def _scores(result, class_names, facts):
     tiles, lines = [], []
     # The score that all speak of comes first.
     for key, value in {"miou": result["miou"], **facts, **result}.items():
+        if key == "confusion_matrix":
+            continue
         title = escape(_title(key))
         is_score = value is None or isinstance(value, float) and key != "seconds"
         if is_score and key not in facts:
@@ -210,12 +212,13 @@ def _by_class(value, class_names):
 
 
 def _told(value):
-    """A value in words; empty for what is nothing, or too long for a line."""
+    """A value in words; empty for what is nothing."""
     if isinstance(value, dict):
         parts = ((_title(key), _told(part)) for key, part in value.items())
         return ", ".join(f"{key} {part}" for key, part in parts if part)
     if isinstance(value, (list, tuple)):
-        return " x ".join(map(_told, value)) if len(value) <= 8 else ""
+        parts = [_told(part) for part in value]
+        return parts[0] if len(parts) == 1 else f"({', '.join(parts)})" if parts else ""
     if value is None or value is False:
         return ""
     if isinstance(value, bool):
@@ -265,9 +268,8 @@ def _classes(result, confusion, classes, log):
         for key, column in columns.items():
             told = _number(column[name]) if key != "iou" or iou is not None else "absent"
             cells.append(f'<td data-value="{_sortable(column[name])}">{told}</td>')
-        share = 100 * truth[i] / total
-        told = f"{share:.2f}" if share >= 0.005 or not share else "&lt;0.01"
-        cells.append(f'<td data-value="{share}">{told}</td>')
+        share = truth[i] / total
+        cells.append(f'<td data-value="{share}">{_percent(share)}</td>')
         if lines:
             cells.append(f"<td>{lines.get(name, '')}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -278,6 +280,10 @@ def _classes(result, confusion, classes, log):
         f'<div class="scroll"><table class="classes"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _percent(share):
+    return "&lt;0.01" if 0 < share < 0.5e-4 else f"{100 * share:.2f}"
 
 
 def _sortable(value):
@@ -339,7 +345,7 @@ def _confused(confusion, class_names):
     share, total = charts.shares(confusion), confusion.sum()
     rows = "".join(
         f"<tr><td>{escape(class_names[i])}</td><td>{escape(class_names[j])}</td>"
-        f"<td>{100 * share[i, j]:.1f} %</td><td>{100 * wrong[i, j] / total:.2f} %</td></tr>"
+        f"<td>{_percent(share[i, j])} %</td><td>{_percent(wrong[i, j] / total)} %</td></tr>"
         for i, j in pairs
     )
     return (
@@ -410,7 +416,7 @@ def _card(score, name, classes, palette, ignore_label, show):
             visualize.colorize(predicted, palette, None), LONGEST, lossless=True
         ),
         "errors": charts.picture_uri(
-            visualize.errors(image, label, predicted, ignore_label), LONGEST
+            visualize.errors(image, label, predicted, ignore_label), LONGEST, lossless=True
         ),
     }
     escaped = escape(name)

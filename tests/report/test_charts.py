@@ -72,6 +72,12 @@ def test_curves_of_a_log():
     assert (x1 - x0) / (x3 - x2) == pytest.approx(1, abs=0.01)
     assert (y1 - y0) / (y2 - y3) == pytest.approx(3, abs=0.02)
     assert x0 < x2 < x1 < x3 and y0 < y3 < y2 < y1
+    assert not any("dashed" in path.get("class") for path in chart.iter("path"))
+    more = [row | {"context_loss": 3.0} for row in rows]
+    chart = ElementTree.fromstring(charts.curve_chart("more", more, ["context_loss", "loss"]))
+    styles = [path.get("class") for path in chart.iter("path") if "curve" in path.get("class")]
+    # A line and its place in the legend, the shorter name's plain.
+    assert styles == ["curve train"] * 2 + ["curve train dashed"] * 2
     assert charts.curve_chart("none", rows, ["miou"]) == ""
     one = charts.curve_chart("one", rows[:1], ["loss"])
     assert len(list(ElementTree.fromstring(one).iter("circle"))) == 1
