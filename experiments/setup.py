@@ -97,11 +97,16 @@ def batch_files(config, dataset, step):
     return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
 
 
-def make_val_data(config, dataset, split=None, context=None):
-    """Whole images of a split, by default the validation split."""
+def make_val_data(config, dataset, split=None, context=None, with_index=False):
+    """Whole images of a split, by default the validation split; see `data.eval_pipeline`."""
     c = config.data
     return data.eval_pipeline(
-        dataset, split or c.val_split, c.val_batch_size, cache=c.cache, input_context=context
+        dataset,
+        split or c.val_split,
+        c.val_batch_size,
+        cache=c.cache,
+        input_context=context,
+        with_index=with_index,
     )
 
 

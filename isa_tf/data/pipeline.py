@@ -154,7 +154,7 @@ def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
     return [names[int(_example_at(i, len(names), seed, shuffle))] for i in rows]
 
 
-def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None):
+def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None, with_index=False):
     """Every image of a split once, whole and as it is.
 
     A batch holds images of one size only, so nothing is padded and a score does not depend on
@@ -171,9 +171,12 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None)
         input_context: `tf.distribute.InputContext`, for one of several workers: it reads its
             share of the split, in which no other has a part; shares differ by one example at
             most and may be empty. Batches are a replica's. Defaults to `None`, for all.
+        with_index: bool, whether to tell which examples a batch has: it is a dict of "image",
+            "label" and "index" then. Defaults to `False`.
 
     Shapes:
-        Batches of image (B, H, W, 3) and label (B, H, W), both uint8.
+        Batches of image (B, H, W, 3) and label (B, H, W), both uint8; index (B,), int64, positions
+        in the split.
 
     Raises:
         ValueError: for an unknown split or a `batch_size` that is not positive.
@@ -190,20 +193,24 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None)
         workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
     running = tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
     data = read_indices(dataset, split, running, cache=cache)
-    data = data.map(lambda i, image, label: (image, label))
-    if batch_size == 1:
-        return _finish(data.batch(1))
 
-    def size_key(image, label):
+    def size_key(index, image, label):
         height, width = tf.unstack(tf.shape(label, tf.int64))
         return height * 2**31 + width
 
-    def batches_of_one_size(images, labels):
-        return tf.data.Dataset.zip((images, labels)).group_by_window(
+    def batches_of_one_size(*parts):
+        return tf.data.Dataset.zip(parts).group_by_window(
             size_key, lambda key, same: same.batch(batch_size), window_size=batch_size
         )
 
-    return _finish(data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size))
+    def as_asked(index, image, label):
+        return {"image": image, "label": label, "index": index} if with_index else (image, label)
+
+    if batch_size == 1:
+        data = data.batch(1)
+    else:
+        data = data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
+    return _finish(data.map(as_asked))
 
 
 def _share_of_batch(batch_size, input_context):

@@ -142,6 +142,28 @@ def test_eval_batches_hold_one_size():
     assert even == [4] * 12 + [2]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_eval_tells_which_examples_a_batch_has(batch_size):
+    """Whatever the order of sizes makes of it, and with one left out."""
+
+    class Lacking(Numbered):
+        def read(self, split, index):
+            if index == 4:
+                raise DataError("4", "broken")
+            return super().read(split, index)
+
+    data = Lacking(heights=3, on_error="skip")
+    told = list(eval_pipeline(data, "train", batch_size, with_index=True))
+    plain = list(eval_pipeline(data, "train", batch_size))
+    for batch, (image, label) in zip(told, plain, strict=True):
+        assert set(batch) == {"image", "label", "index"} and batch["index"].dtype == tf.int64
+        np.testing.assert_array_equal(batch["label"][:, 0, 0], batch["index"])
+        assert equal((batch["image"], batch["label"]), (image, label))
+    found = np.concatenate([batch["index"] for batch in told]).tolist()
+    assert sorted(found) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert (found == sorted(found)) == (batch_size == 1)
+
+
 def test_eval_holds_few_examples_of_many_sizes():
     data, given, held = Numbered(size=250, heights=250), [], 0
     for image, label in eval_pipeline(data, "train", batch_size=2):
