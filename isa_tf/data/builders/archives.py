@@ -141,7 +141,8 @@ class Files:
         members = [member for some in self._found(pattern, archive).values() for member in some]
         texts = {self.read(member).decode("utf-8-sig") for member in members}
         if len(texts) != 1:
-            return self.find(pattern, archive, optional) and None  # mostly an error
+            self.find(pattern, archive, optional)  # which says what is wrong
+            return None
         return [line.strip() for line in texts.pop().splitlines() if line.strip()]
 
     def _found(self, pattern, archive):

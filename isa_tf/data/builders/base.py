@@ -228,6 +228,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def _split_generators(self, dl_manager):
         self._files = files = Files(dl_manager.manual_dir, self._scratch)
         examples = self.examples(files)
+        if empty := [split for split, some in examples.items() if not some]:
+            raise DataError(files.folder, f"no images of split {', '.join(empty)} are here")
         if self.check_sizes:
             self._refuse_other_sizes(files, {split: len(some) for split, some in examples.items()})
         self.info.metadata.update(

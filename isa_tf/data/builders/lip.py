@@ -52,7 +52,7 @@ class Lip(SegmentationBuilder):
         if missing := [name for name in listed if name not in found]:
             raise DataError(
                 files.folder,
-                f"{len(missing)} of the {len(listed)} images in {split}_id.txt are not here, such as "
-                f"{missing[0]}: is an archive incomplete?",
+                f"{len(missing)} of the {len(listed)} images in {split}_id.txt are not here, such "
+                f"as {missing[0]}: is an archive incomplete?",
             )
         return [found[name] for name in sorted(set(listed))]

@@ -246,7 +246,7 @@ def test_what_is_listed_of_lip_and_missing(written, tmp_path):
     miniatures.unpack(folder, tmp_path / "lip")
     with open(tmp_path / "lip/LIP/val_id.txt", "a") as file:
         file.write("77_88\n")
-    with pytest.raises(DataError, match=r"val_id.txt: 1 of the 3 .* 77_88"):
+    with pytest.raises(DataError, match=r"1 of the 3 images in val_id.txt .* 77_88"):
         prepare("lip", tmp_path / "lip", tmp_path / "data")
 
 
