@@ -1,7 +1,9 @@
 import io
+import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from isa_tf import data
 from tools import check_dataset, prepare_dataset
 
+GUIDES = Path(__file__).parents[2] / "docs/datasets"
 ZIP = "ADEChallengeData2016.zip"
 IDS = np.array([[0, 1, 2, 150], [3, 3, 4, 149], [0, 0, 5, 6]], np.uint8)
 TRAIN_IDS = np.array([[255, 0, 1, 149], [2, 2, 3, 148], [255, 255, 4, 5]], np.uint8)
@@ -134,6 +137,28 @@ def test_list_tells_of_every_builder(run, tmp_path, monkeypatch):
     for name, text in told.items():
         for archive in data.builder(name).archives:
             assert f"{archive.file}, from {archive.source}" in text
+
+
+def test_guides_say_what_builders_have():
+    lines = (GUIDES / "README.md").read_text().splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    assert set(data.list_builders()) <= set(rows)
+    for name in data.list_builders():
+        builder, row = data.builder(name), rows[name]
+        assert (GUIDES / re.search(r"\[guide\]\((\w+\.md)\)", row)[1]).is_file()
+        for split, size in builder.sizes.items():
+            assert f"{split} {size:,}" in row
+        if hasattr(builder, "labels"):
+            assert f"| {len(builder.labels.class_names)} |" in row
+
+
+def test_recipes_that_are_named_exist():
+    recipes = pytest.importorskip("experiments.configs.recipes").RECIPES
+    texts = [path.read_text() for path in GUIDES.glob("*.md")]
+    texts += [prepare_dataset._config(name) for name in data.list_builders()]
+    named = {name for text in texts for name in re.findall(r"recipes\.py:([\w-]+)", text)}
+    named -= {"NAME-resnet101-isa"}
+    assert named and named <= set(recipes)
 
 
 def test_usage(run):
