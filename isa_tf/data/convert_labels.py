@@ -313,7 +313,7 @@ def read_colors(given, ignored=()):
     Args:
         given: path of a CSV file with the header `name,r,g,b`, or of a JSON list of such as
             `{"name": "sky", "color": [128, 128, 128]}`; or the name of a data set that has a
-            builder, such as "voc2012".
+            builder and a colour for each class, such as "voc2012".
         ignored: RGB triples that are ignored as well. Defaults to none.
 
     Returns:
