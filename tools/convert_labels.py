@@ -9,7 +9,8 @@ Makes a new folder, whole or not at all: labels of class ids, 255 for ignored, l
 (copies, where the file system has no hard links) and classes.json. Where instances overlap, the
 smaller lies on top; regions of a crowd are ignored. --colors is a CSV table with the header
 name,r,g,b, a JSON list of such as {"name": "sky", "color": [128, 128, 128]} (rows without a name
-are ignored) or a data set that has a colour for each class; names that differ are paired by patterns:
+are ignored) or a data set that has a colour for each class. Names that differ are paired by
+patterns:
 
     python -m tools.convert_labels --labels=gtFine/train --images=leftImg8bit/train \
         --label_pattern='*_gtFine_color' --image_pattern='*_leftImg8bit' --colors=cityscapes \

@@ -397,7 +397,7 @@ def _rows_of_builder(name):
     labels = getattr(catalogue.builder(str(name)), "labels", None)
     if labels is None:
         raise ValueError(f"Data set {name!r} has no colours of its own; give a table.")
-    return [(*each, name) for each in zip(*labels, strict=True)]
+    return [(*each, "its palette") for each in zip(*labels, strict=True)]
 
 
 def convert_colors(

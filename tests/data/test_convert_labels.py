@@ -404,6 +404,8 @@ def test_tables(tmp_path):
     assert read_colors("camvid").ids[0, 128, 192] == 10
     with pytest.raises(ValueError, match='did you mean "camvid"'):
         read_colors("canvid")
+    with pytest.raises(DataError, match="ade20k: its palette: .* stands for 'road' and 'sky"):
+        read_colors("ade20k")  # whose palette has grey twice
     with pytest.raises(ValueError, match="no colours of its own"):
         read_colors("folder")
     with pytest.raises(DataError, match=r"ignored: \(0, 0, 255\) stands for 'sea' and 'ignored"):
