@@ -41,10 +41,12 @@ class FolderDataset(SegmentationDataset):
     * `data_dir` a CSV file with a header `image,label` or `image,label,split` and paths
       relative to it; without the third column, `val_fraction` as above
 
-    Folders below these are searched as well. Images are JPEG, PNG, BMP or WebP with 8 bits a
-    channel, turned upright as their EXIF orientation says; the label must match the upright
-    image. Labels are PNGs of one channel that holds class ids, 255 for ignored pixels; of a
-    palette PNG the indices are read, not the colours; of a 16-bit PNG, the ids it holds.
+    Folders below these are searched as well. Where the names of an image and its label differ,
+    patterns tell what they share, and files of other names are passed over. Images are JPEG, PNG,
+    BMP or WebP with 8 bits a channel, turned upright as their EXIF orientation says; the label
+    must match the upright image. Labels are PNGs of one channel that holds class ids, 255 for
+    ignored pixels; of a palette PNG the indices are read, not the colours; of a 16-bit PNG, the
+    ids it holds.
     Construction checks the pairing and every header; pixels are checked as they are read. A
     picture of another format (GIF, TIFF, HEIC, ...) is a fault; hidden files and those that are
     no pictures are passed over.
@@ -57,15 +59,21 @@ class FolderDataset(SegmentationDataset):
 
     Args:
         data_dir: path of the folder or of the CSV file.
-        class_names: sequence of str. Defaults to the list in `classes.json` or the lines of
-            `classes.txt` beside the data.
+        class_names: sequence of str. Defaults to the list in `classes.json` (of names, or of
+            such as `{"name": "sky", "color": [128, 128, 128]}`) or the lines of `classes.txt`
+            beside the data.
         num_classes: int, where there are no names. Defaults to the number of names.
-        palette: sequence of RGB triples. Defaults to the PASCAL VOC colour map.
+        palette: sequence of RGB triples. Defaults to the colours in `classes.json`, without
+            which to the PASCAL VOC colour map.
         val_fraction: float in [0, 1), where the data come without splits. Defaults to 0.2.
         groups: dict of a new class's name to the names of the classes that it unites, or such
             pairs (in a config, whose dicts lose their order), in the order of the new ids;
             classes in no group are ignored. Colours are those of each group's first member.
             Defaults to `None`, the classes as they are.
+        image_pattern: str, the names of images in a folder without their last suffix, such as
+            "*_leftImg8bit"; the star stands for what an image and its label share. Defaults to
+            "*", the whole name.
+        label_pattern: str, the same of labels, such as "*_gtFine_labelIds". Defaults to "*".
         on_error: "raise", or "skip" to leave bad examples out: those found at construction are
             logged and kept in `faults`, those found later are logged. Defaults to "raise".
         name: str. Defaults to the folder's name.
@@ -78,7 +86,8 @@ class FolderDataset(SegmentationDataset):
             colours or ids out of range, a picture of a format that is not read, an unreadable
             file.
         ValueError: for neither names nor number of classes, or the two in disagreement; for a
-            group without classes, of unknown ones or of one that is in another group.
+            group without classes, of unknown ones or of one that is in another group; for a
+            pattern without a star, with several, or beside a CSV table.
 
     Example:
 
@@ -86,6 +95,12 @@ class FolderDataset(SegmentationDataset):
     >>> data.splits
     ('train', 'val', 'test')
     >>> image, label = data.read("train", 0)
+
+    The labels `0_ids.png`, ... of images `0.png`, ...:
+
+    >>> data = isa_tf.data.FolderDataset("suffixed", num_classes=3, label_pattern="*_ids")
+    >>> data.size("train")
+    4
     """
 
     def __init__(
@@ -96,6 +111,8 @@ class FolderDataset(SegmentationDataset):
         palette=None,
         val_fraction=0.2,
         groups=None,
+        image_pattern="*",
+        label_pattern="*",
         on_error="raise",
         name=None,
     ):
@@ -107,11 +124,18 @@ class FolderDataset(SegmentationDataset):
         is_table = self.data_dir.suffix.lower() == ".csv"
         if not is_table and not self.data_dir.is_dir():
             raise DataError(data_dir, "neither a folder nor a .csv file")
+        names = FileNames(image_pattern, label_pattern)
+        if is_table and names != EQUAL_NAMES:
+            raise ValueError("A CSV table names every file; patterns are for folders.")
         faults = []
-        pairs = (_pairs_of_table if is_table else _pairs_of_folder)(self.data_dir, faults)
+        if is_table:
+            pairs = _pairs_of_table(self.data_dir, faults)
+        else:
+            pairs = _pairs_of_folder(self.data_dir, names, faults)
         if None in pairs:
             pairs = _split_by_name(pairs[None], val_fraction)
-        class_names = _class_names(self.data_dir, class_names, num_classes)
+        class_names, colors = _classes(self.data_dir, class_names, num_classes)
+        palette = palette or colors
         self._stored_classes = len(class_names)
         self._group_of = None
         if groups is not None:
@@ -219,13 +243,39 @@ def _size_reason(label_shape, image_shape, image_path):
 # === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===
 
 
-def _pairs_of_folder(data_dir, faults):
+class FileNames(NamedTuple):
+    """How images and labels are named, without their last suffix.
+
+    Attributes:
+        image: str with one star, which stands for what an image and its label share. Defaults
+            to "*".
+        label: the same of labels.
+    """
+
+    image: str = "*"
+    label: str = "*"
+
+    def check(self):
+        """Raises ValueError for what is no such pattern."""
+        for what, pattern in self._asdict().items():
+            if not isinstance(pattern, str) or pattern.count("*") != 1 or "/" in pattern:
+                raise ValueError(
+                    f"`{what}_pattern` is a file name with one star, without folders, such as "
+                    f'"*_{what}". Received: {pattern!r}'
+                )
+            if Path(pattern).suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES:
+                raise ValueError(
+                    f"`{what}_pattern` is of names without their last suffix. Received: {pattern!r}"
+                )
+
+
+def _pairs_of_folder(data_dir, names, faults):
     if (data_dir / "images").is_dir():
         images, labels = data_dir / "images", data_dir / "labels"
         inside = list(images.iterdir())
         folders = {p.name: (p, labels / p.name) for p in inside if p.is_dir()}
         if not folders or any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
-            return {None: _match(images, labels, faults)}
+            return {None: _paths(match_files(images, labels, faults, names))}
     else:
         folders = {p.parent.name: (p, p.parent / "labels") for p in data_dir.glob("*/images")}
     if not folders:
@@ -235,44 +285,85 @@ def _pairs_of_folder(data_dir, faults):
             "and labels/{split}, or images and labels, with files ending in "
             + ", ".join(IMAGE_SUFFIXES),
         )
-    return {split: _match(*folders[split], faults) for split in folders}
+    return {split: _paths(match_files(*folders[split], faults, names)) for split in folders}
 
 
-def _match(images_dir, labels_dir, faults):
+def _paths(matched):
+    return [(image, label) for _, image, label in matched]
+
+
+EQUAL_NAMES = FileNames()
+
+
+def match_files(images_dir, labels_dir, faults, names=EQUAL_NAMES):
+    """Pairs the pictures below two folders by what their names share.
+
+    Args:
+        images_dir: path.
+        labels_dir: path.
+        faults: list, which gets a `DataError` for each file that cannot be used.
+        names: `FileNames`. Defaults to `EQUAL_NAMES`.
+
+    Returns:
+        List of (name, image, label) in the order of the names: what a pair shares, with the
+        folders above it, and two paths.
+
+    Raises:
+        DataError: for a folder of labels that is not there, or no image.
+
+    Example:
+
+    >>> found = match_files(Path("camvid/val/images"), Path("camvid/val/labels"), [])
+    >>> [name for name, image, label in found]
+    ['0', '1']
+    """
+    names.check()
     if not labels_dir.is_dir():
         raise DataError(labels_dir, f"no such folder, for the labels of {images_dir}")
-    images = _by_stem(images_dir, _image_refusal, faults)
-    labels = _by_stem(labels_dir, _label_refusal, faults)
+    images = _by_name(images_dir, names.image, _image_refusal, faults)
+    labels = _by_name(labels_dir, names.label, _label_refusal, faults)
     if not images:
-        raise DataError(images_dir, "no image here ends in " + ", ".join(IMAGE_SUFFIXES))
+        named = "" if names.image == "*" else f"is named {names.image} and "
+        raise DataError(images_dir, f"no image here {named}ends in " + ", ".join(IMAGE_SUFFIXES))
     pairs = []
-    for stem in sorted(images.keys() | labels.keys()):
-        image, label = images.get(stem), labels.get(stem)
+    for name in sorted(images.keys() | labels.keys()):
+        image, label = images.get(name), labels.get(name)
         if image and label:
-            pairs.append((image, label))
-        elif image and stem not in labels:
-            wanted = labels_dir / f"{stem}{LABEL_SUFFIX}"
-            faults.append(DataError(image, f"it has no label {wanted}"))
-        elif label and stem not in images:
-            faults.append(DataError(label, f"it has no image {stem}.* in {images_dir}"))
+            pairs.append((name, image, label))
+        elif image and name not in labels:
+            wanted = f"{_filled(names.label, name)}{LABEL_SUFFIX}"
+            faults.append(DataError(image, f"it has no label {labels_dir / wanted}"))
+        elif label and name not in images:
+            wanted = _filled(names.image, name)
+            faults.append(DataError(label, f"it has no image {wanted}.* in {images_dir}"))
     return pairs
 
 
-def _by_stem(folder, refusal, faults):
-    """{stem: path} of the pictures of a folder; `None` for a path that is among the faults."""
+def _filled(pattern, name):
+    """A file's name, with the folders above it."""
+    folder, slash, end = name.rpartition("/")
+    return f"{folder}{slash}{pattern.replace('*', end)}"
+
+
+def _by_name(folder, pattern, refusal, faults):
+    """{what a pair shares: path} of the pictures of a folder; `None` for one among the faults."""
+    before, after = pattern.split("*")
     found = {}
     for path in sorted(folder.rglob("*")):
         known = path.suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES
         if not known or path.name.startswith("."):
             continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        shared = path.stem.removeprefix(before).removesuffix(after)
+        if not shared or f"{before}{shared}{after}" != path.stem:
+            continue
+        name = path.relative_to(folder).with_name(shared).as_posix()
         if reason := refusal(path):
             faults.append(DataError(path, reason))
-            found.setdefault(stem)  # so that its partner is not called lonely
-        elif found.get(stem):
-            faults.append(DataError(path, f"the same name as {found[stem].name}"))
+            found.setdefault(name)  # so that its partner is not called lonely
+        elif found.get(name):
+            faults.append(DataError(path, f"the same name as {found[name].name}"))
         else:
-            found[stem] = path
+            found[name] = path
     return found
 
 
@@ -334,35 +425,75 @@ def _order_splits(pairs):
 # === Class names ===
 
 
-def _class_names(data_dir, class_names, num_classes):
+def _classes(data_dir, class_names, num_classes):
+    """The names of the classes and, where they are stored, their colours."""
+    colors = None
     if class_names is None:
-        class_names = _class_names_file(data_dir if data_dir.is_dir() else data_dir.parent)
+        folder = data_dir if data_dir.is_dir() else data_dir.parent
+        class_names, colors = _stored_classes(folder)
     if class_names is None and num_classes is None:
         raise ValueError(
             f"Give `class_names` or `num_classes`, or put classes.json or classes.txt in "
             f"{data_dir}."
         )
     if class_names is None:
-        return [f"class_{i}" for i in range(num_classes)]
+        return [f"class_{i}" for i in range(num_classes)], None
     if num_classes not in (None, len(class_names)):
         raise ValueError(
             f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
         )
-    return class_names
+    return class_names, colors
 
 
-def _class_names_file(folder):
+def _stored_classes(folder):
     path = folder / "classes.json"
     if path.is_file():
-        try:
-            names = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(path, f"not JSON ({error})") from error
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(path, "not a JSON list of names, in the order of their ids")
-        return names
+        return read_classes(path)
     path = folder / "classes.txt"
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    return None
+        return [line.strip() for line in lines if line.strip()], None
+    return None, None
+
+
+def read_classes(path):
+    """Reads a `classes.json`.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        List of names, in the order of their ids, and a list of RGB triples or `None`.
+
+    Raises:
+        DataError: for another file.
+
+    Example:
+
+    >>> _ = Path("classes.json").write_text('[{"name": "sky", "color": [0, 9, 255]}]')
+    >>> read_classes(Path("classes.json"))
+    (['sky'], [(0, 9, 255)])
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(path, f"not JSON ({error})") from error
+    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+        return found, None
+    try:
+        names = [entry["name"] for entry in found]
+        colors = [tuple(entry["color"]) for entry in found]
+        if all(isinstance(name, str) for name in names) and all(map(is_color, colors)):
+            return names, colors
+    except (TypeError, KeyError):
+        pass
+    raise DataError(
+        path,
+        "not a JSON list of names, in the order of their ids, nor one of such as "
+        '{"name": "sky", "color": [128, 128, 128]}',
+    )
+
+
+def is_color(value):
+    """Whether it is a tuple of three ints in 0..255."""
+    return len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
