@@ -27,6 +27,7 @@ from isa_tf.data.folder import (
     is_color,
     match_files,
 )
+from isa_tf.data.run_lengths import encoded
 from isa_tf.files import replacing_folder
 
 BACKGROUND = "background"
@@ -223,12 +224,7 @@ class _Shape(NamedTuple):
             if isinstance(found, dict):
                 if list(found["size"]) != list(size):
                     raise self.fault(f"its size is {found['size']} and its image's {list(size)}")
-                counts = found["counts"]
-                counts = counts if isinstance(counts, list) else _run_lengths(counts)
-                # Behind those that end too early, pycocotools leaves whatever was in the memory.
-                if min(counts) < 0 or sum(counts) != size[0] * size[1]:
-                    raise self.fault(f"its run lengths are not those of {size[1]}x{size[0]} pixels")
-                return mask.frPyObjects({"size": found["size"], "counts": counts}, *size)
+                return encoded(found)
             # pycocotools takes four numbers for a box.
             if not found or any(len(polygon) < 6 or len(polygon) % 2 for polygon in found):
                 raise self.fault("it has no polygon, or one with less than three points")
@@ -237,20 +233,6 @@ class _Shape(NamedTuple):
             raise
         except Exception as error:  # of what is no polygon, pycocotools raises any
             raise self.fault(f"its segmentation cannot be read ({error})") from error
-
-
-def _run_lengths(text):
-    """The run lengths in COCO's text: 5 bits a letter, from the fourth on as differences."""
-    lengths, value, shift = [], 0, 0
-    for letter in text.encode():
-        bits = letter - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:  # the last letter of a number
-            value -= (bits & 16) and 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return lengths
 
 
 def _draw(path, size, shapes, ids, empty):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from isa_tf.data import label_sets
+from isa_tf.data import label_sets, run_lengths
 from isa_tf.data.base import DataError
 from isa_tf.data.builders.archives import Archive, Member
 from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
@@ -38,7 +38,7 @@ class _Masks:
         self.name, self._where = image["file_name"].rpartition(".")[0], where
         self.phase = image["phase"]
         self._shape = image["height"], image["width"]
-        self.masks = []  # (category, what pycocotools decodes)
+        self.masks = []  # (category, run lengths)
 
     def ids(self):
         from pycocotools import mask
@@ -46,7 +46,7 @@ class _Masks:
         ids = np.zeros(self._shape, np.int32)
         try:
             for category, encoded in self.masks:
-                ids[mask.decode(encoded) > 0] = category
+                ids[mask.decode(run_lengths.encoded(encoded)) > 0] = category
         except Exception as error:  # of what is damaged it may raise any
             raise DataError(
                 self._where, f"the masks of {self.name} cannot be read ({error!r})"
