@@ -11,7 +11,7 @@ from isa_tf.backbones.backbone import (
     normalize,
 )
 from isa_tf.backbones.blocks import Blocks
-from isa_tf.layers import ResizeBy, ResizeLike
+from isa_tf.layers import ResizeLike
 from isa_tf.ops import check_coordinates
 from isa_tf.weights import hrnet as weights_lib
 
@@ -121,12 +121,9 @@ class HRNet(Backbone):
         kwargs.setdefault("name", f"hrnet_w{width}")
         make = Blocks(recompute, minimal_filtering, synchronized, dtype)
 
-        def finer(x, reference, steps, name):
-            """A map at the size of one that is so many scales finer."""
-            how = coordinates
-            if fuse_by == "factor":
-                x, how = ResizeBy(2**steps, dtype=dtype, name=f"{name}_by")(x), "half_pixel"
-            return ResizeLike(how, dtype=dtype, name=name)([x, reference])
+        def resizing(steps):
+            """Of a map to the size of one that is so many scales finer."""
+            return ("half_pixel", 2**steps) if fuse_by == "factor" else (coordinates,)
 
         def fused(maps, i, name):
             """What scale `i` becomes: the sum of what all scales are at its size."""
@@ -135,7 +132,8 @@ class HRNet(Backbone):
                 term = f"{name}_fuse{i + 1}_from{j + 1}"
                 if j > i:
                     x = make.conv(term, widths[i], activation=None)(x)
-                    x = finer(x, maps[i], j - i, f"{term}_resize")
+                    resize = ResizeLike(*resizing(j - i), dtype=dtype, name=f"{term}_resize")
+                    x = resize([x, maps[i]])
                 elif j < i:
                     last = {"filters": widths[i], "activation": None}
                     steps = [{"filters": widths[j]}] * (i - j - 1) + [last]

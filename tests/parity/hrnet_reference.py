@@ -13,31 +13,77 @@ from torch import nn
 from tools import mmseg_models
 
 
+def _config(width, modules, blocks, filters):
+    """The `extra` of mmsegmentation's HRNet."""
+
+    def stage(number, modules, widths, block="BASIC"):
+        return {
+            "num_modules": modules,
+            "num_branches": number,
+            "block": block,
+            "num_blocks": (blocks,) * number,
+            "num_channels": tuple(widths),
+        }
+
+    extra = {"stage1": stage(1, 1, [filters], "BOTTLENECK")}
+    for number, count in enumerate(modules, 2):
+        widths = (width * 2**i for i in range(number))
+        extra[f"stage{number}"] = stage(number, count, widths)
+    return extra
+
+
+def _narrow(model, filters):
+    """Gives mmsegmentation's HRNet, whose stem has always 64 filters, one of so many."""
+    from mmseg.models.backbones.resnet import Bottleneck  # noqa: PLC0415
+
+    model.conv1 = nn.Conv2d(3, filters, 3, 2, 1, bias=False)
+    model.conv2 = nn.Conv2d(filters, filters, 3, 2, 1, bias=False)
+    model.bn1, model.bn2 = nn.BatchNorm2d(filters), nn.BatchNorm2d(filters)
+    model.layer1 = model._make_layer(Bottleneck, filters, filters, len(model.layer1))
+    model.eval()
+
+
 def mmseg(width=48, modules=(1, 4, 3), blocks=4, seed=0):
-    """mmsegmentation's backbone, as its configs have it where nothing else is said."""
+    """mmsegmentation's backbone with random weights and statistics."""
     mmseg_models.import_mmseg()
     from mmseg.models.backbones import HRNet  # noqa: PLC0415
 
-    extra = {
-        "stage1": {
-            "num_modules": 1,
-            "num_branches": 1,
-            "block": "BOTTLENECK",
-            "num_blocks": (blocks,),
-            "num_channels": (64,),
-        }
-    }
-    for stage, count in enumerate(modules, 2):
-        extra[f"stage{stage}"] = {
-            "num_modules": count,
-            "num_branches": stage,
-            "block": "BASIC",
-            "num_blocks": (blocks,) * stage,
-            "num_channels": tuple(width * 2**i for i in range(stage)),
-        }
-    model = HRNet(extra)
+    model = HRNet(_config(width, modules, blocks, 64))
     model.eval()  # which returns nothing here
     randomize(model, lambda image: scales(model, image), seed)
+    return model
+
+
+def isanet(width=18, num_classes=5, align_corners=False, filters=64, seed=0, **sizes):
+    """mmsegmentation's ISANet over its HRNet, with an auxiliary head on the same map.
+
+    `sizes` are modules and blocks of the HRNet, and channels and keys of the head.
+    """
+    encoder_decoder = mmseg_models.import_mmseg()
+    from mmengine import ConfigDict  # noqa: PLC0415
+
+    sizes = {"modules": (1, 4, 3), "blocks": 4, "channels": 512, "keys": 256, **sizes}
+    shared = {
+        "in_channels": [width * 2**i for i in range(4)],
+        "in_index": (0, 1, 2, 3),
+        "input_transform": "resize_concat",
+        "channels": sizes["channels"],
+        "num_classes": num_classes,
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "align_corners": align_corners,
+    }
+    extra = _config(width, sizes["modules"], sizes["blocks"], filters)
+    head = {"type": "ISAHead", "isa_channels": sizes["keys"], "down_factor": (8, 8)}
+    model = encoder_decoder(
+        backbone={"type": "HRNet", "extra": extra},
+        decode_head={**head, **shared},
+        auxiliary_head={"type": "FCNHead", "num_convs": 1, "concat_input": False, **shared},
+        train_cfg={},
+        test_cfg=ConfigDict({"mode": "whole"}),
+    )
+    _narrow(model.backbone, filters)
+    model.eval()
+    randomize(model, lambda image: mmseg_reference.logits(model, image), seed)
     return model
 
 

@@ -6,6 +6,9 @@ import pytest
 pytest.importorskip("mmseg", reason="mmsegmentation is in the environment of `make parity` alone")
 
 import hrnet_reference as reference  # noqa: E402
+import keras  # noqa: E402
+import mmseg_reference  # noqa: E402
+import parity  # noqa: E402
 import torch  # noqa: E402
 from parity import images  # noqa: E402
 
@@ -23,7 +26,6 @@ def check(ours, theirs, image):
         assert found[name].shape == expected.shape
         assert np.ptp(expected, axis=(1, 2)).max() > 0.2 * np.abs(expected).max()
         error = np.abs(found[name] - expected).max() / np.abs(expected).max()
-        print(name, image.shape, f"{error:.1e}")
         assert error <= 1e-4, (name, image.shape)
 
 
@@ -66,3 +68,18 @@ def test_timm(width, tmp_path):
     for size in [(128, 96), (96, 160)]:
         image = images(*size)
         check(ours, reference.features(reference.timm_scales(theirs, image)), image)
+
+
+@pytest.mark.parametrize("align_corners", [False, True], ids=["half_pixel", "align_corners"])
+def test_isanet(align_corners, tmp_path):
+    """The logits of both heads, which read all scales."""
+    theirs = reference.isanet(18, 7, align_corners, modules=(1, 1, 1))
+    mmseg_reference.save(theirs, tmp_path / "isanet.pth")
+    arguments = {"coordinates": "align_corners" if align_corners else "half_pixel"}
+    ours, source, report = from_checkpoint(tmp_path / "isanet.pth", backbone=arguments, **arguments)
+    assert source == "mmseg" and report == ([], [])
+    assert ours.auxiliary_level == "concatenated"
+    for i, head in enumerate(("logits", "auxiliary_logits")):
+        model = keras.Model(ours.inputs, ours.get_layer(head).output)
+        xs = [images(*size) for size in SIZES]
+        parity.check((model(x.astype("float32")), mmseg_reference.logits(theirs, x)[i]) for x in xs)
