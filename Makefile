@@ -14,7 +14,7 @@ help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
-	@echo "make parity     compares with mmsegmentation, PaddleSeg and the official network (installs them)"
+	@echo "make parity     compares with mmsegmentation, timm, PaddleSeg and the official network (installs them)"
 	@echo "make lint       ruff"
 	@echo "make clean      remove the environment and what building left"
 
