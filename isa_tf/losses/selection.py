@@ -18,7 +18,7 @@ def kth_smallest(values, candidates, k):
     Args:
         values: float32 or float64 tensor, from 0 on.
         candidates: bool tensor of its shape.
-        k: int, from 1 on for the smallest; the largest is given where there are fewer.
+        k: int or int tensor, from 1 on for the smallest; the largest is given where there are fewer.
 
     Shapes:
         any -> scalar; -1 for k = 0 or without any candidate.
@@ -44,7 +44,7 @@ def kth_smallest(values, candidates, k):
         counts = counted(digits)
         until = tf.cumsum(counts)
         if rank is None:
-            rank = left = tf.minimum(tf.constant(k, tf.float64), until[-1])
+            rank = left = tf.minimum(tf.cast(k, tf.float64), until[-1])
             found = tf.zeros((), integer)
         digit = tf.reduce_sum(tf.cast(until < left, tf.int32))
         left -= tf.gather(until - counts, digit)
