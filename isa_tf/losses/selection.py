@@ -18,7 +18,7 @@ def kth_smallest(values, candidates, k):
     Args:
         values: float32 or float64 tensor, from 0 on.
         candidates: bool tensor of its shape.
-        k: int or int tensor, from 1 on for the smallest; the largest is given where there are fewer.
+        k: int or int tensor, 1 for the smallest; the largest is given where there are fewer.
 
     Shapes:
         any -> scalar; -1 for k = 0 or without any candidate.
