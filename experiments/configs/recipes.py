@@ -345,14 +345,15 @@ def describe(recipe):
     """A recipe in a few lines: its figure, whose, on what, and the command that trains it."""
     publisher = {"openseg": "openseg.pytorch", "mmseg": "mmsegmentation"}[recipe.family]
     if recipe.miou is None:
-        figure = "no published figure"
+        figure = f"no published figure of this network; others of {publisher}"
     else:
         figure = f"mIoU {recipe.miou:.2f}"
         if recipe.miou_ms_flip is not None:
             figure += f", multi-scale and flip {recipe.miou_ms_flip:.2f}"
+        figure += f", {publisher}"
     note = f" ({recipe.note})" if recipe.note else ""
     return (
-        f"{recipe.name}\n    {publisher}, {recipe.hardware}: {figure}{note}; not run here\n"
+        f"{recipe.name}\n    {figure} on {recipe.hardware}{note}; not run here\n"
         f"    {recipe.command}"
     )
 

@@ -235,6 +235,8 @@ def _lost_jaccard(errors, inside, outside):
     total = tf.reduce_sum(inside, axis=1, keepdims=True)
     index = tf.math.divide_no_nan(total - tf.cumsum(hit, axis=1), total + tf.cumsum(false, axis=1))
     before = tf.concat([tf.ones_like(index[:, :1]), index[:, :-1]], axis=1)
-    # Back to the order of the pixels.
-    lost = tf.gather(before - index, tf.argsort(order, axis=1), batch_dims=1)
-    return lost, total[:, 0]
+    # Back to the order of the pixels, for less than a second sorting costs.
+    classes, pixels = tf.unstack(tf.shape(order, tf.int64))
+    places = tf.cast(order, tf.int64) + pixels * tf.range(classes)[:, None]
+    lost = tf.math.unsorted_segment_sum(before - index, places, classes * pixels)
+    return tf.reshape(lost, tf.shape(order)), total[:, 0]

@@ -337,7 +337,7 @@ def test_the_list_tells_of_each(capsys):
     for recipe in recipes.RECIPES.values():
         assert f"{recipe.command}\n" in said
     assert said.count("not run here") == len(recipes.RECIPES)
-    assert "4 V100 GPUs: mIoU 78.49, multi-scale and flip 79.44; not run here" in said
+    assert "mIoU 78.49, multi-scale and flip 79.44, mmsegmentation on 4 V100 GPUs; not" in said
     assert "its neighbour there, HRNet-W48 with OCR: 56.72" in said
 
 
