@@ -75,7 +75,8 @@ def get_config():
     config.train.head_rate = 1.0  # what the rate of all but the backbone is multiplied by
     config.train.momentum = 0.9  # of SGD
     config.train.weight_decay = 5e-4
-    # What it spares: of "norm", "bias". None: nothing with "sgd", both with "adamw".
+    # What it spares, as --config.train.decay_spares='"norm","bias"'. None: nothing with "sgd", both
+    # with "adamw".
     config.train.decay_spares = placeholder(tuple)
     config.train.power = 0.9  # of the poly schedule
     config.train.end_learning_rate = 1e-4

@@ -316,11 +316,13 @@ def test_a_recipe_and_its_losses_by_the_command_line():
         '--config.train.losses={"ohem": 1.0, "lovasz": 0.5}',
         '--config.train.loss_options={"ohem": {"threshold": 0.8}}',
         "--config.data.aspect_range=0.8,1.2",
+        '--config.train.decay_spares="norm","bias"',
     )
     assert config.data.data_dir == "there" and config.data.short_side == 520
     assert config.train.losses.to_dict() == {"ohem": 1.0, "lovasz": 0.5}
     assert config.train.loss_options.to_dict() == {"ohem": {"threshold": 0.8}}
     assert config.data.aspect_range == (0.8, 1.2)
+    assert config.train.decay_spares == ("norm", "bias")
 
 
 @pytest.mark.parametrize(
