@@ -20,7 +20,11 @@ def train_pipeline(
     scale_range=(0.5, 2.0),
     aspect_range=None,
     cat_max_ratio=1.0,
+    short_side=None,
+    fit_size=None,
+    exact_size=None,
     flip=True,
+    brightness=0,
     photometric=True,
     seed=0,
     shuffle=True,
@@ -43,7 +47,16 @@ def train_pipeline(
         scale_range: (low, high) of the random resizing; `None` for none. Defaults to (0.5, 2).
         aspect_range: see `augment.random_scale_crop`. Defaults to `None`.
         cat_max_ratio: see `augment.random_scale_crop`. Defaults to 1.0.
-        flip: bool, whether to mirror at random. Defaults to `True`.
+        short_side: int, what the shorter side is resized to before all else, keeping proportions;
+            `None` for the image's own size. Defaults to `None`.
+        fit_size: (long, short) sides that images are made to fit into instead, keeping
+            proportions. Defaults to `None`.
+        exact_size: (height, width) that images are brought to instead, whatever their
+            proportions. Defaults to `None`.
+        flip: bool, whether to mirror at random; the dataset's `flip_pairs` of classes then change
+            places in the label. Defaults to `True`.
+        brightness: int, the most that is added to all of an image or taken away, of 255, before
+            it is padded. Defaults to 0.
         photometric: bool, whether to change the colours at random. Defaults to `True`.
         seed: int. Defaults to 0.
         shuffle: bool, whether each epoch is read in a new order. Defaults to `True`.
@@ -61,8 +74,9 @@ def train_pipeline(
         Batches of image (B, h, w, 3) and label (B, h, w), both uint8.
 
     Raises:
-        ValueError: for an unknown split, a size or range that is not positive, or nothing left;
-            for a `batch_size` that the replicas do not divide.
+        ValueError: for an unknown split, a size or range that is not positive, more than one of
+            the three resizings, a negative `brightness`, or nothing left; for a `batch_size` that
+            the replicas do not divide.
 
     Example:
 
@@ -76,6 +90,9 @@ def train_pipeline(
     for name, span in (("scale_range", scale_range), ("aspect_range", aspect_range)):
         if span is not None:
             _check_positive(name, span, 2)
+    if brightness < 0 or brightness != int(brightness):
+        raise ValueError(f"`brightness` is a whole number from 0 on. Received: {brightness}")
+    resize = augment.make_resize(short_side, fit_size, exact_size)
     first = start_step * batch_size
     if size == 0 or first < 0 or (not repeat and first + batch_size > size):
         raise ValueError(
@@ -91,16 +108,20 @@ def train_pipeline(
 
     def place_of(i, label):
         return augment.crop_place(
-            label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio
+            label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio, resize
         )
 
-    resize = scale_range is not None or aspect_range is not None
+    resized = augment.resizes(scale_range, aspect_range, resize)
 
     def distort(i, image, label, place):
-        image, label = augment.fit_crop(image, label, place, crop_size, resize)
         seeds = seeds_of(i)
+        if brightness:
+            # Folded in, so that what was drawn before there was this stays as it was.
+            shift_seed = tf.random.fold_in(seeds[2], 1)
+            image = augment.random_brightness(image, shift_seed, int(brightness))
+        image, label = augment.fit_crop(image, label, place, crop_size, resized)
         if flip:
-            image, label = augment.random_flip(image, label, seeds[1])
+            image, label = augment.random_flip(image, label, seeds[1], dataset.flip_pairs)
         if photometric:
             image = augment.photometric_distortion(image, seeds[2])
         return image, label

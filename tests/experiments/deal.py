@@ -77,7 +77,7 @@ def make_config(dtype):
     config.train.weight_decay = 0.0
     config.train.warmup_steps = 0
     config.train.clip_norm = 0.5
-    config.train.jaccard_weight = 0.5
+    config.train.losses.jaccard = 0.5
     config.train.class_weights = (0.5, 0.7, 1.0, 1.0, 2.0, 1.0, 3.0)
     config.train.pictures = 0
     return config
