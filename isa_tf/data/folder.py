@@ -70,6 +70,8 @@ class FolderDataset(SegmentationDataset):
             pairs (in a config, whose dicts lose their order), in the order of the new ids;
             classes in no group are ignored. Colours are those of each group's first member.
             Defaults to `None`, the classes as they are.
+        flip_pairs: pairs of stored class ids that change places in a mirror, see
+            `SegmentationDataset`. Defaults to `()`.
         image_pattern: str, the names of images in a folder without their last suffix, such as
             "*_leftImg8bit"; the star stands for what an image and its label share. Defaults to
             "*", the whole name.
@@ -111,6 +113,7 @@ class FolderDataset(SegmentationDataset):
         palette=None,
         val_fraction=0.2,
         groups=None,
+        flip_pairs=(),
         image_pattern="*",
         label_pattern="*",
         on_error="raise",
@@ -140,13 +143,16 @@ class FolderDataset(SegmentationDataset):
         self._group_of = None
         if groups is not None:
             palette = tuple(palette or voc_palette(len(class_names)))
-            self._group_of, class_names, palette = group(class_names, palette, groups)
+            grouping = group(class_names, palette, groups)
+            self._group_of, class_names, palette = grouping
+            flip_pairs = grouping.pairs(flip_pairs)
         super().__init__(
             name or self.data_dir.stem,
             class_names,
             _order_splits(pairs),
             palette=palette,
             on_error=on_error,
+            flip_pairs=flip_pairs,
         )
         self._pairs, self._plain = {}, {}
         for split in self.splits:

@@ -21,6 +21,16 @@ class Grouping(NamedTuple):
     class_names: list
     palette: list
 
+    def pairs(self, stored):
+        """Pairs of stored classes as pairs of new ones; none of what is ignored or one now.
+
+        >>> found = group(["left", "right", "sky"], [(0, 0, 0)] * 3, {"r": ["right"], "l": ["left"]})
+        >>> found.pairs([(0, 1)])
+        ((0, 1),)
+        """
+        pairs = (sorted(int(self.new_ids[i]) for i in pair) for pair in stored)
+        return tuple(sorted({(a, b) for a, b in pairs if a != b and b != IGNORE_LABEL}))
+
 
 def group(class_names, palette, groups):
     """Unites classes.

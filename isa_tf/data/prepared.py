@@ -67,16 +67,18 @@ class PreparedDataset(SegmentationDataset):
         class_names = [str(class_name) for class_name in told["class_names"]]
         palette = told["palette"]
         self._stored_classes, self._group_of = len(class_names), None
+        flip_pairs = told["flip_pairs"]
         if groups is not None:
-            self._group_of, class_names, palette = group(class_names, palette, groups)
+            grouping = group(class_names, palette, groups)
+            self._group_of, class_names, palette = grouping
+            flip_pairs = grouping.pairs(flip_pairs)
         name = name or info.name.removeprefix("isa_tf_")
-        super().__init__(name, class_names, info.splits, palette=palette, on_error=on_error)
+        super().__init__(name, class_names, info.splits, palette, on_error, flip_pairs)
         self._names = {split: tuple(told["names"][split]) for split in self.splits}
         self._records = {
             split: _Records(info.splits[split].filepaths, info.splits[split].shard_lengths)
             for split in self.splits
         }
-        self.flip_pairs = self._pairs(told["flip_pairs"])
         self.submission_ids = told["submission_ids"] if groups is None else None
 
     def examples(self, split):
@@ -124,13 +126,6 @@ class PreparedDataset(SegmentationDataset):
             return image, label[first[0] : last[0], first[1] : last[1]], place
 
         return GraphReader(read, read_part=read_part)
-
-    def _pairs(self, pairs):
-        """The pairs of classes that change places in a mirror, as they are grouped."""
-        if self._group_of is not None:
-            pairs = [[int(self._group_of[i]) for i in pair] for pair in pairs]
-        kept = {tuple(sorted(pair)) for pair in pairs if len({*pair, self.ignore_label}) == 3}
-        return tuple(sorted(kept))
 
 
 class _Records:

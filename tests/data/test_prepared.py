@@ -173,6 +173,13 @@ def test_pairs_that_change_places_follow_the_groups(copy):
     assert data.create("folder", copy, groups=groups).flip_pairs == ((1, 2),)
 
 
+def test_pairs_of_a_folder_do_so_too(both):
+    groups = {"both": ["class_1", "class_2"], "left": ["class_4"], "right": ["class_3"]}
+    pairs = ((1, 2), (3, 4), (5, 6))
+    assert data.create("folder", both[0], flip_pairs=pairs).flip_pairs == pairs
+    assert data.create("folder", both[0], flip_pairs=pairs, groups=groups).flip_pairs == ((1, 2),)
+
+
 def test_tensorflow_datasets_loads_it(both):
     import tensorflow_datasets as tfds
 
