@@ -24,7 +24,8 @@ class Grouping(NamedTuple):
     def pairs(self, stored):
         """Pairs of stored classes as pairs of new ones; none of what is ignored or one now.
 
-        >>> found = group(["left", "right", "sky"], [(0, 0, 0)] * 3, {"r": ["right"], "l": ["left"]})
+        >>> names, palette = ["left", "right", "sky"], [(0, 0, 0)] * 3
+        >>> found = group(names, palette, {"r": ["right"], "l": ["left"]})
         >>> found.pairs([(0, 1)])
         ((0, 1),)
         """
