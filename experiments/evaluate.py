@@ -21,10 +21,15 @@ from experiments import setup
 from isa_tf import inference, load_predictor, metrics, training
 
 
-def make_protocol(config):
-    """The `inference.Protocol` of an experiment's `config.test`."""
+def make_protocol(config, dataset=None):
+    """The `inference.Protocol` of an experiment's `config.test`.
+
+    Where the mirror image is seen and no `flip_pairs` are given, they are the dataset's own.
+    """
     # --config.test.stride=None arrives as (None,).
     given = {key: value for key, value in config.test.items() if value != (None,)}
+    if given["flip"] and not given["flip_pairs"]:
+        given["flip_pairs"] = getattr(dataset, "flip_pairs", ())
     return inference.Protocol.from_dict(given)
 
 
@@ -45,8 +50,8 @@ def evaluate(config, workdir, model=None, split=None, pictures=8):
     workdir = Path(workdir)
     model = Path(model or workdir / training.BEST)
     split = split or config.data.val_split
-    protocol = make_protocol(config)
     dataset = setup.make_dataset(config)
+    protocol = make_protocol(config, dataset)
     predictor = load_predictor(model, protocol=protocol)
     if predictor.num_classes not in (None, dataset.num_classes):
         raise ValueError(
