@@ -8,6 +8,9 @@ whole; --config.test.KEY=VALUE chooses another protocol (experiments/configs/def
 
 --config.test.scales=0.5,0.75,1.0,1.25,1.5,1.75 --config.test.flip=True
 --config.test.mode=slide --config.test.crop_size=769 --config.test.stride=513
+
+--predictions=FOLDER writes what is predicted instead, a PNG an image, as the benchmark's server
+wants them; the split (--split=test) needs no labels, and a run that was stopped is gone on with.
 """
 
 import json
@@ -18,7 +21,7 @@ from absl import flags
 from PIL import Image
 
 from experiments import setup
-from isa_tf import inference, load_predictor, metrics, training
+from isa_tf import files, inference, load_predictor, metrics, training
 
 
 def make_protocol(config, dataset=None):
@@ -28,7 +31,7 @@ def make_protocol(config, dataset=None):
     """
     # --config.test.stride=None arrives as (None,).
     given = {key: value for key, value in config.test.items() if value != (None,)}
-    if given["flip"] and not given["flip_pairs"]:
+    if given.get("flip") and not given.get("flip_pairs"):
         given["flip_pairs"] = getattr(dataset, "flip_pairs", ())
     return inference.Protocol.from_dict(given)
 
@@ -78,9 +81,34 @@ def evaluate(config, workdir, model=None, split=None, pictures=8):
     return result
 
 
+def write_predictions(config, workdir, folder, model=None, split=None):
+    """Writes what is predicted for a split; see `inference.write_results`.
+
+    Args:
+        config: of the experiment.
+        workdir: its folder.
+        folder: where the files go.
+        model: as of `evaluate`.
+        split: as of `evaluate`.
+
+    Returns:
+        List of the paths of the files.
+    """
+    model = Path(model or Path(workdir) / training.BEST)
+    dataset = setup.make_dataset(config)
+    predictor = load_predictor(model, protocol=make_protocol(config, dataset))
+    facts = {"model": model.name, "sha256": files.digest(model)}
+    split = split or config.data.val_split
+    return inference.write_results(predictor, dataset, split, folder, facts=facts)
+
+
 def main(argv):
     del argv
     values = flags.FLAGS
+    if values.predictions:
+        given = values.config, values.workdir, values.predictions, values.model, values.split
+        print(f"written: {len(write_predictions(*given))} files in {values.predictions}")
+        return
     result = evaluate(values.config, values.workdir, values.model, values.split)
     for name, iou in result["iou"].items():
         print(f"{name:>20}  {'absent' if iou is None else f'{iou:.4f}'}")
@@ -95,5 +123,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the experiment.")
     flags.DEFINE_string("model", None, "Another model: .keras, SavedModel folder, .tflite, ...")
     flags.DEFINE_string("split", None, "Another split than the config's validation split.")
+    flags.DEFINE_string("predictions", None, "Write predictions to this folder, and no scores.")
     flags.mark_flags_as_required(["config", "workdir"])
     setup.run(main)
