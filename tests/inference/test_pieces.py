@@ -1,5 +1,11 @@
 """Prediction in pieces against what the logits of whole images give."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -21,6 +27,7 @@ from isa_tf.inference import (
 )
 from isa_tf.layers import ResizeLike
 
+ROOT = Path(__file__).parents[2]
 SLIDE = {"mode": "slide", "crop_size": (7, 9), "stride": (5, 4)}
 ALL = {"scales": (0.5, 1.0, 1.75), "flip": True, "flip_pairs": ((0, 2),)}
 RANDOM = np.random.default_rng(6).normal(size=(5, 5, 3, 4)).astype("float32") / 64
@@ -151,6 +158,42 @@ def test_networks_that_end_in_resizing_are_known(monkeypatch, kind):
         assert network.run_small(images).shape == (1, 3, 5, 7)
         model.set_weights([weight[..., ::-1] for weight in model.get_weights()])
         assert (predictor(images)[0] != found[0]).any()
+
+
+_MEMORY = """
+import numpy as np
+from isa_tf.inference import Predictor, Protocol, pieces
+from tools.bench_slide import make_model, peak_memory
+
+pieces.AT_ONCE_BYTES, pieces.PIECE_BYTES, pieces.VOTE_BYTES = 0, 2**22, 2**25
+model, rng, peaks = make_model(150), np.random.default_rng(0), []
+for protocol, *sizes in (
+    (Protocol(scales=(0.5, 1.0), flip=True), (192, 192), (192, 2048)),
+    (Protocol("slide", 96, 64), (192, 192), (192, 2048), (2048, 192)),
+    (Protocol("slide", 96, 64, scales=(0.5, 1.0), flip=True), (192, 192), (2048, 192)),
+):
+    predictor = Predictor.from_model(model, protocol)
+    peaks.append([])
+    for size in sizes:
+        predictor(rng.integers(0, 256, (1, *size, 3), np.uint8))
+        peaks[-1].append(peak_memory())
+print(peaks)
+"""
+
+
+def test_memory_does_not_grow_with_the_longer_side():
+    """In a process of its own: the most memory that one has had is never taken back."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    whole = 2048 * 192 * 150 * 4  # 236 MB
+    for first, *longer in json.loads(done.stdout):
+        assert max(longer) - first < 0.3 * whole
 
 
 def test_what_fits_at_once():
