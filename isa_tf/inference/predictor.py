@@ -118,11 +118,12 @@ class Predictor:
         """A predictor over a Keras model from RGB 0..255 to logits.
 
         It uses the weights that the model has at each call, so it can follow a training. The model
-        is traced once for all sizes and scales and all windows (only layers that XLA compiles are
-        compiled anew for each size). Logits of another size than the image's are resized as
-        `model.coordinates` says, where the model has this attribute. Images whose logits are large
-        are classified piece after piece (see `classify_in_pieces`): in windows, the memory needed
-        grows with the shorter side of the image alone.
+        is traced once for all sizes and scales and all windows, and once more for large whole
+        images. (Layers that XLA compiles are compiled for each size of their input; attention
+        inside groups for each number of positions that a group has.) Logits of another size than
+        the image's are resized as `model.coordinates` says, where the model has this attribute.
+        Images whose logits are large are classified piece after piece (see `classify_in_pieces`):
+        in windows, the memory needed grows with the shorter side of the image alone.
 
         Args:
             model: `keras.Model`.
