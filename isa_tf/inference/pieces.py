@@ -19,7 +19,7 @@ from isa_tf.inference.views import (
 )
 
 AT_ONCE_BYTES = 2**28  # of the logits of a view, up to which there is no need of pieces
-PIECE_BYTES = 2**25  # of a piece: softmax and its like take as much memory as they are given
+PIECE_BYTES = 2**24  # of a piece: softmax and its like take as much memory as they are given
 VOTE_BYTES = 2**30  # of the probabilities that several views add up to
 
 
@@ -233,19 +233,23 @@ def _resized(tiles, old, taps, outer, within):
     same = all(len(each.low) == n for each, n in zip(taps, old, strict=True))
     edge = beside = None  # the last line of the row before, and of the tile before
     for *place, block in tiles:
-        begin = list(place)
         ends = [p + n for p, n in zip(place, block.shape[1:3], strict=True)]
+        above = before = None
         if not same:  # what lies between two tiles reads both
             line = np.asarray(_part(block, outer, -1, None))
             if edge is None:
                 top, edge = place[outer], np.empty(_with(line.shape, 1 + inner, old[inner]), "f4")
             if place[outer] > top:
-                above = _part(edge, inner, place[inner], ends[inner])
-                block, begin[outer] = tf.concat([above, block], 1 + outer), begin[outer] - 1
+                above = _part(edge, inner, place[inner], ends[inner]).copy()
             _part(edge, inner, place[inner], ends[inner])[:] = line
             if place[inner] > 0:
-                block, begin[inner] = tf.concat([beside, block], 1 + inner), begin[inner] - 1
+                before = beside
             beside = np.asarray(_part(block, inner, -1, None)).copy()
+            if above is not None:
+                beside = np.concatenate([_part(above, inner, -1, None), beside], 1 + outer)
+        begin = list(place)
+        begin[outer] -= above is not None
+        begin[inner] -= before is not None
         # The positions that read up to here, and not of what came before alone.
         (y, y_end), across = (
             np.searchsorted(taps[i].high, [place[i], ends[i]]).tolist() for i in (outer, inner)
@@ -256,7 +260,12 @@ def _resized(tiles, old, taps, outer, within):
         for first in range(y, y_end, step) if across[0] < across[1] else ():
             lines = first, min(first + step, y_end)
             start, stop = taps[outer].needed(lines)
-            piece = _part(block, outer, start - begin[outer], stop - begin[outer])
+            piece = _part(block, outer, max(start - place[outer], 0), stop - place[outer])
+            if start < place[outer]:
+                piece = tf.concat([above, piece], 1 + outer)
+            if before is not None:
+                side = _part(before, outer, start - begin[outer], stop - begin[outer])
+                piece = tf.concat([side, piece], 1 + inner)
             ranges, begins = [lines, across], [start, begin[inner]]
             for i in (1, 0):  # across first, as `ops.resize_bilinear` does
                 piece = taps[i].mix(piece, i, ranges[i ^ outer], begins[i ^ outer])
