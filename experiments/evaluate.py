@@ -12,6 +12,9 @@ whole; --config.test.KEY=VALUE chooses another protocol (experiments/configs/def
 --report writes report.html too, one page that needs nothing else: scores, classes, confusion
 matrix, the training's curves, and the worst and the best images (--report_images says how many);
 and images.csv, the scores of every image.
+
+--predictions=FOLDER writes what is predicted instead, a PNG an image, as the benchmark's server
+wants them; the split (--split=test) needs no labels, and a run that was stopped is gone on with.
 """
 
 import datetime
@@ -26,10 +29,15 @@ from experiments import setup
 from isa_tf import files, inference, load_predictor, metrics, report, training
 
 
-def make_protocol(config):
-    """The `inference.Protocol` of an experiment's `config.test`."""
+def make_protocol(config, dataset=None):
+    """The `inference.Protocol` of an experiment's `config.test`.
+
+    Where the mirror image is seen and no `flip_pairs` are given, they are the dataset's own.
+    """
     # --config.test.stride=None arrives as (None,).
     given = {key: value for key, value in config.test.items() if value != (None,)}
+    if given.get("flip") and not given.get("flip_pairs"):
+        given["flip_pairs"] = getattr(dataset, "flip_pairs", ())
     return inference.Protocol.from_dict(given)
 
 
@@ -84,13 +92,13 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     own = model is None
     model = Path(model or workdir / training.BEST)
     split = split or config.data.val_split
-    protocol = make_protocol(config)
     reports = report_images is not None
     if reports and report_images < 0:
         raise ValueError(f"report_images is at least 0, got {report_images}")
     log = training.read_log(workdir / training.LOG) if reports else []
     trained = training.best_score(workdir) if reports and own else None
     dataset = setup.make_dataset(config)
+    protocol = make_protocol(config, dataset)
     predictor = load_predictor(model, protocol=protocol)
     if predictor.num_classes not in (None, dataset.num_classes):
         raise ValueError(
@@ -151,9 +159,34 @@ def write_report(workdir, result, images, dataset, predictor, log, facts, max_im
             new.write_text(text, encoding="utf-8", newline="")
 
 
+def write_predictions(config, workdir, folder, model=None, split=None):
+    """Writes what is predicted for a split; see `inference.write_results`.
+
+    Args:
+        config: of the experiment.
+        workdir: its folder.
+        folder: where the files go.
+        model: as of `evaluate`.
+        split: as of `evaluate`.
+
+    Returns:
+        List of the paths of the files.
+    """
+    model = Path(model or Path(workdir) / training.BEST)
+    dataset = setup.make_dataset(config)
+    predictor = load_predictor(model, protocol=make_protocol(config, dataset))
+    facts = {"model": model.name, "sha256": files.digest(model)}
+    split = split or config.data.val_split
+    return inference.write_results(predictor, dataset, split, folder, facts=facts)
+
+
 def main(argv):
     del argv
     values = flags.FLAGS
+    if values.predictions:
+        given = values.config, values.workdir, values.predictions, values.model, values.split
+        print(f"written: {len(write_predictions(*given))} files in {values.predictions}")
+        return
     report_images = values.report_images if values.report else None
     result = evaluate(
         values.config, values.workdir, values.model, values.split, report_images=report_images
@@ -175,5 +208,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("split", None, "Another split than the config's validation split.")
     flags.DEFINE_bool("report", False, "Write report.html and images.csv too.")
     flags.DEFINE_integer("report_images", 24, "How many images the report shows.", lower_bound=0)
+    flags.DEFINE_string("predictions", None, "Write predictions to this folder, and no scores.")
     flags.mark_flags_as_required(["config", "workdir"])
     setup.run(main)

@@ -103,7 +103,7 @@ def window_starts(length, crop, stride):
     return [min(step * stride, last) for step in range(steps + 1)]
 
 
-def slide_tiles(run, images, crop_size, stride):
+def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
     """The logits of images seen in windows, averaged where windows overlap, piece after piece.
 
     The windows advance across the shorter side of the images first. What no later window reaches
@@ -117,10 +117,14 @@ def slide_tiles(run, images, crop_size, stride):
         crop_size: (height, width) of a window; an image that is smaller has windows as small.
         stride: (vertical, horizontal) step from window to window. The last window of a row or
             column is moved back inside the image.
+        outer: 0 for rows of windows that follow on each other downwards, 1 for columns that do so
+            to the right. Defaults to `None`, for what holds less.
+        within: (first, last) along that side of what is wanted; windows that do not reach into it
+            are not seen. Defaults to `None`, for all.
 
     Returns:
         A generator of (top, left, logits): float32 arrays (B, h, w, classes) of the tile whose
-        first pixel is (top, left). Together the tiles cover the images, each pixel once.
+        first pixel is (top, left). Together the tiles cover what is wanted, each pixel once.
 
     Example:
 
@@ -131,17 +135,21 @@ def slide_tiles(run, images, crop_size, stride):
     size = tuple(images.shape[1:3])
     crop = [min(n, c) for n, c in zip(size, crop_size, strict=True)]
     starts = [window_starts(*each) for each in zip(size, crop, stride, strict=True)]
-    # The rows of windows lie across the shorter side, so that little is held where two overlap.
-    outer, inner = (0, 1) if size[0] >= size[1] else (1, 0)
+    if outer is None:
+        # The rows of windows lie across the shorter side: little is held where two overlap.
+        outer = 0 if size[0] >= size[1] else 1
+    inner = 1 - outer
+    first, last = within or (0, size[outer])
     rows = [[a] for a in starts[outer]]
     if len(rows) > 1 and rows[-1][0] - rows[-2][0] < stride[outer]:
         rows[-2:] = [rows[-2] + rows[-1]]  # moved back over most of the one before: one row
+    rows = [row for row in rows if row[0] < last and row[-1] + crop[outer] > first]
     corners = []
     for row in rows:
         pairs = ((a, b) for b in starts[inner] for a in row)
         corners += [pair[:: 1 if outer == 0 else -1] for pair in pairs]
     logits = _window_logits(run, images, corners, crop)
-    ends = [*(row[0] for row in rows[1:]), size[outer]], [*starts[inner][1:], size[inner]]
+    ends = [*(row[0] for row in rows[1:]), last], [*starts[inner][1:], size[inner]]
     seen = [_times_seen(n, s, c) for n, s, c in zip(size, starts, crop, strict=True)]
     held = [None] * len(starts[inner])  # of the row of windows before, column by column
     for row, a_end in zip(rows, ends[0], strict=True):
@@ -158,9 +166,12 @@ def slide_tiles(run, images, crop_size, stride):
                 del window
             piece, beside = _cut(_add(piece, beside, 0, inner + 1), b_end - b, inner + 1)
             piece, held[i] = _cut(_add(piece, held[i], 0, outer + 1), a_end - row[0], outer + 1)
-            (top, bottom), (left, right) = ((row[0], a_end), (b, b_end))[:: 1 if outer == 0 else -1]
-            piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
-            yield top, left, piece
+            begin = max(row[0], first)
+            if begin < a_end:
+                piece = np.split(piece, [begin - row[0]], outer + 1)[1]
+                (top, bottom), (left, right) = ((begin, a_end), (b, b_end))[:: -1 if outer else 1]
+                piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
+                yield top, left, piece
             del piece
 
 
@@ -247,25 +258,60 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
     >>> class_id, score = vote(view_logits(model, images, protocol))
     """
     height, width = images.shape[1:3]
-    if protocol.pad_size is not None:
-        down, across = (
-            max(p - n, 0) for p, n in zip(protocol.pad_size, (height, width), strict=True)
-        )
-        pads = [[0, 0], [0, down], [0, across], [0, 0]]
-        images = tf.pad(images, pads, constant_values=tf.constant(PAD_COLOR, images.dtype))
+    images = padded(images, protocol.pad_size)
     size = tuple(images.shape[1:3])
+    for view, mirrored in each_view(images, protocol):
+        if protocol.mode == "slide":
+            logits = slide(run, view, protocol.crop_size, protocol.stride)
+        else:
+            logits = run(view)
+        if mirrored:
+            order = protocol.mirrored_classes(logits.shape[-1])
+            logits = tf.gather(tf.reverse(logits, [2]), order, axis=-1)
+        yield resize_logits(logits, size, coordinates)[:, :height, :width]
+
+
+def padded(images, pad_size):
+    """Images at least as large as a protocol's `pad_size`, padded at their bottom and right.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        pad_size: (height, width), or `None` for the images as they are.
+
+    Example:
+
+    >>> padded(images, (100, 100)).shape
+    TensorShape([1, 100, 128, 3])
+    """
+    if pad_size is None:
+        return images
+    down, across = (max(p - n, 0) for p, n in zip(pad_size, images.shape[1:3], strict=True))
+    pads = [[0, 0], [0, down], [0, across], [0, 0]]
+    return tf.pad(images, pads, constant_values=tf.constant(PAD_COLOR, images.dtype))
+
+
+def each_view(images, protocol):
+    """The views that a protocol has of images (B, H, W, 3), padded already.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        protocol: `Protocol`.
+
+    Returns:
+        A generator of (view, whether it is mirrored): uint8 tensors (B, h, w, 3), for each scale
+        the view and, with `flip`, its mirror image.
+
+    Example:
+
+    >>> protocol = isa_tf.inference.Protocol(scales=0.5, flip=True)
+    >>> [(tuple(view.shape), mirrored) for view, mirrored in each_view(images, protocol)]
+    [((1, 48, 64, 3), False), ((1, 48, 64, 3), True)]
+    """
     for scale in protocol.scales:
-        resized = resize_image(images, view_size(size, scale, protocol.fit_size))
+        size = view_size(tuple(images.shape[1:3]), scale, protocol.fit_size)
+        resized = images if size == tuple(images.shape[1:3]) else resize_image(images, size)
         for mirrored in (False, True)[: 1 + protocol.flip]:
-            view = tf.reverse(resized, [2]) if mirrored else resized
-            if protocol.mode == "slide":
-                logits = slide(run, view, protocol.crop_size, protocol.stride)
-            else:
-                logits = run(view)
-            if mirrored:
-                order = protocol.mirrored_classes(logits.shape[-1])
-                logits = tf.gather(tf.reverse(logits, [2]), order, axis=-1)
-            yield resize_logits(logits, size, coordinates)[:, :height, :width]
+            yield tf.reverse(resized, [2]) if mirrored else resized, mirrored
 
 
 def vote(views):

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from experiments import setup
 from experiments.configs import synthetic
-from experiments.evaluate import evaluate, make_protocol, overhear
+from experiments.evaluate import evaluate, make_protocol, overhear, write_predictions
 from isa_tf import load_predictor, training
 from isa_tf.inference import Protocol
 
@@ -58,6 +60,36 @@ def parsed(*arguments):
 def test_protocol_of_a_command_line(arguments, protocol):
     config = parsed(*(f"--config.test.{argument}" for argument in arguments))
     assert make_protocol(config) == protocol
+
+
+def test_what_changes_places_in_a_mirror_is_the_dataset_s_own(config):
+    dataset = setup.make_dataset(config)
+    dataset.flip_pairs = ((1, 2),)
+    assert make_protocol(config, dataset).flip_pairs == ()
+    config.test.flip = True
+    assert make_protocol(config, dataset).flip_pairs == ((1, 2),)
+    config.test.flip_pairs = ((3, 4),)
+    assert make_protocol(config, dataset).flip_pairs == ((3, 4),)
+    config.test.flip_pairs = ()
+    assert make_protocol(config, setup.make_dataset(config)).flip_pairs == ()
+
+
+def test_predictions_for_a_server(config, tmp_path):
+    dataset = setup.make_dataset(config)
+    model = setup.make_model(config, dataset)
+    model.save(tmp_path / training.BEST)
+    folder = tmp_path / "results"
+    paths = write_predictions(config, tmp_path, folder, split="val")
+    assert [path.name for path in paths] == ["000000.png", "000001.png"]
+    predictor = load_predictor(tmp_path / training.BEST)
+    for index, path in enumerate(paths):
+        expected = predictor(dataset.read("val", index)[0])[0]
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
+    # Another model is told from this one by its bytes, and its results are not mixed in.
+    model.weights[-1].assign_add(tf.ones_like(model.weights[-1]))
+    model.save(tmp_path / training.BEST)
+    with pytest.raises(FileExistsError, match="of another sha256"):
+        write_predictions(config, tmp_path, folder, split="val")
 
 
 def test_wrong_flags():

@@ -1,10 +1,6 @@
 """The views of an image against slow references: windows, mirrors, scales, sizes."""
 
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,8 +29,6 @@ from isa_tf.inference import (
     vote,
     window_starts,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("crop, stride", [(1, 1), (4, 1), (4, 3), (4, 4), (9, 2), (769, 513)])
@@ -114,43 +108,6 @@ def test_windows_are_seen_once_and_some_at_once(monkeypatch):
     monkeypatch.setattr("isa_tf.inference.views.WINDOWS_BYTES", 2 * 10 * 10 * 3 * 4)
     slide(run, images, (10, 10), (10, 10))
     assert seen == 15 * [2]
-
-
-_MEMORY = """
-import resource, sys
-import keras
-import numpy as np
-from isa_tf.inference import Predictor, Protocol
-
-height, width, classes, crop, stride = map(int, sys.argv[1:])
-image = keras.Input((None, None, 3))
-model = keras.Model(image, keras.layers.Conv2D(classes, 1)(image))
-predictor = Predictor.from_model(model, Protocol("slide", crop, stride))
-images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
-predictor(images[:, :crop, :crop])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-class_id, score = predictor(images)
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
-patch = images[:, :50, :60]
-expected = np.argmax(model(patch.astype("float32")), -1)
-assert (class_id[:, :50, :60] == expected).mean() > 0.999 and len(np.unique(class_id)) > 2
-"""
-
-
-@pytest.mark.parametrize("size", [(1500, 2000), (2000, 1500)], ids=["wide", "tall"])
-def test_a_slide_never_holds_the_logits_of_the_whole_image(size):
-    """In a process of its own: the most memory that one has had is never taken back."""
-    done = subprocess.run(
-        [sys.executable, "-c", _MEMORY, *map(str, (*size, 150, 384, 256))],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    whole = size[0] * size[1] * 150 * 4  # 1.8 GB
-    # What is held: 128 x 1500 pixels where rows of windows overlap, and a few windows.
-    assert int(done.stdout) < 0.45 * whole
 
 
 def test_time_grows_with_the_pixels():
