@@ -141,8 +141,11 @@ def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
     inner = 1 - outer
     first, last = within or (0, size[outer])
     rows = [[a] for a in starts[outer]]
-    if len(rows) > 1 and rows[-1][0] - rows[-2][0] < stride[outer]:
-        rows[-2:] = [rows[-2] + rows[-1]]  # moved back over most of the one before: one row
+    moved = rows[-1][0] - rows[-2][0] if len(rows) > 1 else stride[outer]
+    # The last, moved back over most of the one before, may be seen with it, as one row: a window
+    # is so much larger then, and what is held of all the row not so much.
+    if moved * crop[inner] < (stride[outer] - moved) * size[inner]:
+        rows[-2:] = [rows[-2] + rows[-1]]
     rows = [row for row in rows if row[0] < last and row[-1] + crop[outer] > first]
     corners = []
     for row in rows:
