@@ -13,6 +13,7 @@ from isa_tf.inference.views import (
     class_dtype,
     classify,
     each_view,
+    in_multiples,
     padded,
     slide_tiles,
     view_size,
@@ -60,7 +61,8 @@ def fits_at_once(images, protocol, num_classes):
     size = tuple(images.shape[1:3])
     if protocol.pad_size is not None:
         size = tuple(map(max, size, protocol.pad_size))
-    sizes = [size, *(view_size(size, scale, protocol.fit_size) for scale in protocol.scales)]
+    told = protocol.fit_size, protocol.exact_size
+    sizes = [size, *(view_size(size, scale, *told) for scale in protocol.scales)]
     return 4 * num_classes * images.shape[0] * max(map(math.prod, sizes)) <= AT_ONCE_BYTES
 
 
@@ -156,14 +158,18 @@ class _Sources:
         if protocol.mode == "slide":
             windows = protocol.crop_size, protocol.stride
             return slide_tiles(network.run, view, *windows, self._outer, within)
+        size = tuple(view.shape[1:3])
+        view = in_multiples(view, protocol.size_divisor)
         if network.run_small is None:
-            logits = network.run(view)
+            logits = network.run(view)[:, : size[0], : size[1]]
             return iter([(0, 0, logits)])
         if number not in self._small:
             self._small[number] = network.run_small(view)
         small = self._small[number]
         old, new = small.shape[1:3], view.shape[1:3]
         taps = [_taps(*each, network.resizing) for each in zip(old, new, strict=True)]
+        # Without what was padded.
+        taps = [_Taps(*(v[:n] for v in each)) for each, n in zip(taps, size, strict=True)]
         return _resized([(0, 0, small)], tuple(old), taps, self._outer, within)
 
 

@@ -4,24 +4,27 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.data.augment import MEAN_COLOR
 
 WINDOWS_AT_ONCE = 4  # of a slide, in one batch
 WINDOWS_BYTES = 2**28  # that the logits of these windows may take
-PAD_COLOR = 128  # PaddleSeg's 127.5, as whole images have it
+PAD_COLOR = (128, 128, 128)  # PaddleSeg's 127.5, as whole images have it
 
 
-def view_size(size, scale=1.0, fit_size=None):
+def view_size(size, scale=1.0, fit_size=None, exact_size=None):
     """The size at which a protocol sees an image.
 
     Without `fit_size`, both sides times the scale, rounded, bound the view; with it, `fit_size`
     times the scale, rounded down. The view is the largest within the bound (long side in long,
     short in short) that keeps the image's proportions, rounded; so a long and narrow image can
-    come out some pixels smaller than its sides times the scale.
+    come out some pixels smaller than its sides times the scale. With `exact_size`, that times the
+    scale, rounded down, is the size.
 
     Args:
         size: (height, width) of the image.
         scale: float. Defaults to 1.
         fit_size: (long, short), or `None`. Defaults to `None`.
+        exact_size: (height, width), or `None`. Defaults to `None`.
 
     Returns:
         (height, width), at least 1 each.
@@ -34,6 +37,8 @@ def view_size(size, scale=1.0, fit_size=None):
     Source: `Resize` with `keep_ratio` of mmcv 2.1; scales of `fit_size`: `MultiScaleFlipAug` of
     mmsegmentation 0.30, whose successor knows none.
     """
+    if exact_size is not None:
+        return tuple(max(int(n * scale), 1) for n in exact_size)
     if fit_size is None:
         bound = [int(n * scale + 0.5) for n in size]
     else:
@@ -141,8 +146,11 @@ def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
     inner = 1 - outer
     first, last = within or (0, size[outer])
     rows = [[a] for a in starts[outer]]
-    if len(rows) > 1 and rows[-1][0] - rows[-2][0] < stride[outer]:
-        rows[-2:] = [rows[-2] + rows[-1]]  # moved back over most of the one before: one row
+    moved = rows[-1][0] - rows[-2][0] if len(rows) > 1 else stride[outer]
+    # The last, moved back over most of the one before, may be seen with it, as one row: a window
+    # is so much larger then, and what is held of all the row not so much.
+    if moved * crop[inner] < (stride[outer] - moved) * size[inner]:
+        rows[-2:] = [rows[-2] + rows[-1]]
     rows = [row for row in rows if row[0] < last and row[-1] + crop[outer] > first]
     corners = []
     for row in rows:
@@ -264,19 +272,39 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
         if protocol.mode == "slide":
             logits = slide(run, view, protocol.crop_size, protocol.stride)
         else:
-            logits = run(view)
+            logits = run(in_multiples(view, protocol.size_divisor))
+            logits = logits[:, : view.shape[1], : view.shape[2]]
         if mirrored:
             order = protocol.mirrored_classes(logits.shape[-1])
             logits = tf.gather(tf.reverse(logits, [2]), order, axis=-1)
         yield resize_logits(logits, size, coordinates)[:, :height, :width]
 
 
-def padded(images, pad_size):
+def in_multiples(view, size_divisor):
+    """A view whose sides are multiples of a protocol's `size_divisor`.
+
+    Args:
+        view: uint8 (B, H, W, 3).
+        size_divisor: int, or `None` for the view as it is.
+
+    Example:
+
+    >>> in_multiples(images, 80).shape
+    TensorShape([1, 160, 160, 3])
+    """
+    if size_divisor is None:
+        return view
+    size = [-(-n // size_divisor) * size_divisor for n in view.shape[1:3]]
+    return padded(view, size, MEAN_COLOR)
+
+
+def padded(images, pad_size, color=PAD_COLOR):
     """Images at least as large as a protocol's `pad_size`, padded at their bottom and right.
 
     Args:
         images: uint8 (B, H, W, 3).
         pad_size: (height, width), or `None` for the images as they are.
+        color: RGB triple. Defaults to `PAD_COLOR`.
 
     Example:
 
@@ -287,7 +315,9 @@ def padded(images, pad_size):
         return images
     down, across = (max(p - n, 0) for p, n in zip(pad_size, images.shape[1:3], strict=True))
     pads = [[0, 0], [0, down], [0, across], [0, 0]]
-    return tf.pad(images, pads, constant_values=tf.constant(PAD_COLOR, images.dtype))
+    color = tf.constant(color, images.dtype)
+    # uint8 arithmetic wraps around, so this puts the colour in the padding and nowhere else.
+    return tf.pad(images - color, pads) + color
 
 
 def each_view(images, protocol):
@@ -308,7 +338,7 @@ def each_view(images, protocol):
     [((1, 48, 64, 3), False), ((1, 48, 64, 3), True)]
     """
     for scale in protocol.scales:
-        size = view_size(tuple(images.shape[1:3]), scale, protocol.fit_size)
+        size = view_size(tuple(images.shape[1:3]), scale, protocol.fit_size, protocol.exact_size)
         resized = images if size == tuple(images.shape[1:3]) else resize_image(images, size)
         for mirrored in (False, True)[: 1 + protocol.flip]:
             yield tf.reverse(resized, [2]) if mirrored else resized, mirrored

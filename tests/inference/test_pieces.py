@@ -55,6 +55,7 @@ def limit(monkeypatch, piece, vote):
 
 
 PADDED = {"pad_size": (13, 19), "flip": True}
+EXACT = {"exact_size": (13, 9), "size_divisor": 5, "scales": (1.0, 1.3), "flip": True}
 FITTED = {"fit_size": (22, 16), "flip": True}
 SOME, LINES, ONE = (2000, 6000), (1, 1), (2**25, 2**30)  # bytes of a piece, and of a band
 
@@ -75,6 +76,10 @@ SOME, LINES, ONE = (2000, 6000), (1, 1), (2**25, 2**30)  # bytes of a piece, and
         (SOME, "half_pixel", SLIDE, (15, 8), PADDED),
         (SOME, "align_corners", SLIDE, (15, 8), FITTED),
         (LINES, "half_pixel", {}, (11, 14), PADDED),
+        (SOME, "half_pixel", {}, (11, 14), EXACT),
+        (SOME, "align_corners", {}, (15, 8), EXACT),
+        (LINES, None, {}, (11, 14), EXACT),
+        (SOME, "half_pixel", {}, (11, 14), {"size_divisor": 8}),
         (LINES, None, SLIDE, (9, 6), {**ALL, "scales": (0.5, 1.2)}),
         (ONE, "half_pixel", {}, (15, 8), ALL),
         (ONE, "half_pixel", SLIDE, (11, 14), ALL),

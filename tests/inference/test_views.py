@@ -15,6 +15,7 @@ from viewing import (
     windows,
 )
 
+from isa_tf.data.augment import MEAN_COLOR
 from isa_tf.inference import (
     Predictor,
     Protocol,
@@ -189,6 +190,31 @@ def test_fitted_views_come_back_at_the_image_s_size():
     protocol = Protocol(fit_size=(20, 10), scales=(1.0, 0.5))
     shapes = {tuple(logits.shape) for logits in view_logits(run, images, protocol)}
     assert seen == [(8, 20), (4, 10)] and shapes == {(1, 12, 30, 3)}
+
+
+def test_exact_sizes():
+    assert view_size((480, 640), exact_size=(473, 473)) == (473, 473)
+    assert view_size((480, 640), 0.75, exact_size=(473, 473)) == (354, 354)
+    assert view_size((480, 640), 1.25, exact_size=(473, 200)) == (591, 250)
+
+
+def test_views_are_multiples_where_they_must_be():
+    """Padded behind scaling and mirroring, in the mean colour; the padding is cut off again."""
+    images, seen = photos(2, 12, 30), []
+
+    def run(view):
+        seen.append(view.numpy())
+        return tf.cast(view, tf.float32) + 1
+
+    protocol = Protocol(size_divisor=8, exact_size=(12, 30), scales=(1.0, 0.5), flip=True)
+    found = list(view_logits(run, images, protocol))
+    assert [view.shape[1:3] for view in seen] == [(16, 32), (16, 32), (8, 16), (8, 16)]
+    for view, wanted in zip(seen, (images, images[:, :, ::-1]), strict=False):
+        np.testing.assert_array_equal(view[:, :12, :30], wanted)
+        assert (view[:, 12:] == MEAN_COLOR).all() and (view[:, :, 30:] == MEAN_COLOR).all()
+    for logits in found[:2]:
+        np.testing.assert_array_equal(logits, images.astype("float32") + 1)
+    assert all(logits.shape == (2, 12, 30, 3) for logits in found)
 
 
 @pytest.mark.parametrize("size", [(12, 30), (40, 10), (32, 24), (40, 50)])
