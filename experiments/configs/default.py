@@ -105,6 +105,9 @@ def get_config():
     config.test.stride = placeholder(tuple)
     config.test.scales = (1.0,)  # such as (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.test.fit_size = placeholder(tuple)  # (long, short) side to resize to first
+    config.test.exact_size = placeholder(tuple)  # (height, width) to resize to first
+    # A multiple of which whole images are padded to, such as 8.
+    config.test.size_divisor = placeholder(int)
     config.test.pad_size = placeholder(tuple)  # (height, width) that smaller images are padded to
     config.test.flip = False  # the mirror image too
     config.test.flip_pairs = ()  # classes that change places in a mirror, such as ((14, 15),)

@@ -66,18 +66,20 @@ class Training(NamedTuple):
 
 # fmt: off
 _MS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+_BY_8 = {"size_divisor": 8}
 _OFFICIAL_IMAGES = {
     #                        crop         resized first              scale       test
     "cityscapes":     Images((512, 1024), {},                        (0.5, 2.0), {}),
-    "ade20k":         Images((520, 520),  {"short_side": 520},       (0.5, 2.0), {}),
+    "ade20k":         Images((520, 520),  {"short_side": 520},       (0.5, 2.0), _BY_8),
     "lip":            Images((473, 473),  {"exact_size": (473, 473)}, (0.5, 1.5),
-                             {"scales": (0.75, 1.0, 1.25), "flip": True, "flip_pairs": LIP_PAIRS}),
+                             {"exact_size": (473, 473), "scales": (0.75, 1.0, 1.25),
+                              "flip": True, "flip_pairs": LIP_PAIRS}),
     "pascal_context": Images((520, 520),  {"short_side": 520},       (0.5, 2.0),
-                             {"scales": (0.6, 0.8, 1.0, 1.2, 1.4, 1.6), "flip": True}),
+                             {**_BY_8, "scales": (0.6, 0.8, 1.0, 1.2, 1.4, 1.6), "flip": True}),
     "coco_stuff10k":  Images((520, 520),  {"short_side": 520},       (0.5, 2.0),
-                             {"scales": _MS, "flip": True}),
+                             {**_BY_8, "scales": _MS, "flip": True}),
     "voc2012":        Images((513, 513),  {"short_side": 513},       (0.5, 2.0),
-                             {"scales": _MS, "flip": True}),
+                             {**_BY_8, "scales": _MS, "flip": True}),
 }
 _OFFICIAL_TRAINING = {
     #                          batch  rate   head's  decay  warm-up  steps: ResNets, HRNet

@@ -79,7 +79,9 @@ class PreparedDataset(SegmentationDataset):
             split: _Records(info.splits[split].filepaths, info.splits[split].shard_lengths)
             for split in self.splits
         }
-        self.submission_ids = told["submission_ids"] if groups is None else None
+        if groups is None:  # see `isa_tf.inference.Encoding`
+            self.submission_ids = told["submission_ids"]
+            self.submission_palette = told["submission_palette"]
 
     def examples(self, split):
         self._check_split(split)

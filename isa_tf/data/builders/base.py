@@ -114,6 +114,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             EXIF orientation turns it is of the latter.
         submission_ids: of each class the id that the benchmark's server reads; `None` for those
             that it is trained by.
+        submission_palette: of an id in such a file the colour, for a palette PNG; `None` for grey.
         description, homepage, citation, licence: str.
 
     Args:
@@ -144,7 +145,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     train_ids: np.ndarray
     flip_pairs = ()
     labels_upright = False
-    submission_ids = None
+    submission_ids = submission_palette = None
     description = homepage = citation = licence = ""
 
     def __init_subclass__(cls, **kwargs):
@@ -237,6 +238,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             palette=[list(map(int, color)) for color in self.labels.palette],
             flip_pairs=[list(pair) for pair in self.flip_pairs],
             submission_ids=self.submission_ids and list(self.submission_ids),
+            submission_palette=self.submission_palette and list(map(list, self.submission_palette)),
             sizes_checked=self.check_sizes,
             names={split: [e.name for e in some] for split, some in examples.items()},
         )

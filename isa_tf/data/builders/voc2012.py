@@ -1,7 +1,7 @@
 """PASCAL VOC 2012, and its training set augmented by SBD."""
 
 from isa_tf.data import label_sets
-from isa_tf.data.base import DataError
+from isa_tf.data.base import DataError, voc_palette
 from isa_tf.data.builders.archives import Archive
 from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
 from isa_tf.data.builders.matlab import read_mat
@@ -43,6 +43,7 @@ class Voc2012(SegmentationBuilder):
     labels = label_sets.VOC
     sizes = {"train": 1464, "val": 1449, "trainaug": 10582}
     train_ids = id_table(range(21), ignored=[255])
+    submission_palette = voc_palette(256)
 
     def examples(self, files):
         images = {m.stem: m for m in files.find("VOC2012/JPEGImages/*.jpg", _VOC)}

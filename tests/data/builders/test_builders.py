@@ -18,7 +18,9 @@ import tensorflow_datasets as tfds
 
 from isa_tf import data
 from isa_tf.data import DataError, label_sets, pictures
+from isa_tf.data.base import voc_palette
 from isa_tf.data.builders.archives import Files
+from isa_tf.inference import Encoding
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pyc")
 
@@ -228,6 +230,13 @@ def test_submission_ids_of_cityscapes(written, tmp_path):
     prepare("cityscapes", written("cityscapes")[1], tmp_path)
     dataset = data.create("cityscapes", tmp_path)
     assert dict(zip(dataset.class_names, dataset.submission_ids, strict=True)) == _CITYSCAPES
+
+
+def test_results_of_voc_have_its_palette(written, tmp_path):
+    prepare("voc2012", written("voc2012")[1], tmp_path)
+    encoding = Encoding.of(data.create("voc2012", tmp_path))
+    assert encoding.ids is None and encoding.palette == voc_palette(256)
+    assert Encoding.of(data.create("voc2012", tmp_path, groups={"bird": ["bird"]})) == Encoding()
 
 
 def test_parts_of_lip_alone(written, tmp_path):
