@@ -10,7 +10,7 @@ from string import Template
 
 import numpy as np
 
-from isa_tf import visualize
+from isa_tf import metrics, visualize
 from isa_tf.report import charts
 from isa_tf.report.images import choose
 
@@ -23,7 +23,7 @@ _HEADINGS = (
     ("best", "Best", "the highest mIoU first"),
     ("of-a-class", "Worst of a class", "class by class, those with the lowest IoU first"),
 )
-_WORDS = {"miou": "mIoU", "iou": "IoU"}
+_WORDS = {"miou": "mIoU", "iou": "IoU", "f1": "F1"}
 
 
 def page(
@@ -191,7 +191,7 @@ def _scores(result, class_names, facts):
     tiles, lines = [], []
     # The score that all speak of comes first.
     for key, value in {"miou": result["miou"], **facts, **result}.items():
-        if key == "confusion_matrix":
+        if key in ("confusion_matrix", "classes"):  # which have sections of their own
             continue
         title = escape(_title(key))
         is_score = value is None or isinstance(value, float) and key != "seconds"
@@ -233,13 +233,11 @@ def _told(value):
 
 def _classes(result, confusion, classes, log):
     class_names = [name for name, _ in classes]
-    hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-
-    def over(whole):
-        pairs = zip(class_names, hits, whole, strict=True)
-        return {name: float(h / w) if w else None for name, h, w in pairs}
-
-    columns = {"iou": None, "accuracy": over(truth), "precision": over(predicted)}
+    table, truth = metrics.class_scores(confusion, class_names), confusion.sum(1)
+    columns = {
+        kind: {name: row[kind] for name, row in table.items()}
+        for kind in ("iou", "accuracy", "precision", "f1")
+    }
     columns |= {key: value for key, value in result.items() if _by_class(value, class_names)}
     total = max(truth.sum(), 1)
     lines = {}

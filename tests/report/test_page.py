@@ -173,13 +173,14 @@ def test_the_classes(evaluation):
     assert tuple(rows) == NAMES  # as they are called, whatever they contain
     matrix = np.array(evaluation.result["confusion_matrix"])
     for i, name in enumerate(NAMES):
-        iou, accuracy, precision, share = rows[name]
+        iou, accuracy, precision, f1, share = rows[name]
         if name == "never":
-            assert (iou, accuracy, precision, share) == ("absent", "–", "–", "0.00")
+            assert (iou, accuracy, precision, f1, share) == ("absent", "–", "–", "–", "0.00")
             continue
         assert iou == f"{evaluation.result['iou'][name]:.4f}"
         assert accuracy == f"{matrix[i, i] / matrix[i].sum():.4f}"
         assert precision == f"{matrix[i, i] / matrix[:, i].sum():.4f}"
+        assert f1 == f"{2 * matrix[i, i] / (matrix[i].sum() + matrix[:, i].sum()):.4f}"
         assert share == f"{100 * matrix[i].sum() / matrix.sum():.2f}"
 
 
@@ -195,7 +196,7 @@ def test_whatever_else_the_result_tells(evaluation):
     heads = [text for a, text in reader.all("button") if text]
     assert "boundary IoU" in heads
     row = class_rows(reader)[NAMES[0]]
-    assert row[1] == "–" and row[3] == "0.5000"
+    assert row[1] == "–" and row[4] == "0.5000"
 
 
 def test_the_worst_and_the_best_with_their_pictures(evaluation):

@@ -124,7 +124,7 @@ def test_list_tells_of_every_builder(run, tmp_path, monkeypatch):
     (tmp_path / "own_coast.py").write_text(
         "from isa_tf import data\n"
         "class Coast(data.builder('ade20k')):\n"
-        "    name, description = 'isa_tf_coast', 'Coasts.'\n"
+        "    name, description = 'isa_tf_far_coast', 'Coasts.'\n"
         "data.register('coast', builder=Coast)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
