@@ -77,6 +77,7 @@ def test_any_keras_model_of_the_right_shape(tmp_path):
         isa_tf.export(model, tmp_path / "model.tflite", image_size=(32, 32))
 
 
+@pytest.mark.slow
 def test_every_format_takes_an_hrnet(tmp_path):
     """After a step of training; of sizes that are no multiple of any stride."""
     keras.utils.set_random_seed(0)

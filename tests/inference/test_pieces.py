@@ -186,6 +186,7 @@ print(peaks)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_longer_side():
     """In a process of its own: the most memory that one has had is never taken back."""
     done = subprocess.run(
