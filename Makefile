@@ -6,15 +6,17 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 PARITY ?= .venv-parity
 PADDLE ?= .venv-paddle
+BEAM ?= .venv-beam
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo test test-slow parity golden lint clean
+.PHONY: help demo test test-slow test-beam parity golden lint clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
-	@echo "make parity     compares with mmsegmentation, PaddleSeg and the official network (installs them)"
+	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
+	@echo "make parity     compares with mmsegmentation, timm, PaddleSeg and the official network (installs them)"
 	@echo "make lint       ruff"
 	@echo "make clean      remove the environment and what building left"
 
@@ -32,6 +34,13 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# Beam wants other versions of some packages.
+test-beam: setup.cfg
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --upgrade pip
+	$(BEAM)/bin/python -m pip install --quiet --editable '.[test,beam]'
+	$(BEAM)/bin/python -m pytest -k beam tests/data
 
 # Every framework in an environment of its own kind; minutes, and some GB on disk.
 $(PARITY)/installed: setup.cfg tests/parity/requirements.txt
@@ -63,4 +72,4 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PADDLE) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) build *.egg-info .pytest_cache .ruff_cache

@@ -142,7 +142,7 @@ def check_run(config, folder):
                 f"{config.train.steps}; choose another workdir"
             )
     if folder.exists():
-        setup.claim(folder, config)
+        setup.claim(folder, setup.for_replicas(config, 1))
 
 
 def read_run(config, folder):

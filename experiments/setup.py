@@ -10,8 +10,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from isa_tf import backbones, data, files, inference, training, visualize
-from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
+from isa_tf import backbones, data, files, inference, losses, training, visualize
 from isa_tf.metrics import MeanIoU, scores
 from isa_tf.models import Segmenter
 
@@ -81,8 +80,13 @@ def make_train_data(config, dataset, start_step=0, context=None):
         c.batch_size,
         c.crop_size,
         scale_range=c.scale_range,
+        aspect_range=c.aspect_range,
         cat_max_ratio=c.cat_max_ratio,
+        short_side=c.short_side,
+        fit_size=c.fit_size,
+        exact_size=c.exact_size,
         flip=c.flip,
+        brightness=c.brightness,
         photometric=c.photometric,
         seed=config.seed,
         start_step=start_step,
@@ -97,11 +101,16 @@ def batch_files(config, dataset, step):
     return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
 
 
-def make_val_data(config, dataset, split=None, context=None):
-    """Whole images of a split, by default the validation split."""
+def make_val_data(config, dataset, split=None, context=None, with_index=False):
+    """Whole images of a split, by default the validation split; see `data.eval_pipeline`."""
     c = config.data
     return data.eval_pipeline(
-        dataset, split or c.val_split, c.val_batch_size, cache=c.cache, input_context=context
+        dataset,
+        split or c.val_split,
+        c.val_batch_size,
+        cache=c.cache,
+        input_context=context,
+        with_index=with_index,
     )
 
 
@@ -125,6 +134,9 @@ def make_model(config, dataset):
         decoder_filters=c.decoder_filters,
         input_scale=c.input_scale,
         auxiliary_level=c.auxiliary_level,
+        auxiliary_filters=c.auxiliary_filters,
+        auxiliary_weight=c.auxiliary_weight,
+        coordinates=c.coordinates,
         dropout=c.dropout,
         class_names=dataset.class_names,
         palette=dataset.palette,
@@ -162,6 +174,52 @@ def phases(config):
     return [Phase(c.class_weight_steps, True), Phase(c.steps, False)]
 
 
+def for_replicas(config, replicas):
+    """The config of a training on so many replicas, by two rules that it states itself.
+
+    * `data.replica_batch_size`, where it is set: `data.batch_size` is that for each replica.
+    * `train.reference_batch`, where it is set: the rate is the batch's that makes an update, in
+      proportion; `train.learning_rate` is multiplied by batch_size * accumulate / reference_batch.
+
+    Steps stay as they are: a batch of twice the size sees twice the images.
+
+    Args:
+        config: of the experiment; it is not changed.
+        replicas: int, of the strategy.
+
+    Returns:
+        The config with what follows from them; given to this function again, it stays as it is.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+    config = config.copy_and_resolve_references()
+    each, reference = config.data.replica_batch_size, config.train.reference_batch
+    for name, value in (("data.replica_batch_size", each), ("train.reference_batch", reference)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if each is not None:
+        config.data.batch_size = each * replicas
+    if reference is not None:
+        batch = config.data.batch_size * config.train.accumulate
+        config.train.learning_rate *= batch / reference
+        config.train.reference_batch = batch
+    return config
+
+
+def tell_scaling(given, config):
+    """Prints what `for_replicas` made of a config."""
+    one, other = given.data.batch_size, config.data.batch_size
+    if one != other:
+        print(f"data.batch_size={other}: {config.data.replica_batch_size} of each replica")
+    one, other = given.train.learning_rate, config.train.learning_rate
+    if one != other:
+        print(
+            f"train.learning_rate={other:g}: {one:g}, which is for {given.train.reference_batch} "
+            f"images, for the {config.train.reference_batch} of an update"
+        )
+
+
 def check_strategy(config, strategy):
     """Raises ValueError for what a config asks and a strategy cannot do."""
     replicas = strategy.num_replicas_in_sync
@@ -178,6 +236,17 @@ def check_strategy(config, strategy):
         )
 
 
+def head_layers(model):
+    """The names of the layers that learn and are not the backbone's: list of str."""
+    backbone = {id(variable) for variable in model.backbone.trainable_variables}
+    paths = {True: set(), False: set()}
+    for variable in model.trainable_variables:
+        paths[id(variable) in backbone].add(variable.path.split("/")[0])
+    if both := sorted(paths[True] & paths[False]):
+        raise ValueError(f"train.head_rate: backbone and head have layers of one name, {both}")
+    return sorted(paths[False])
+
+
 def compile_model(model, config, dataset, weighted=True):
     """Compiles with the experiment's optimizer, loss and metrics.
 
@@ -187,6 +256,9 @@ def compile_model(model, config, dataset, weighted=True):
         A function of the model that tells the IoU of each class, once a validation is done.
     """
     c = config.train
+    rates = None
+    if c.head_rate != 1:
+        rates = dict.fromkeys(head_layers(model), c.head_rate)
     optimizer = training.make_optimizer(
         c.optimizer,
         c.learning_rate,
@@ -200,16 +272,21 @@ def compile_model(model, config, dataset, weighted=True):
         ema=c.ema,
         accumulate=c.accumulate,
         loss_scale=config.model.dtype == "mixed_float16",
+        decay_spares=c.decay_spares,
+        rates=rates,
     )
     metrics = [MeanIoU(dataset.num_classes, dataset.ignore_label)]
     if context_ids := getattr(dataset, "context_class_ids", None):
         metrics.append(
             MeanIoU(dataset.num_classes, dataset.ignore_label, context_ids, name="context_miou")
         )
-    class_weights = c.class_weights if weighted else None
-    loss = PixelCrossEntropy(dataset.ignore_label, class_weights, c.loss_average)
-    if c.jaccard_weight:
-        loss = SumOfLosses([loss, SoftJaccard(dataset.ignore_label)], [1.0, c.jaccard_weight])
+    loss = losses.combine(
+        c.losses.to_dict(),
+        c.loss_options.to_dict(),
+        ignore_label=dataset.ignore_label,
+        class_weights=c.class_weights if weighted else None,
+        average=c.loss_average,
+    )
     model.compile(optimizer, loss, metrics=metrics, jit_compile=c.jit_compile)
 
     def class_scores(model):

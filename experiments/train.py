@@ -30,6 +30,8 @@ def train(config, workdir, strategy="one_device", verbose="auto", profile=None, 
     """
     if isinstance(strategy, str):  # before anything else of TensorFlow
         strategy = training.make_strategy(strategy)
+    given, config = config, setup.for_replicas(config, strategy.num_replicas_in_sync)
+    setup.tell_scaling(given, config)
     keras.utils.set_random_seed(config.seed)
     dataset = setup.make_dataset(config)
     phases = setup.phases(config)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -149,6 +150,31 @@ def save_model(model, path):
     """
     with replacing(path) as new:
         model.save(new)
+
+
+def digest(path):
+    """The SHA-256 of a file, or of the names and contents of all files of a folder.
+
+    Args:
+        path: of the file or folder.
+
+    Returns:
+        str of hexadecimal digits.
+
+    Example:
+
+    >>> _ = Path("note.txt").write_text("whole")
+    >>> digest("note.txt")[:8]
+    '5d5766cf'
+    """
+    path = Path(path)
+    if path.is_dir():
+        told = hashlib.sha256()
+        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+            told.update(f"{inner.relative_to(path).as_posix()}\n{digest(inner)}\n".encode())
+        return told.hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_inflated(path):

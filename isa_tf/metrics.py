@@ -99,8 +99,8 @@ def scores(confusion, class_names=None, class_ids=None):
     Returns:
         dict: "miou" and "mean_accuracy" over the classes that occur (in truth or prediction, and
         in truth), "pixel_accuracy" over all pixels, "classes_counted" (those in the mIoU), "iou"
-        (by name; `None` for a class that does not occur) and "confusion_matrix". A score of
-        nothing is `None`.
+        (by name; `None` for a class that does not occur), "classes" (what `class_scores` gives)
+        and "confusion_matrix". A score of nothing is `None`.
 
     Raises:
         ValueError: for a matrix that is not square, or names that are not as many.
@@ -110,15 +110,7 @@ def scores(confusion, class_names=None, class_ids=None):
     >>> scores([[1, 0], [1, 0]], ["sky", "tree"])["iou"]
     {'sky': 0.5, 'tree': 0.0}
     """
-    confusion = np.asarray(confusion)
-    counts = confusion.astype(np.int64)
-    if (counts == confusion).all():
-        confusion = counts
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"a confusion matrix is square, got shape {confusion.shape}")
-    names = [str(i) for i in range(len(confusion))] if class_names is None else class_names
-    if len(names) != len(confusion):
-        raise ValueError(f"{len(names)} class_names for {len(confusion)} classes")
+    confusion, names = _checked(confusion, class_names)
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     union = truth + predicted - hits
     chosen = np.ones(len(confusion), bool)
@@ -131,11 +123,108 @@ def scores(confusion, class_names=None, class_ids=None):
         return float(np.mean(part[counted] / whole[counted])) if counted.any() else None
 
     total = confusion.sum()
+    classes = class_scores(confusion, names)
     return {
         "miou": mean(hits, union),
         "mean_accuracy": mean(hits, truth),
         "pixel_accuracy": float(hits.sum() / total) if total else None,
         "classes_counted": int((chosen & (union > 0)).sum()),
-        "iou": {n: float(h / u) if u else None for n, h, u in zip(names, hits, union, strict=True)},
+        "iou": {name: row["iou"] for name, row in classes.items()},
+        "classes": classes,
         "confusion_matrix": confusion.tolist(),
     }
+
+
+def class_scores(confusion, class_names=None):
+    """A table of scores, one row a class.
+
+    Args:
+        confusion: counts (classes, classes), rows are truth; floats where pixels have weights.
+        class_names: names of the classes; `None` for their numbers.
+
+    Returns:
+        dict of name to dict: "pixels", how many are truly of the class, "iou", "accuracy" (that
+        of the class, which is its recall), "precision", "recall" and "f1" (Dice's coefficient).
+        A score of nothing is `None`.
+
+    Raises:
+        ValueError: for a matrix that is not square, or names that are not as many.
+
+    Example:
+
+    >>> table = class_scores([[1, 0], [1, 2]], ["sky", "tree"])
+    >>> table["sky"]["precision"], table["tree"]["f1"]
+    (0.5, 0.8)
+    """
+    confusion, names = _checked(confusion, class_names)
+    hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    columns = {
+        "iou": (hits, truth + predicted - hits),
+        "accuracy": (hits, truth),
+        "precision": (hits, predicted),
+        "recall": (hits, truth),
+        "f1": (2 * hits, truth + predicted),
+    }
+    return {
+        name: {
+            "pixels": truth[i].item(),
+            **{key: float(a[i] / b[i]) if b[i] else None for key, (a, b) in columns.items()},
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def boundary_band(labels, width=3):
+    """Which pixels lie near a boundary between labels.
+
+    A pixel does if one of another label is at most `width` rows and at most `width` columns from
+    it: `width` pixels on each side of a boundary. The ignored label is a label like any other
+    here, since it marks the outlines of objects where it is thin, as in PASCAL VOC. The border of
+    an image is no boundary.
+
+    Args:
+        labels: ints (..., H, W).
+        width: int, in pixels; of 0 there are none. Defaults to 3.
+
+    Shapes:
+        (..., H, W) -> (..., H, W), bool.
+
+    Raises:
+        ValueError: for a width below 0.
+
+    Example:
+
+    >>> boundary_band([[0, 0, 0, 1, 1, 1]], width=1)
+    array([[False, False,  True,  True, False, False]])
+
+    Paper: the trimaps of Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with
+    Gaussian Edge Potentials", NeurIPS 2011.
+    """
+    if width < 0:
+        raise ValueError(f"a band has a width of at least 0 pixels, got {width}")
+    labels, ends = np.asarray(labels), []
+    for extreme in (np.minimum, np.maximum):
+        across = labels.copy()
+        for step in range(1, min(width, labels.shape[-1] - 1) + 1):
+            extreme(across[..., step:], labels[..., :-step], out=across[..., step:])
+            extreme(across[..., :-step], labels[..., step:], out=across[..., :-step])
+        found = across.copy()
+        for step in range(1, min(width, labels.shape[-2] - 1) + 1):
+            extreme(found[..., step:, :], across[..., :-step, :], out=found[..., step:, :])
+            extreme(found[..., :-step, :], across[..., step:, :], out=found[..., :-step, :])
+        ends.append(found)
+    return ends[0] != ends[1]
+
+
+def _checked(confusion, class_names):
+    """A confusion matrix, of ints where it holds whole numbers, and names of its classes."""
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"a confusion matrix is square, got shape {confusion.shape}")
+    counts = confusion.astype(np.int64)
+    if (counts == confusion).all():
+        confusion = counts
+    names = [str(i) for i in range(len(confusion))] if class_names is None else class_names
+    if len(names) != len(confusion):
+        raise ValueError(f"{len(names)} class_names for {len(confusion)} classes")
+    return confusion, names

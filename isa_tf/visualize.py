@@ -7,6 +7,8 @@ IGNORE_COLOR = (224, 224, 224)
 # What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
 BOTH_RIGHT, ONLY_FIRST, ONLY_SECOND, BOTH_WRONG = range(4)
 DIFFERENCE_PALETTE = ((244, 245, 246), (213, 94, 0), (0, 114, 178), (150, 153, 158))
+# Of a prediction beside the truth.
+ERROR_COLOR = (213, 94, 0)
 # From weight 0 to the largest of a map.
 HEAT_PALETTE = ((48, 18, 110), (130, 28, 130), (214, 48, 80), (250, 140, 40), (255, 238, 120))
 POINT_COLOR = (0, 229, 255)
@@ -287,6 +289,41 @@ def difference(label, first, second, ignore_label=255):
     return np.where(label == ignore_label, ignore_label, kinds)
 
 
+def errors(image, label, predicted, ignore_label=255):
+    """Paints a prediction's errors over a photo in eight pale greys.
+
+    So few colours make a small file without loss, in which thin errors stay.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        label: ints (H, W), the truth.
+        predicted: ints (H, W), class ids.
+        ignore_label: int; its pixels are painted in `IGNORE_COLOR`. Defaults to 255.
+
+    Shapes:
+        (H, W, 3), (H, W), (H, W) -> (H, W, 3), uint8: wrong pixels are `ERROR_COLOR`.
+
+    Raises:
+        ValueError: for arrays that are not of one size, or an image that is not uint8.
+
+    Example:
+
+    >>> class_id, score = predictor(image)
+    >>> Image.fromarray(errors(image, label, class_id)).save("errors.png")
+    """
+    image, label, predicted = map(np.asarray, (image, label, predicted))
+    if image.dtype != np.uint8 or not image.shape == (*label.shape, 3) == (*predicted.shape, 3):
+        raise ValueError(
+            "an image is uint8 (H, W, 3), its label and prediction (H, W), got "
+            f"{image.dtype} {image.shape}, {label.shape} and {predicted.shape}"
+        )
+    grey = 96 + 14 * (np.asarray(Image.fromarray(image).convert("L")) // 32)
+    painted = np.repeat(grey[..., None], 3, -1)
+    painted[label != predicted] = ERROR_COLOR
+    painted[label == ignore_label] = IGNORE_COLOR
+    return painted
+
+
 def heat(image, weights, point=None):
     """Lays weights over a photo turned grey: one cell a weight, the heaviest the brightest.
 
@@ -394,13 +431,35 @@ def _shorten(text, font, width):
     return text + "..."
 
 
+def curve_names(rows):
+    """What of a log is drawn as curves, and in which picture.
+
+    Args:
+        rows: dicts of numbers, as `isa_tf.training.read_log` gives them.
+
+    Returns:
+        dict from "loss", "score" and "classes" to lists of names. Losses are what ends in "loss";
+        scores what has a "val_" of its own; classes are what is named "val_SCORE/CLASS".
+
+    Example:
+
+    >>> curve_names([{"step": 1, "loss": 2.0, "val_loss": 3.0, "val_miou": 0.1, "seconds": 9.0}])
+    {'loss': ['loss', 'val_loss'], 'score': ['val_miou'], 'classes': []}
+    """
+    names = sorted({name for row in rows for name in row})
+    losses = [n for n in names if n.endswith("loss")]
+    classes = [n for n in names if n.startswith("val_") and "/" in n]
+    validated = {n for n in names if n.startswith("val_")} - {*classes, *losses}
+    scores = [n for n in names if n in validated or f"val_{n}" in validated]
+    return {"loss": losses, "score": scores, "classes": classes}
+
+
 def curves(rows):
     """Draws how a training went: losses, scores, and each class's score, over its steps.
 
     Args:
-        rows: dicts of numbers, each with "step", as `isa_tf.training.read_log` gives them. Losses
-            are what ends in "loss"; scores what has a "val_" of its own; classes are what is named
-            "val_SCORE/CLASS".
+        rows: dicts of numbers, each with "step", as `isa_tf.training.read_log` gives them; of them
+            what `curve_names` tells.
 
     Returns:
         A `matplotlib.figure.Figure`, which `savefig` writes.
@@ -418,12 +477,8 @@ def curves(rows):
 
     if not rows:
         raise ValueError("no rows to draw")
-    names = sorted({name for row in rows for name in row})
-    losses = [n for n in names if n.endswith("loss")]
-    classes = [n for n in names if n.startswith("val_") and "/" in n]
-    validated = {n for n in names if n.startswith("val_")} - {*classes, *losses}
-    scores = [n for n in names if n in validated or f"val_{n}" in validated]
-    panels = [(t, p) for t, p in (("loss", losses), ("score", scores), ("classes", classes)) if p]
+    names = curve_names(rows)
+    panels, classes = [(t, panel) for t, panel in names.items() if panel], names["classes"]
     figure = Figure(figsize=(4.6 * len(panels) + 1.4 * bool(classes), 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, panel) in zip(axes, panels, strict=True):

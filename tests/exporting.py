@@ -12,14 +12,14 @@ NAMES = ("void", "sky", "tree", "road", "wall", "sign", "Bäume")
 PALETTE = tuple((i, 2 * i, 255 - i) for i in range(7))
 
 
-def make_model(partition=8, names=NAMES, dtype=None, jit_compile=False, **kwargs):
+def make_model(partition=8, names=NAMES, dtype=None, jit_compile=False, backbone="tiny", **kwargs):
     """A small segmenter with random weights and statistics, whose classes are well mixed."""
     keras.utils.set_random_seed(3)
     context = InterlacedSparseAttention(
         partition, key_filters=8, jit_compile=jit_compile, dtype=dtype, name="context"
     )
     model = Segmenter(
-        "tiny",
+        backbone,
         context,
         num_classes=7,
         head_filters=16,

@@ -1,4 +1,4 @@
-"""A narrow ISANet of mmsegmentation's with its inputs and outputs, kept as files.
+"""Narrow ISANets of mmsegmentation's with their inputs and outputs, kept as files.
 
 `make golden` writes them, in the environment of `make parity`.
 """
@@ -10,6 +10,9 @@ import numpy as np
 FOLDER = Path(__file__).parent / "golden"
 CHECKPOINT = FOLDER / "isanet.npz"
 EXAMPLES = FOLDER / "examples.npz"
+# Over an HRNet; CHECKPOINT is over a ResNet.
+HRNET = FOLDER / "isanet_hrnet.npz"
+HRNET_EXAMPLES = FOLDER / "examples_hrnet.npz"
 
 
 def checkpoint_arrays():
@@ -18,7 +21,7 @@ def checkpoint_arrays():
         return dict(file)
 
 
-def examples():
+def examples(path=EXAMPLES):
     """For each way of resizing, an image and the logits of both heads; by name."""
-    with np.load(EXAMPLES) as file:
+    with np.load(path) as file:
         return dict(file)

@@ -1,10 +1,13 @@
 """Counted operations against closed forms."""
 
+import math
+import re
+
 import keras
 import pytest
 import tensorflow as tf
 
-from isa_tf import layers
+from isa_tf import backbones, layers
 from isa_tf.cost import count_flops, flops_by_kind
 from isa_tf.models import ISANet
 
@@ -92,3 +95,22 @@ def test_the_auxiliary_head_is_not_part_of_prediction():
     with_head = ISANet("tiny", auxiliary_level="c1", **arguments)
     without = ISANet("tiny", auxiliary_level=None, **arguments)
     assert count_flops(with_head, (64, 64)) == count_flops(without, (64, 64))
+
+
+def test_an_hrnet():
+    """Each convolution at the scale that its name says."""
+    model = backbones.HRNet(3, modules=(1, 1, 1), blocks=1, filters=4)
+    expected = 0
+    for layer in model.layers:
+        if not isinstance(layer, layers.ConvNormAct):
+            continue
+        n = {part: int(number) for part, number in re.findall(r"([a-z]+)(\d+)", layer.name)}
+        if "fuse" in n:  # read at the scale it comes from, and halved by each strided convolution
+            stride = 2 << n["from"] + n.get("conv", 0)
+        elif layer.name.startswith("stem"):
+            stride = 1 << n["conv"]
+        else:
+            stride = 2 << n.get("branch", 1)
+        expected += 2 * math.prod(layer.conv.kernel.shape) * (64 // stride) * (96 // stride)
+    found = flops_by_kind(model, (1, 64, 96, 3))
+    assert found.convolutions == expected and found.products == 0 < found.resizing

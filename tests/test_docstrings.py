@@ -3,7 +3,10 @@
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
+import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -34,6 +37,18 @@ def workplace(tmp_path_factory):
                 Image.fromarray(array).save(folder / "camvid" / split / kind / f"{i}.png")
     for name in ("ccp", "my_images"):
         (folder / name).symlink_to("camvid")
+    shutil.copytree(folder / "camvid/train", folder / "suffixed/train")
+    for path in (folder / "suffixed/train/labels").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_ids"))
+    _write_other_labels(folder)
+    Image.fromarray(label).save(folder / "label.png")
+    Image.fromarray(image).save(folder / "photo.jpg")
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for path in sorted((folder / "camvid").rglob("*.png")):
+            archive.write(path, path.relative_to(folder / "camvid"))
+    (folder / "my_archives").mkdir()
+    (folder / "data.zip").rename(folder / "my_archives" / "data.zip")
+    isa_tf.data.prepare("camvid", folder / "camvid", folder / "prepared", check_sizes=False)
 
     data = isa_tf.data.create("camvid", folder / "camvid")
     model = isa_tf.models.Segmenter(
@@ -55,6 +70,22 @@ def workplace(tmp_path_factory):
         **{"image": image, "images": image[None], "label": label},
     }
     return folder, names
+
+
+def _write_other_labels(folder):
+    """One image with COCO's instances, and one with a label in colours."""
+    for path in ("coco/images", "colored/images", "colored/labels"):
+        (folder / path).mkdir(parents=True)
+        Image.new("RGB", (8, 6), (0, 0, 128)).save(folder / path / "a.png")
+    told = {
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "images": [{"id": 1, "file_name": "a.png", "height": 6, "width": 8}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": i, "segmentation": [[i, 1, i, 3, 5, 1]]}
+            for i in (3, 7)
+        ],
+    }
+    (folder / "coco" / "instances.json").write_text(json.dumps(told))
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

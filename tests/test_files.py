@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,20 @@ def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path):
         new.write_text("half")
         raise RuntimeError
     assert path.read_text() == "older" and os.listdir(path.parent) == ["note.txt"]
+
+
+def test_digest_of_a_folder_tells_names_and_contents(tmp_path):
+    def folder(name, contents):
+        for path, text in contents.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(text)
+        return files.digest(tmp_path / name)
+
+    first = folder("first", {"a/b": "1", "c": "2"})
+    assert first == folder("same", {"c": "2", "a/b": "1"})
+    others = [{"a/b": "2", "c": "1"}, {"a-b": "1", "c": "2"}, {"a/b": "1", "c": "2", "d": ""}]
+    assert len({first, *(folder(f"{i}", other) for i, other in enumerate(others))}) == 4
+    assert files.digest(tmp_path / "first" / "c") == hashlib.sha256(b"2").hexdigest()
 
 
 def test_an_archive_that_inflates_too_far_is_refused_before_it_is(tmp_path):

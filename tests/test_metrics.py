@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from isa_tf.metrics import MeanIoU, scores
+from isa_tf.metrics import MeanIoU, boundary_band, class_scores, scores
 
 CLASSES = 5
 
@@ -169,6 +169,68 @@ def test_scores():
     assert chosen["classes_counted"] == 1
     np.testing.assert_allclose(chosen["miou"], found["iou"]["b"])
     np.testing.assert_allclose(chosen["pixel_accuracy"], found["pixel_accuracy"])
+
+
+def test_the_table_of_classes_equals_loops_over_pixels():
+    pairs = list(batches(absent=(3,)))
+    table = class_scores(confusion_by_loops(pairs), "abcde")
+    assert scores(confusion_by_loops(pairs), "abcde")["classes"] == table
+    labels, predicted = (np.concatenate([p[i].ravel() for p in pairs]) for i in (0, 1))
+    predicted, labels = predicted[labels != 255], labels[labels != 255]
+    for c, name in enumerate("abcde"):
+        is_c, said_c = labels == c, predicted == c
+        both = (is_c & said_c).sum()
+        expected = {
+            "pixels": is_c.sum(),
+            "iou": both / (is_c | said_c).sum() if (is_c | said_c).any() else None,
+            "accuracy": both / is_c.sum() if is_c.any() else None,
+            "precision": both / said_c.sum() if said_c.any() else None,
+            "recall": both / is_c.sum() if is_c.any() else None,
+            "f1": 2 * both / (is_c.sum() + said_c.sum()) if (is_c | said_c).any() else None,
+        }
+        assert table[name] == pytest.approx(expected)
+        if c != 3:
+            p, r = expected["precision"], expected["recall"]
+            assert table[name]["f1"] == pytest.approx(2 * p * r / (p + r))
+    assert set(table["d"].values()) == {0, None}
+    # A class that is only said has a precision, and no accuracy.
+    only_said = class_scores([[1, 1], [0, 0]])["1"]
+    assert only_said["precision"] == only_said["iou"] == 0 and only_said["accuracy"] is None
+
+
+# === The band around boundaries ===
+
+
+def band_by_loops(label, width):
+    """Whether any pixel of another label is near, for each."""
+    band = np.zeros(label.shape, bool)
+    for y, x in np.ndindex(label.shape):
+        rows = label[max(y - width, 0) : y + width + 1]
+        band[y, x] = any(
+            other != label[y, x] for other in rows[:, max(x - width, 0) : x + width + 1].flat
+        )
+    return band
+
+
+@pytest.mark.parametrize("size", [(9, 17), (1, 12), (12, 1), (2, 3), (1, 1)], ids=str)
+def test_band_equals_loops(size):
+    rng = np.random.default_rng(1)
+    # Blocks with ignored pixels between: boundaries, corners, thin lines, the image's border.
+    labels = np.stack([rng.choice([0, 3, 255], size, p=[0.9, 0.05, 0.05]) for _ in range(3)])
+    labels[1] = np.indices(size).sum(0) > 9
+    labels[2] = 7
+    for width in (0, 1, 3, 20):
+        found = boundary_band(labels.astype("uint8"), width)
+        for band, label in zip(found, labels, strict=True):
+            np.testing.assert_array_equal(band, band_by_loops(label, width))
+        assert not found[2].any()
+    with pytest.raises(ValueError, match="at least 0 pixels, got -1"):
+        boundary_band(labels, -1)
+
+
+def test_band_around_what_is_ignored():
+    line = np.uint8([[1] * 6 + [255] + [1] * 6])
+    np.testing.assert_array_equal(np.flatnonzero(boundary_band(line)), range(3, 10))
 
 
 def test_scores_of_nothing():

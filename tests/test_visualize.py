@@ -6,13 +6,16 @@ from isa_tf.data.base import voc_palette
 from isa_tf.visualize import (
     BOTH_RIGHT,
     BOTH_WRONG,
+    ERROR_COLOR,
     HEAT_PALETTE,
     IGNORE_COLOR,
     ONLY_FIRST,
     ONLY_SECOND,
     POINT_COLOR,
     colorize,
+    curve_names,
     difference,
+    errors,
     heat,
     legend,
     mark,
@@ -186,6 +189,43 @@ def test_difference():
     np.testing.assert_array_equal(difference(label % 3, first, first) % 3, 0)
     with pytest.raises(ValueError, match=r"\(9, 11\) and predictions \(9, 11\) and \(8, 11\)"):
         difference(label, first, second[1:])
+
+
+def test_errors_over_a_photo():
+    rng = np.random.default_rng(0)
+    image = np.repeat(rng.integers(0, 256, (9, 11, 1), np.uint8), 3, -1)
+    label, predicted = rng.integers(0, 3, (2, 9, 11))
+    label[:2] = 255
+    picture = errors(image, label, predicted)
+    for place, truth in np.ndenumerate(label):
+        grey = 96 + 14 * (int(image[(*place, 0)]) // 32)
+        right = [grey] * 3 if predicted[place] == truth else [*ERROR_COLOR]
+        assert picture[place].tolist() == ([*IGNORE_COLOR] if truth == 255 else right)
+    assert picture.dtype == np.uint8 and len(np.unique(picture[..., 0])) == 8 + 2
+    assert count(errors(image, label, label), ERROR_COLOR) == 0
+    for wrong in (
+        (image[1:], label),
+        (image, label[1:]),
+        (image / 1, label),
+        (image[..., 0], label),
+    ):
+        with pytest.raises(ValueError, match="its label and prediction"):
+            errors(*wrong, predicted)
+    with pytest.raises(ValueError, match=r"\(9, 11\) and \(9, 10\)"):
+        errors(image, label, predicted[:, 1:])
+
+
+def test_names_of_curves():
+    rows = [
+        {"step": 1, "seconds": 2.0, "loss": 1.0, "miou": 0.1, "rate": 0.1},
+        {"step": 2, "val_loss": 1.0, "val_miou": 0.2, "val_iou/a": 0.2, "val_other_loss": 3.0},
+    ]
+    assert curve_names(rows) == {
+        "loss": ["loss", "val_loss", "val_other_loss"],
+        "score": ["miou", "val_miou"],
+        "classes": ["val_iou/a"],
+    }
+    assert curve_names([]) == {"loss": [], "score": [], "classes": []}
 
 
 def test_heat():

@@ -5,10 +5,11 @@
 
 It makes pairs of 2048x1024 files in a folder that it takes away again: photographs of smooth
 colours and noise, labels of large regions as PNG. Ours is `data.train_pipeline` with its
-defaults; the bare loop is a `tf.data` map of decode_image and decode_png with as many parallel
-calls. They take turns, so that what else the machine does meets all alike; the figures are
-medians of the turns, the ratios those of each turn's two. Where others use the machine, the
-milliseconds of processors that an image costs say more than the images a second.
+defaults, on the folder and on what `data.prepare` makes of it; the bare loop is a `tf.data` map
+of decode_image and decode_png with as many parallel calls. They take turns, so that what else
+the machine does meets all alike; the figures are medians of the turns, the ratios those of each
+turn's two. Where others use the machine, the milliseconds of processors that an image costs say
+more than the images a second.
 """
 
 import statistics
@@ -100,13 +101,21 @@ def _turn(pipeline, elements, images_each):
 
 
 def compare(folder, python=False):
-    """{name: a `_turn` of every round} of "bare", "ours" and, where wanted, "python"."""
+    """{name: a `_turn` of every round} of "bare", "ours", "prepared" and "python" if wanted."""
     batch, batches = _BATCH.value, _BATCHES.value
     dataset = data.FolderDataset(folder, num_classes=19)
+    (Path(folder) / "classes.txt").write_text("".join(f"class {i}\n" for i in range(19)))
+    with tempfile.TemporaryDirectory() as prepared:
+        data.prepare("folder", folder, prepared)
+        return _compare(folder, dataset, data.create("folder", prepared), batch, batches, python)
+
+
+def _compare(folder, dataset, prepared, batch, batches, python):
     crop = (batch, _CROP.value)
     turns = {
         "bare": (_bare(dataset), batch * batches, 1),
         "ours": (data.train_pipeline(dataset, "train", *crop), batches, batch),
+        "prepared": (data.train_pipeline(prepared, "train", *crop), batches, batch),
     }
     if python:
         slow = _InPython(folder, num_classes=19)
@@ -136,7 +145,7 @@ def main(argv):
             ratios = [[a / b for a, b in zip(*pair, strict=True)] for pair in pairs]
             wall, busy = (statistics.median(column) for column in zip(*ratios, strict=True))
             print(
-                f"{image_format:>5} {name:<7} {rate:7.1f} ({wall:.2f} of bare)   "
+                f"{image_format:>5} {name:<8} {rate:7.1f} ({wall:.2f} of bare)   "
                 f"{1000 / per_second:6.1f} ms of processors an image ({busy:.2f} of bare)"
             )
 

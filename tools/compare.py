@@ -28,7 +28,7 @@ from PIL import Image
 from isa_tf import load_predictor, metrics
 from isa_tf.data import DataError
 from isa_tf.data.base import IGNORE_LABEL, voc_palette
-from isa_tf.data.folder import read_image, read_label
+from isa_tf.data.pictures import read_image, read_label
 from isa_tf.inference import confusion_matrix
 from isa_tf.visualize import DIFFERENCE_PALETTE, difference, sheet
 from tools import plugins

@@ -16,7 +16,7 @@ from PIL import Image
 
 from isa_tf import formats
 from isa_tf.data import DataError
-from isa_tf.data.folder import read_image
+from isa_tf.data.pictures import read_image
 from tools import plugins
 
 # Flags of its own where it is imported, so that tools do not meet in one set.

@@ -21,7 +21,8 @@ from PIL import Image
 from isa_tf import load_predictor
 from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
-from isa_tf.data.folder import IMAGE_SUFFIXES, read_image
+from isa_tf.data.folder import IMAGE_SUFFIXES
+from isa_tf.data.pictures import read_image
 from isa_tf.names import unknown
 from isa_tf.visualize import overlay, with_legend
 from tools import plugins

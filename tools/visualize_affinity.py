@@ -21,7 +21,7 @@ from PIL import Image
 from isa_tf import ops
 from isa_tf.attention_maps import influence, read_attention
 from isa_tf.data import DataError
-from isa_tf.data.folder import read_image
+from isa_tf.data.pictures import read_image
 from isa_tf.formats import load_model
 from isa_tf.visualize import HEAT_PALETTE, heat, mark, sheet
 from tools import plugins

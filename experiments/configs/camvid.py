@@ -52,7 +52,7 @@ def get_config():
     config.train.warmup_steps = 200
     config.train.clip_norm = 5.0
     config.train.ema = 0.998
-    config.train.jaccard_weight = 0.5
+    config.train.losses.jaccard = 0.5
     config.train.class_weights = tuple(1 / math.log(1.1 + f) for f in FREQUENCIES)
     config.train.class_weight_steps = 2_400
     return config

@@ -23,11 +23,19 @@ def get_config():
     config.data.crop_size = (512, 512)
     config.data.scale_range = placeholder(tuple)
     config.data.scale_range = (0.5, 2.0)  # None: no random scale
+    # Of the factor by which the width is scaled more than the height, at the same area.
+    config.data.aspect_range = placeholder(tuple)  # such as (0.9, 1.1)
+    # What images are resized to before they are scaled at random: one of the three, or none.
+    config.data.short_side = placeholder(int)  # of the shorter side, keeping proportions
+    config.data.fit_size = placeholder(tuple)  # (long, short) sides to fit into
+    config.data.exact_size = placeholder(tuple)  # (height, width), whatever the proportions
     config.data.cat_max_ratio = 1.0  # a crop where one class exceeds it is drawn again
-    config.data.flip = True
+    config.data.flip = True  # with the dataset's flip_pairs, classes that change places then
+    config.data.brightness = 0  # the most that is added to all of an image, of 255
     config.data.photometric = True
     config.data.cache = False  # keep decoded images in memory
     config.data.batch_size = 8  # over all replicas
+    config.data.replica_batch_size = placeholder(int)  # in place of it: of each replica
     config.data.val_batch_size = 1  # of each replica
 
     config.model = ConfigDict()
@@ -46,6 +54,9 @@ def get_config():
     config.model.decoder_filters = 128
     config.model.input_scale = 1.0  # of the image that the backbone reads
     config.model.auxiliary_level = placeholder(str)  # such as "c4"
+    config.model.auxiliary_filters = 256
+    config.model.auxiliary_weight = 0.4  # of the auxiliary head's loss
+    config.model.coordinates = "half_pixel"  # of the logits' resizing; or "align_corners"
     config.model.dropout = 0.1
     # From how many channels on 3x3 convolutions train by minimal filtering; on CPUs 256 is best.
     config.model.minimal_filtering = placeholder(int)
@@ -58,8 +69,15 @@ def get_config():
     config.train.checkpoint_every = 500
     config.train.optimizer = "sgd"  # or "adamw"
     config.train.learning_rate = 0.01
+    # The batch that this rate is for: it is multiplied by batch_size * accumulate / reference_batch
+    # (linear scaling). None: the rate is as it stands, whatever the batch.
+    config.train.reference_batch = placeholder(int)
+    config.train.head_rate = 1.0  # what the rate of all but the backbone is multiplied by
     config.train.momentum = 0.9  # of SGD
     config.train.weight_decay = 5e-4
+    # What it spares, as --config.train.decay_spares='"norm","bias"'. None: nothing with "sgd", both
+    # with "adamw".
+    config.train.decay_spares = placeholder(tuple)
     config.train.power = 0.9  # of the poly schedule
     config.train.end_learning_rate = 1e-4
     config.train.warmup_steps = 0
@@ -69,8 +87,12 @@ def get_config():
     config.train.ema_batches = 32  # on which the average's moving statistics are estimated
     config.train.class_weights = placeholder(tuple)
     config.train.class_weight_steps = placeholder(int)  # they count up to this step; None: always
-    config.train.loss_average = "valid"  # or "all", see isa_tf.losses.PixelCrossEntropy
-    config.train.jaccard_weight = 0.0  # of isa_tf.losses.SoftJaccard beside the cross-entropy
+    # Losses and their weights, as --config.train.losses='{"cross_entropy": 1.0, "dice": 0.5}'; see
+    # isa_tf.losses.list_names().
+    config.train.losses = ConfigDict({"cross_entropy": 1.0})
+    # Their options, as --config.train.loss_options='{"ohem": {"threshold": 0.9}}'.
+    config.train.loss_options = ConfigDict()
+    config.train.loss_average = "valid"  # or "all", see isa_tf.losses.PixelLoss
     config.train.jit_compile = False  # XLA for the whole step
     config.train.pictures = 4  # predictions of validation images shown in TensorBoard
 
@@ -83,6 +105,9 @@ def get_config():
     config.test.stride = placeholder(tuple)
     config.test.scales = (1.0,)  # such as (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.test.fit_size = placeholder(tuple)  # (long, short) side to resize to first
+    config.test.exact_size = placeholder(tuple)  # (height, width) to resize to first
+    # A multiple of which whole images are padded to, such as 8.
+    config.test.size_divisor = placeholder(int)
     config.test.pad_size = placeholder(tuple)  # (height, width) that smaller images are padded to
     config.test.flip = False  # the mirror image too
     config.test.flip_pairs = ()  # classes that change places in a mirror, such as ((14, 15),)
@@ -90,4 +115,6 @@ def get_config():
     config.data.options.unlock()
     config.model.context_options.unlock()
     config.model.backbone_options.unlock()
+    config.train.losses.unlock()
+    config.train.loss_options.unlock()
     return config

@@ -8,16 +8,17 @@ import functools
 from isa_tf.backbones.backbone import Backbone
 from isa_tf.backbones.dilate import FAMILIES, application, dilate
 from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
+from isa_tf.backbones.hrnet import HRNet
 from isa_tf.backbones.resnet import ResNet
 from isa_tf.backbones.tiny import TinyNet
 from isa_tf.names import Registry
-from isa_tf.weights import list_published
+from isa_tf.weights import hrnet, list_published, resnet
 from isa_tf.weights.architectures import DEPTHS
-from isa_tf.weights.resnet import SOURCES
 
 __all__ = [
     "Backbone",
     "EfficientNetLite",
+    "HRNet",
     "ResNet",
     "TinyNet",
     "create",
@@ -25,6 +26,7 @@ __all__ = [
     "list_keras_names",
     "list_names",
     "list_weights",
+    "output_strides",
     "register",
 ]
 
@@ -40,6 +42,8 @@ for _depth in DEPTHS:
         _BACKBONES.register(
             f"resnet{_depth}{_suffix}", functools.partial(ResNet, _depth, **_arguments)
         )
+for _width in (18, 32, 48):
+    _BACKBONES.register(f"hrnet_w{_width}", functools.partial(HRNet, _width))
 for _variant in range(len(VARIANTS)):
     _BACKBONES.register(
         f"efficientnet_lite{_variant}", functools.partial(EfficientNetLite, _variant)
@@ -88,11 +92,26 @@ def list_keras_names() -> list[str]:
 
 
 def list_weights() -> list[str]:
-    """The names of published ImageNet weights that a `ResNet` takes as `weights`.
+    """The names of published ImageNet weights that a `ResNet` or `HRNet` takes as `weights`.
 
     >>> backbone = create("resnet50_v1c", weights="open-mmlab://resnet50_v1c")  # doctest: +SKIP
     """
-    return [entry.name for entry in list_published(*SOURCES)]
+    return [entry.name for entry in list_published(*resnet.SOURCES, *hrnet.SOURCES)]
+
+
+def output_strides(name) -> tuple[int, ...]:
+    """The output strides that a backbone may be made with; `()` where its factory does not say.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest ones.
+
+    Example:
+
+    >>> output_strides("resnet50"), output_strides("hrnet_w48")
+    ((8, 16, 32), (4,))
+    """
+    factory = _BACKBONES[name]
+    return getattr(getattr(factory, "func", factory), "output_strides", ())
 
 
 def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
@@ -100,10 +119,10 @@ def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
 
     Args:
         name: str, "resnet18" .. "resnet152", as it is or with "_v1c", "_deep" or "_vd" behind
-            it; "efficientnet_lite0" .. "efficientnet_lite4"; "tiny"; "keras:" and the name of a
-            `keras.applications` function, such as "keras:EfficientNetV2S", see `dilate`; or one
-            that was given to `register`.
-        output_stride: int. Defaults to `None`, the network's own: 32, or 4 of "tiny".
+            it; "hrnet_w18", "hrnet_w32" or "hrnet_w48"; "efficientnet_lite0" ..
+            "efficientnet_lite4"; "tiny"; "keras:" and the name of a `keras.applications` function,
+            such as "keras:EfficientNetV2S", see `dilate`; or one that was given to `register`.
+        output_stride: int. Defaults to `None`, the network's own: 32, or 4 of HRNets and "tiny".
         weights: `None`, "imagenet", a name of `list_weights` or a path, as the backbone takes it.
             Defaults to `None`.
         **kwargs: the backbone's other arguments: dtype, synchronized, ...; with "keras:" also

@@ -9,6 +9,9 @@ from isa_tf.files import check_inflated
 from isa_tf.weights import read_checkpoint
 
 OUTPUT_STRIDES = (8, 16, 32)
+# Of ImageNet, RGB in 0..255, as PyTorch networks are trained.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 # Of the files that hold tensors by name.
 CHECKPOINTS = (".pth", ".pt", ".tar", ".bin", ".pdparams", ".safetensors", ".npz")
 
@@ -18,7 +21,8 @@ class Backbone(keras.Model):
 
     A subclass builds its layers, hands their tensors to this constructor and adds its own
     arguments to `get_config`. Its first layer normalises, in float32 whatever the policy, so
-    that nothing outside the model needs to know how it was trained.
+    that nothing outside the model needs to know how it was trained. A class whose networks have
+    other output strides than 8, 16 and 32 says so by its attribute `output_strides`.
 
     Args:
         inputs: keras tensor, see `image_input`.
@@ -35,6 +39,8 @@ class Backbone(keras.Model):
         ValueError: where feature_maps and feature_strides differ in their keys.
     """
 
+    output_strides = OUTPUT_STRIDES
+
     def __init__(self, inputs, feature_maps, feature_strides, dtype=None, **kwargs):
         if set(feature_maps) != set(feature_strides):
             raise ValueError(
@@ -44,6 +50,11 @@ class Backbone(keras.Model):
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.feature_strides = dict(feature_strides)
+
+    @property
+    def head_level(self) -> str:
+        """The name of the map that a head reads."""
+        return max(self.feature_strides)
 
     def load_file(self, path, convert):
         """Gives the backbone the weights of a file.
@@ -109,6 +120,6 @@ def normalize(mean, std) -> keras.layers.Layer:
 def check_output_stride(output_stride, valid=OUTPUT_STRIDES):
     """Raises ValueError unless `output_stride` is one of `valid`."""
     if output_stride not in valid:
-        *most, last = valid
-        choice = f"{', '.join(map(str, most))} or {last}"
+        *most, last = map(str, valid)
+        choice = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(f"output_stride must be {choice}, got {output_stride!r}")

@@ -2,13 +2,18 @@
 
 import keras
 
-from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
-from isa_tf.layers import ConvNormAct, Recomputed
+from isa_tf.backbones.backbone import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    check_output_stride,
+    image_input,
+    normalize,
+)
+from isa_tf.backbones.blocks import Blocks
 from isa_tf.weights import resnet as weights_lib
 from isa_tf.weights.architectures import BASIC, DEPTHS
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 # Kernel size of each stem's convolutions, of which the first has stride 2, and their filters in
 # parts of the first stage's.
 STEMS = {
@@ -108,65 +113,16 @@ class ResNet(Backbone):
             raise ValueError(f"filters must be an even int above 0, got {filters!r}")
         kwargs.setdefault("name", f"resnet{depth}")
 
-        def conv(name, filters, kernel_size=1, **arguments):
-            return ConvNormAct(
-                filters,
-                kernel_size,
-                padding="symmetric",
-                synchronized=synchronized,
-                minimal_filtering=minimal_filtering,
-                dtype=dtype,
-                name=name,
-                **arguments,
-            )
-
-        def run(x, name, convs, convolve_again=False):
-            """The map that convolutions in a row make of `x`."""
-            if recompute:
-                return Recomputed(convs, convolve_again, dtype=dtype, name=f"{name}_recomputed")(x)
-            for layer in convs:
-                x = layer(x)
-            return x
-
-        def block(x, name, width, strides, rates):
-            """`rates`: of the convolution that has the strides and of what comes after it."""
-            outputs = width if depth in BASIC else 4 * width
-            strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
-            if depth in BASIC:
-                last = {"kernel_size": 3, "dilation_rate": rates[1]}
-                convs = [
-                    conv(f"{name}_conv1", width, **strided),
-                    conv(f"{name}_conv2", outputs, activation=None, **last),
-                ]
-            else:
-                convs = [
-                    conv(f"{name}_conv1", width),
-                    conv(f"{name}_conv2", width, **strided),
-                    conv(f"{name}_conv3", outputs, activation=None),
-                ]
-            # The widest maps come of the cheapest convolutions, but for the last shortcut.
-            y = run(x, name, convs, convolve_again=depth not in BASIC)
-            if x.shape[-1] != outputs or strides > 1:
-                if shortcut == "vd" and strides > 1:
-                    x = keras.layers.AveragePooling2D(
-                        2, padding="same", dtype=dtype, name=f"{name}_pool"
-                    )(x)
-                    strides = 1
-                shortcut_name = f"{name}_shortcut"
-                layer = conv(shortcut_name, outputs, activation=None, strides=strides)
-                cheap = depth not in BASIC and width != 8 * filters
-                x = run(x, shortcut_name, [layer], convolve_again=True) if cheap else layer(x)
-            y = keras.layers.Add(dtype=dtype, name=f"{name}_add")([y, x])
-            return keras.layers.ReLU(dtype=dtype, name=f"{name}_relu")(y)
+        make = Blocks(recompute, minimal_filtering, synchronized, dtype)
 
         # === Layers and functional model ===
         inputs = image_input()
         x = normalize(mean, std)(inputs)
         convs = [
-            conv(f"stem_conv{i}", int(part * filters), kernel_size, strides=2 if i == 1 else 1)
+            make.conv(f"stem_conv{i}", int(part * filters), kernel_size, strides=2 if i == 1 else 1)
             for i, (kernel_size, part) in enumerate(STEMS[stem], 1)
         ]
-        x = run(x, "stem", convs)
+        x = make.run(x, "stem", convs)
         maps, map_strides = {"c1": x}, {"c1": 2}
         # Behind a ReLU a zero is as good as minus infinity.
         pad = ((1, 2), (1, 2)) if ceil_mode else 1
@@ -179,12 +135,15 @@ class ResNet(Backbone):
             before, rate, stride = rate, rate * strides // kept, stride * kept
             first = before if contract_dilation else rate
             for b in range(1, blocks + 1):
-                x = block(
+                x = make.block(
                     x,
                     f"stage{s}_block{b}",
                     filters * 2 ** (s - 1),
+                    depth not in BASIC,
                     kept if b == 1 else 1,
                     (first if b == 1 else rate, rate),
+                    pool_shortcut=shortcut == "vd",
+                    keep_shortcut=s == 4,
                 )
             maps[f"c{s + 1}"], map_strides[f"c{s + 1}"] = x, stride
         super().__init__(inputs, maps, map_strides, dtype=dtype, **kwargs)

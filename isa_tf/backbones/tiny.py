@@ -42,6 +42,8 @@ class TinyNet(Backbone):
     31
     """
 
+    output_strides = (4, 8)
+
     def __init__(
         self,
         widths=(16, 24, 32),
@@ -55,7 +57,7 @@ class TinyNet(Backbone):
         widths = tuple(widths)
         if len(widths) != 3:
             raise ValueError(f"widths must be three, got {widths}")
-        check_output_stride(output_stride, valid=(4, 8))
+        check_output_stride(output_stride, self.output_strides)
         if weights is not None and not str(weights).endswith(".weights.h5"):
             raise ValueError(f"weights must be the path of a .weights.h5 file, got {weights!r}")
         kwargs.setdefault("name", "tiny")

@@ -4,6 +4,8 @@ An image is (H, W, 3) and a label (H, W), both uint8, and both stay so. A seed i
 integer tensor of TensorFlow's stateless random functions: the same seed, the same result.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from isa_tf.data.base import IGNORE_LABEL, on_image
@@ -18,7 +20,14 @@ _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0
 
 
 def random_scale_crop(
-    image, label, crop_size, seed, scale_range=None, aspect_range=None, cat_max_ratio=1.0
+    image,
+    label,
+    crop_size,
+    seed,
+    scale_range=None,
+    aspect_range=None,
+    cat_max_ratio=1.0,
+    resize=None,
 ):
     """Resizes by a random factor and cuts a random window, in one step.
 
@@ -35,10 +44,13 @@ def random_scale_crop(
         seed: (2,) integer tensor.
         scale_range: (low, high) of the uniform factor; `None` for no resizing. Defaults to
             `None`.
-        aspect_range: (low, high) of a factor by which the width is scaled more than the height;
+        aspect_range: (low, high) of the uniform factor by which the width is scaled more than the
+            height, at the same area: the width by its square root more, the height by that less.
             `None` for equal scales. Defaults to `None`.
         cat_max_ratio: float, the largest share of a window's labelled pixels that one class may
             have; up to ten windows are tried. Defaults to 1.0, which takes the first.
+        resize: `Resize`, what the image is brought to before all that; `None` for its own size.
+            It is one resampling all the same. Defaults to `None`.
 
     Shapes:
         (H, W, 3), (H, W) -> (h, w, 3), (h, w) for crop_size (h, w).
@@ -54,15 +66,95 @@ def random_scale_crop(
     (TensorShape([64, 64, 3]), TensorShape([64, 64]))
     """
     crop_size = two_ints("crop_size", crop_size)
-    place = crop_place(label, crop_size, seed, scale_range, aspect_range, cat_max_ratio)
+    place = crop_place(label, crop_size, seed, scale_range, aspect_range, cat_max_ratio, resize)
     first, last = on_image(place, tf.shape(label))
     image = image[first[0] : last[0], first[1] : last[1]]
     label = label[first[0] : last[0], first[1] : last[1]]
-    resize = scale_range is not None or aspect_range is not None
-    return fit_crop(image, label, place, crop_size, resize)
+    return fit_crop(image, label, place, crop_size, resizes(scale_range, aspect_range, resize))
 
 
-def crop_place(label, crop_size, seed, scale_range=None, aspect_range=None, cat_max_ratio=1.0):
+class Resize(NamedTuple):
+    """What images are brought to before they are scaled at random: one of the three.
+
+    Attributes:
+        short_side: int, pixels of the shorter side; proportions are kept. Defaults to `None`.
+        fit: (long, short) sides that the image is made to fit into, as large as may be, keeping
+            its proportions. Defaults to `None`.
+        size: (height, width), whatever the proportions. Defaults to `None`.
+
+    Example:
+
+    >>> Resize(short_side=520).scale((260, 400)).numpy().tolist()
+    [2.0, 2.0]
+    >>> Resize(fit=(2048, 512)).scale((256, 2048)).numpy().tolist()
+    [1.0, 1.0]
+    >>> Resize(size=(473, 473)).scale((946, 473)).numpy().tolist()
+    [0.5, 1.0]
+    """
+
+    short_side: int | None = None
+    fit: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+
+    def scale(self, source):
+        """Factors of height and width, (2,) float32, of an image of the size `source`."""
+        source = tf.cast(source, tf.float32)
+        if self.size is not None:
+            return tf.constant(self.size, tf.float32) / source
+        if self.fit is not None:
+            long, short = self.fit
+            factor = tf.minimum(long / tf.reduce_max(source), short / tf.reduce_min(source))
+        else:
+            factor = self.short_side / tf.reduce_min(source)
+        return tf.stack([factor, factor])
+
+
+def make_resize(short_side=None, fit=None, size=None):
+    """A checked `Resize`, or `None` where nothing is given.
+
+    Args:
+        short_side, fit, size: see `Resize`; of two sides, an int is both.
+
+    Raises:
+        ValueError: for more than one of them, or what is no int above 0 or two of them.
+
+    Example:
+
+    >>> make_resize(short_side=520)
+    Resize(short_side=520, fit=None, size=None)
+    """
+    given = {
+        name: value
+        for name, value in (("short_side", short_side), ("fit", fit), ("size", size))
+        if value is not None
+    }
+    if len(given) > 1:
+        raise ValueError(f"resize by one of short_side, fit and size, got {given}")
+    if not given:
+        return None
+    (name, value), *_ = given.items()
+    value = two_ints(name, value)
+    if name == "short_side":
+        if value[0] != value[1]:
+            raise ValueError(f"short_side must be an int above 0, got {short_side!r}")
+        return Resize(short_side=value[0])
+    return Resize(**{name: (max(value), min(value)) if name == "fit" else value})
+
+
+def resizes(scale_range=None, aspect_range=None, resize=None):
+    """Whether crops are of another size than their windows, by `random_scale_crop`'s arguments."""
+    return any(each is not None for each in (scale_range, aspect_range, resize))
+
+
+def crop_place(
+    label,
+    crop_size,
+    seed,
+    scale_range=None,
+    aspect_range=None,
+    cat_max_ratio=1.0,
+    resize=None,
+):
     """The first half of `random_scale_crop`: the window that it cuts.
 
     Args:
@@ -72,6 +164,7 @@ def crop_place(label, crop_size, seed, scale_range=None, aspect_range=None, cat_
         scale_range: see there.
         aspect_range: see there.
         cat_max_ratio: see there.
+        resize: see there.
 
     Returns:
         An int32 (2, 2) tensor: the window's first row and column, which may be negative, and
@@ -86,13 +179,14 @@ def crop_place(label, crop_size, seed, scale_range=None, aspect_range=None, cat_
     source = tf.shape(label)
     draws = tf.random.stateless_uniform((2 + 2 * _CROP_TRIES,), seed)
     # The window in source pixels, a whole number of them.
-    scale = tf.ones(2)
+    scale = tf.ones(2) if resize is None else resize.scale(source)
     if scale_range is not None:
         low, high = scale_range
         scale *= low + (high - low) * draws[0]
     if aspect_range is not None:
         low, high = aspect_range
-        scale *= tf.stack([1.0, low + (high - low) * draws[1]])
+        root = tf.sqrt(low + (high - low) * draws[1])
+        scale *= tf.stack([1.0 / root, root])
     window = tf.maximum(tf.cast(tf.round(tf.cast(crop, tf.float32) / scale), tf.int32), 1)
     slack = source - window
     room = tf.cast(tf.abs(slack) + 1, tf.float32)
@@ -186,13 +280,15 @@ def _mixed_window(label, starts, window, cat_max_ratio):
     return starts[attempt]
 
 
-def random_flip(image, label, seed):
+def random_flip(image, label, seed, flip_pairs=()):
     """Mirrors image and label left to right, half of the time.
 
     Args:
         image: uint8 tensor.
         label: uint8 tensor.
         seed: (2,) integer tensor.
+        flip_pairs: pairs of class ids that change places in a mirror, such as left and right arm.
+            Defaults to `()`.
 
     Shapes:
         (H, W, 3), (H, W) -> the same.
@@ -202,11 +298,43 @@ def random_flip(image, label, seed):
     >>> image, label = random_flip(image, label, (0, 1))
     """
     flip = tf.random.stateless_uniform((), seed) < 0.5
-    return tf.cond(
-        flip,
-        lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
-        lambda: (tf.identity(image), tf.identity(label)),
-    )
+
+    def mirrored():
+        return tf.reverse(image, [1]), _swap(tf.reverse(label, [1]), flip_pairs)
+
+    return tf.cond(flip, mirrored, lambda: (tf.identity(image), tf.identity(label)))
+
+
+def _swap(label, pairs):
+    if not len(pairs):
+        return label
+    swapped = list(range(256))
+    for a, b in pairs:
+        swapped[a], swapped[b] = b, a
+    return tf.gather(tf.constant(swapped, tf.uint8), tf.cast(label, tf.int32))
+
+
+def random_brightness(image, seed, limit):
+    """Adds one whole number to all of an image, as likely any from -limit to limit.
+
+    Args:
+        image: uint8 tensor.
+        seed: (2,) integer tensor.
+        limit: int, of 255.
+
+    Shapes:
+        (H, W, 3) -> (H, W, 3), uint8; what would leave 0..255 stays at its end.
+
+    Example:
+
+    >>> image = random_brightness(image, (0, 1), 10)
+
+    Source: `RandomBrightness` of openseg.pytorch.
+    """
+    shift = tf.random.stateless_uniform((), seed, -limit, limit + 1, tf.int32)
+    # In whole numbers of 16 bits, which is half the time of float32.
+    shifted = tf.cast(image, tf.int16) + tf.cast(shift, tf.int16)
+    return tf.cast(tf.clip_by_value(shifted, 0, 255), tf.uint8)
 
 
 def photometric_distortion(

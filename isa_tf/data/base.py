@@ -1,6 +1,7 @@
 """What every segmentation dataset is: names, colours, splits, and `read(split, index)`."""
 
 import atexit
+import operator
 import threading
 import time
 from collections.abc import Callable
@@ -82,13 +83,15 @@ class SegmentationDataset:
         on_error: "raise" or "skip": what `load` and the pipelines do about an example that
             `read` raises `DataError` for. "skip" leaves it out and logs a warning, once a
             file. Defaults to "raise".
+        flip_pairs: pairs of class ids that change places in a mirror, such as left and right arm:
+            what mirrors an image exchanges them in its label. Defaults to `()`.
 
     Shapes:
         `read` gives an image (H, W, 3) and a label (H, W), both uint8; 255 is ignored.
 
     Raises:
-        ValueError: for no classes, more than 255 of them, a palette of another length, or an
-            unknown `on_error`.
+        ValueError: for no classes, more than 255 of them, a palette of another length, an
+            unknown `on_error`, or `flip_pairs` that are no pairs of these classes, each once.
 
     Example:
 
@@ -100,7 +103,7 @@ class SegmentationDataset:
 
     ignore_label = IGNORE_LABEL
 
-    def __init__(self, name, class_names, splits, palette=None, on_error="raise"):
+    def __init__(self, name, class_names, splits, palette=None, on_error="raise", flip_pairs=()):
         class_names = tuple(class_names)
         if not 1 <= len(class_names) <= IGNORE_LABEL:
             raise ValueError(
@@ -120,6 +123,7 @@ class SegmentationDataset:
         self.palette = palette
         self.splits = tuple(splits)
         self.on_error = on_error
+        self.flip_pairs = _checked_pairs(flip_pairs, len(class_names))
         self._logged = set()
         self._last_fault = {}  # split: DataError
         self._decoded = {}  # (split, index): (image, label)
@@ -156,6 +160,22 @@ class SegmentationDataset:
                 f"Dataset {self.name!r} has no split {split!r}; it has "
                 f"{', '.join(map(repr, self.splits))}."
             )
+
+
+def _checked_pairs(flip_pairs, num_classes):
+    try:
+        pairs = tuple(tuple(map(operator.index, pair)) for pair in flip_pairs)
+    except TypeError:
+        pairs = ((),)
+    ids = [i for pair in pairs for i in pair]
+    if any(len(pair) != 2 for pair in pairs) or not set(ids) <= set(range(num_classes)):
+        ids = [None, None]
+    if len(set(ids)) != len(ids):
+        raise ValueError(
+            f"`flip_pairs` are pairs of class ids, 0 to {num_classes - 1}, no id twice. "
+            f"Received: {flip_pairs!r}"
+        )
+    return pairs
 
 
 class _Calls:
@@ -207,7 +227,19 @@ _calls = _Calls()
 atexit.register(_calls.close)
 
 
-def _python(function, inputs, dtypes):
+def python_operation(function, inputs, dtypes):
+    """`tf.numpy_function` that does not keep the process from ending while pipelines run.
+
+    Args:
+        function: of arrays, that gives arrays or bytes.
+        inputs: list of tensors.
+        dtypes: of the outputs, as of `tf.numpy_function`.
+
+    Example:
+
+    >>> python_operation(lambda n: n + 1, [tf.constant(1)], tf.int32)
+    <tf.Tensor: shape=(), dtype=int32, numpy=2>
+    """
     return tf.numpy_function(_calls.guard(function), inputs, dtypes)
 
 
@@ -253,7 +285,7 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         return image, label[first[0] : last[0], first[1] : last[1]], place
 
     def by_python(i):
-        example = _checked(_python(read, [to_index(i)], (tf.uint8, tf.uint8)))
+        example = _checked(python_operation(read, [to_index(i)], (tf.uint8, tf.uint8)))
         return example if whole else cut(i, *example)
 
     def by_graph(i):
@@ -340,7 +372,7 @@ def _without_empty(data, size, to_index, read):
             after = tf.tensor_scatter_nd_update(failed, [[to_index(i)]], [True])
             refusals = tf.cond(
                 tf.reduce_all(after),
-                lambda: _python(read.refuse, [], tf.bool),
+                lambda: python_operation(read.refuse, [], tf.bool),
                 lambda: tf.constant(False),
             )
             with tf.control_dependencies([refusals]):

@@ -1,51 +1,36 @@
-"""Datasets by name."""
+"""Datasets by name: how each is read and, where it has a builder, prepared."""
 
+import importlib
+import inspect
+from pathlib import Path
+
+from isa_tf.data import label_sets
+from isa_tf.data.base import DataError
 from isa_tf.data.folder import FolderDataset
+from isa_tf.data.prepared import PreparedDataset
 from isa_tf.data.synthetic import SyntheticDataset
 from isa_tf.names import Registry
 
-_DATASETS = Registry("dataset")
-_needs_files = {}  # name: whether `create` hands the builder a `data_dir`
-
-# name: colour, in the order of the ids.
-_CAMVID = {
-    "Sky": (128, 128, 128),
-    "Building": (128, 0, 0),
-    "Pole": (192, 192, 128),
-    "Road": (128, 64, 128),
-    "Pavement": (60, 40, 222),
-    "Tree": (128, 128, 0),
-    "SignSymbol": (192, 128, 128),
-    "Fence": (64, 64, 128),
-    "Car": (64, 0, 128),
-    "Pedestrian": (64, 64, 0),
-    "Bicyclist": (0, 128, 192),
-}
-
-_CCP = (
-    "null accessories bag belt blazer blouse bodysuit boots bra bracelet cape cardigan "
-    "clogs coat dress earrings flats glasses gloves hair hat heels hoodie intimate jacket "
-    "jeans jumper leggings loafers necklace panties pants pumps purse ring romper sandals "
-    "scarf shirt shoes shorts skin skirt sneakers socks stockings suit sunglasses sweater "
-    "sweatshirt swimwear t-shirt tie tights top vest wallet watch wedges"
-).split()
+_DATASETS = Registry("dataset")  # functions of (data_dir, **kwargs), or of (**kwargs) alone
+_BUILDERS = Registry("builder")  # classes, or "module:Class", imported when they are asked for
 
 
-def register(name, builder=None, needs_files=True):
-    """Gives a dataset a name for `create`; without a builder, a decorator that does.
+def register(name, make=None, builder=None):
+    """Gives a dataset a name for `create`; without a function or a builder, a decorator.
 
-    `tools.check_dataset` hands the builder of one with files `on_error="skip"`, and
+    `tools.check_dataset` hands a dataset that is read from files `on_error="skip"`, and
     `num_classes` where it is given.
 
     Args:
         name: str.
-        builder: function or class that gives a `SegmentationDataset`: of (data_dir, **kwargs), or
-            of (**kwargs) alone where there are no files. Defaults to `None`, for a decorator.
-        needs_files: bool, whether it is read from files, so that `create` wants `data_dir`.
-            Defaults to `True`.
+        make: function or class that gives a `SegmentationDataset`: of (data_dir, **kwargs), or
+            of (**kwargs) alone where there are no files. With a builder, it reads what is not
+            prepared, and may be `None`. Defaults to `None`.
+        builder: subclass of `isa_tf.data.builders.base.SegmentationBuilder`, or the text
+            "module:Class" of one. What it has prepared is read first. Defaults to `None`.
 
     Returns:
-        The builder.
+        What was given.
 
     Raises:
         ValueError: for a name that is taken.
@@ -58,51 +43,46 @@ def register(name, builder=None, needs_files=True):
     >>> isa_tf.data.create("coast", data_dir, on_error="skip").class_names
     ('sea', 'sand', 'rock')
     """
-    if builder is None:
-        return lambda builder: register(name, builder, needs_files)
-    _DATASETS.register(name, builder)
-    _needs_files[name] = needs_files
-    return builder
+    if make is None and builder is None:
+        return lambda make: register(name, make)
+    _DATASETS.register(name, make or _not_prepared)
+    if builder is not None:
+        _BUILDERS.register(name, builder)
+    return make or builder
 
 
-@register("camvid")
-def camvid(data_dir, **kwargs):
-    """CamVid in SegNet's form: road scenes, 480x360, 11 classes, 255 ignored.
-
-    Args:
-        data_dir: path of a folder in a layout of `FolderDataset`.
-        **kwargs: of `FolderDataset`.
-
-    Example:
-
-    >>> data = isa_tf.data.create("camvid", "camvid")
-
-    Paper: Segmentation and Recognition Using Structure from Motion Point Clouds (Brostow et
-    al., ECCV 2008).
-    """
-    return FolderDataset(data_dir, list(_CAMVID), palette=_CAMVID.values(), name="camvid", **kwargs)
+def _not_prepared(data_dir, **kwargs):
+    raise DataError(data_dir, "no data set is prepared here")
 
 
-@register("ccp")
-def ccp(data_dir, **kwargs):
-    """Clothing Co-Parsing: street fashion photographs, 59 classes of clothing and body.
+def _folder_of(labels, name):
+    """Reads a data set from a plain folder."""
 
-    Args:
-        data_dir: path of a folder in a layout of `FolderDataset`.
-        **kwargs: of `FolderDataset`.
+    def make(data_dir, **kwargs):
+        return FolderDataset(
+            data_dir, labels.class_names, palette=labels.palette, name=name, **kwargs
+        )
 
-    Example:
-
-    >>> data = isa_tf.data.create("ccp", "ccp")
-
-    Paper: Clothing Co-Parsing by Joint Image Segmentation and Labeling
-    (https://arxiv.org/abs/1502.00739).
-    """
-    return FolderDataset(data_dir, _CCP, name="ccp", **kwargs)
+    make.__qualname__ = f"folder of {name}"
+    return make
 
 
-register("folder", FolderDataset)
-register("synthetic", SyntheticDataset, needs_files=False)
+def _builder(path):
+    return f"isa_tf.data.builders.{path}"
+
+
+register("ade20k", builder=_builder("ade20k:Ade20k"))
+register("camvid", _folder_of(label_sets.CAMVID, "camvid"), _builder("camvid:CamVid"))
+register("ccp", _folder_of(label_sets.CCP, "ccp"), _builder("ccp:Ccp"))
+register("cityscapes", builder=_builder("cityscapes:Cityscapes"))
+register("coco_stuff10k", builder=_builder("coco_stuff:CocoStuff10k"))
+register("coco_stuff164k", builder=_builder("coco_stuff:CocoStuff164k"))
+register("folder", FolderDataset, _builder("folder:Folder"))
+register("lip", builder=_builder("lip:Lip"))
+register("pascal_context", builder=_builder("pascal_context:PascalContext"))
+register("pascal_context60", builder=_builder("pascal_context:PascalContext60"))
+register("synthetic", SyntheticDataset)
+register("voc2012", builder=_builder("voc2012:Voc2012"))
 
 
 def list_names():
@@ -110,29 +90,91 @@ def list_names():
     return tuple(sorted(_DATASETS))
 
 
+def list_builders():
+    """Tuple of the names that `prepare` and `builder` take."""
+    return tuple(sorted(_BUILDERS))
+
+
+def builder(name):
+    """The class that prepares a data set; once imported, tensorflow-datasets knows it too.
+
+    Args:
+        name: str, one of `list_builders()`.
+
+    Raises:
+        ValueError: for a name without a builder.
+
+    Example:
+
+    >>> isa_tf.data.builder("voc2012").name
+    'isa_tf_voc2012'
+    """
+    found = _BUILDERS[name]
+    if isinstance(found, str):
+        module, _, cls = found.partition(":")
+        found = getattr(importlib.import_module(module), cls)
+    return found
+
+
 def create(name, data_dir=None, **kwargs):
     """Makes a dataset by its name.
 
+    Of a data set with a builder, what `isa_tf.data.prepare` made below `data_dir` is read;
+    "camvid", "ccp" and "folder" are read from plain folders, too.
+
     Args:
         name: str, one of `list_names()`.
-        data_dir: path of its files; not for one without files, such as "synthetic".
-            Defaults to `None`.
-        **kwargs: of the dataset.
+        data_dir: path of its files, or of the folder of all prepared data sets; not for one
+            without files, such as "synthetic". Defaults to `None`.
+        **kwargs: of the dataset: of `PreparedDataset` for one that is prepared.
 
     Raises:
         ValueError: for an unknown name, or a `data_dir` missing or not wanted.
-        DataError: for files that cannot be used.
+        DataError: for files that cannot be used, or a data set that is not prepared.
 
     Example:
 
     >>> data = isa_tf.data.create("folder", "my_images", num_classes=3)
     >>> data = isa_tf.data.create("synthetic", image_size=(128, 128))
     """
-    builder = _DATASETS[name]
-    if not _needs_files[name]:
+    make = _DATASETS[name]
+    if "data_dir" not in inspect.signature(make).parameters:
         if data_dir is not None:
             raise ValueError(f"Dataset {name!r} takes no `data_dir`. Received: {data_dir}")
-        return builder(**kwargs)
+        return make(**kwargs)
     if data_dir is None:
         raise ValueError(f"Dataset {name!r} needs `data_dir`, the folder of its files.")
-    return builder(data_dir, **kwargs)
+    folder = _prepared(name, Path(data_dir)) if name in _BUILDERS else None
+    if folder is not None:
+        kwargs.pop("num_classes", None)  # it is known
+        return PreparedDataset(folder, **kwargs)
+    if make is _not_prepared:
+        raise DataError(
+            data_dir,
+            f"{name} is not prepared here; to do so: python -m tools.prepare_dataset --name={name} "
+            f"--manual_dir=... --data_dir={data_dir}",
+        )
+    return make(data_dir, **kwargs)
+
+
+def _prepared(name, data_dir):
+    """The folder of what is prepared of a data set, or `None`."""
+    if (data_dir / "dataset_info.json").is_file():
+        return data_dir
+    top = data_dir / f"isa_tf_{name}"
+    found = sorted(path.parent for path in top.glob("**/dataset_info.json"))
+    found = [path for path in found if not path.name.startswith("incomplete.")]
+    if not found:
+        return None
+    version = str(builder(name).VERSION)
+    fitting = [path for path in found if path.name == version]
+    if not fitting:
+        raise DataError(
+            found[-1],
+            f"prepared as version {found[-1].name}, and this is for {version}: prepare it anew",
+        )
+    if len(fitting) > 1:
+        raise DataError(
+            top, f"there are several: {', '.join(map(str, fitting))}; give the one that is meant"
+        )
+    return fitting[0]

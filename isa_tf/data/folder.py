@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from PIL import Image, ImageOps
 
+from isa_tf.data import pictures
 from isa_tf.data.base import (
-    IGNORE_LABEL,
     DataError,
     GraphReader,
     SegmentationDataset,
     on_image,
     voc_palette,
 )
-from isa_tf.names import unknown
+from isa_tf.data.groups import group
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
@@ -29,12 +27,6 @@ LABEL_SUFFIX = ".png"
 _UNREAD_SUFFIXES = tuple(
     ".gif .tif .tiff .ppm .pgm .pbm .pnm .tga .psd .jfif .jp2 .j2k .jxl .heic .heif .avif".split()
 )
-
-_ORIENTATION = 0x0112  # the EXIF tag
-_LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
-_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
-# Pillow stretches 2- and 4-bit grey over 0..255; these factors give the stored ids back.
-_STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 class FolderDataset(SegmentationDataset):
@@ -49,10 +41,12 @@ class FolderDataset(SegmentationDataset):
     * `data_dir` a CSV file with a header `image,label` or `image,label,split` and paths
       relative to it; without the third column, `val_fraction` as above
 
-    Folders below these are searched as well. Images are JPEG, PNG, BMP or WebP with 8 bits a
-    channel, turned upright as their EXIF orientation says; the label must match the upright
-    image. Labels are PNGs of one channel that holds class ids, 255 for ignored pixels; of a
-    palette PNG the indices are read, not the colours; of a 16-bit PNG, the ids it holds.
+    Folders below these are searched as well. Where the names of an image and its label differ,
+    patterns tell what they share, and files of other names are passed over. Images are JPEG, PNG,
+    BMP or WebP with 8 bits a channel, turned upright as their EXIF orientation says; the label
+    must match the upright image. Labels are PNGs of one channel that holds class ids, 255 for
+    ignored pixels; of a palette PNG the indices are read, not the colours; of a 16-bit PNG, the
+    ids it holds.
     Construction checks the pairing and every header; pixels are checked as they are read. A
     picture of another format (GIF, TIFF, HEIC, ...) is a fault; hidden files and those that are
     no pictures are passed over.
@@ -65,15 +59,23 @@ class FolderDataset(SegmentationDataset):
 
     Args:
         data_dir: path of the folder or of the CSV file.
-        class_names: sequence of str. Defaults to the list in `classes.json` or the lines of
-            `classes.txt` beside the data.
+        class_names: sequence of str. Defaults to the list in `classes.json` (of names, or of
+            such as `{"name": "sky", "color": [128, 128, 128]}`) or the lines of `classes.txt`
+            beside the data.
         num_classes: int, where there are no names. Defaults to the number of names.
-        palette: sequence of RGB triples. Defaults to the PASCAL VOC colour map.
+        palette: sequence of RGB triples. Defaults to the colours in `classes.json`, without
+            which to the PASCAL VOC colour map.
         val_fraction: float in [0, 1), where the data come without splits. Defaults to 0.2.
         groups: dict of a new class's name to the names of the classes that it unites, or such
             pairs (in a config, whose dicts lose their order), in the order of the new ids;
             classes in no group are ignored. Colours are those of each group's first member.
             Defaults to `None`, the classes as they are.
+        flip_pairs: pairs of stored class ids that change places in a mirror, see
+            `SegmentationDataset`. Defaults to `()`.
+        image_pattern: str, the names of images in a folder without their last suffix, such as
+            "*_leftImg8bit"; the star stands for what an image and its label share. Defaults to
+            "*", the whole name.
+        label_pattern: str, the same of labels, such as "*_gtFine_labelIds". Defaults to "*".
         on_error: "raise", or "skip" to leave bad examples out: those found at construction are
             logged and kept in `faults`, those found later are logged. Defaults to "raise".
         name: str. Defaults to the folder's name.
@@ -86,7 +88,8 @@ class FolderDataset(SegmentationDataset):
             colours or ids out of range, a picture of a format that is not read, an unreadable
             file.
         ValueError: for neither names nor number of classes, or the two in disagreement; for a
-            group without classes, of unknown ones or of one that is in another group.
+            group without classes, of unknown ones or of one that is in another group; for a
+            pattern without a star, with several, or beside a CSV table.
 
     Example:
 
@@ -94,6 +97,12 @@ class FolderDataset(SegmentationDataset):
     >>> data.splits
     ('train', 'val', 'test')
     >>> image, label = data.read("train", 0)
+
+    The labels `0_ids.png`, ... of images `0.png`, ...:
+
+    >>> data = isa_tf.data.FolderDataset("suffixed", num_classes=3, label_pattern="*_ids")
+    >>> data.size("train")
+    4
     """
 
     def __init__(
@@ -104,6 +113,9 @@ class FolderDataset(SegmentationDataset):
         palette=None,
         val_fraction=0.2,
         groups=None,
+        flip_pairs=(),
+        image_pattern="*",
+        label_pattern="*",
         on_error="raise",
         name=None,
     ):
@@ -115,25 +127,32 @@ class FolderDataset(SegmentationDataset):
         is_table = self.data_dir.suffix.lower() == ".csv"
         if not is_table and not self.data_dir.is_dir():
             raise DataError(data_dir, "neither a folder nor a .csv file")
+        names = FileNames(image_pattern, label_pattern)
+        if is_table and names != EQUAL_NAMES:
+            raise ValueError("A CSV table names every file; patterns are for folders.")
         faults = []
-        pairs = (_pairs_of_table if is_table else _pairs_of_folder)(self.data_dir, faults)
+        if is_table:
+            pairs = _pairs_of_table(self.data_dir, faults)
+        else:
+            pairs = _pairs_of_folder(self.data_dir, names, faults)
         if None in pairs:
             pairs = _split_by_name(pairs[None], val_fraction)
-        class_names = _class_names(self.data_dir, class_names, num_classes)
+        class_names, colors = _classes(self.data_dir, class_names, num_classes)
+        palette = palette or colors
         self._stored_classes = len(class_names)
         self._group_of = None
         if groups is not None:
-            groups = dict(groups)
-            palette = palette or voc_palette(len(class_names))
-            self._group_of, members = _group(class_names, groups)
-            palette = [tuple(palette)[first] for first in members]
-            class_names = list(groups)
+            palette = tuple(palette or voc_palette(len(class_names)))
+            grouping = group(class_names, palette, groups)
+            self._group_of, class_names, palette = grouping
+            flip_pairs = grouping.pairs(flip_pairs)
         super().__init__(
             name or self.data_dir.stem,
             class_names,
             _order_splits(pairs),
             palette=palette,
             on_error=on_error,
+            flip_pairs=flip_pairs,
         )
         self._pairs, self._plain = {}, {}
         for split in self.splits:
@@ -154,11 +173,16 @@ class FolderDataset(SegmentationDataset):
         self._check_split(split)
         return tuple(str(image) for image, _ in self._pairs[split])
 
+    def pairs(self, split):
+        """Tuple of (image, label), paths of the files of each example."""
+        self._check_split(split)
+        return self._pairs[split]
+
     def read(self, split, index):
         self._check_split(split)
         image_path, label_path = self._pairs[split][index]
-        image = read_image(image_path)
-        label = read_label(label_path, self._stored_classes)
+        image = pictures.read_image(image_path)
+        label = pictures.read_label(label_path, self._stored_classes)
         if image.shape[:2] != label.shape:
             raise DataError(label_path, _size_reason(label.shape, image.shape, image_path))
         return image, label if self._group_of is None else self._group_of[label]
@@ -170,105 +194,28 @@ class FolderDataset(SegmentationDataset):
         paths = tf.constant([[str(path) for path in pair] for pair in self._pairs[split]])
 
         def label_of(path):
-            label = _decode_label(path, self._stored_classes)
+            label = pictures.decode_label(tf.io.read_file(path), self._stored_classes)
             if self._group_of is None:
                 return label
             return tf.gather(tf.constant(self._group_of), tf.cast(label, tf.int32))
 
         def read(index):
             label = label_of(paths[index, 1])
-            return _decode_image(paths[index, 0], tf.shape(label)), label
+            image = tf.io.read_file(paths[index, 0])
+            return pictures.decode_image(image, tf.shape(label)), label
 
         def read_part(index, place_of):
             label = label_of(paths[index, 1])
             place = place_of(label)
             first, last = on_image(place, tf.shape(label))
-            image = _decode_part(paths[index, 0], tf.shape(label), first, last)
+            image = tf.io.read_file(paths[index, 0])
+            image = pictures.decode_part(image, tf.shape(label), first, last)
             return image, label[first[0] : last[0], first[1] : last[1]], place
 
         return GraphReader(read, self._plain[split], read_part)
 
 
-# === Reading one file ===
-
-
-def read_image(path):
-    """Reads an image file upright, as `uint8` RGB (H, W, 3). Raises `DataError`."""
-    with _opened(path) as image:
-        _check_image_mode(path, image)
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def read_label(path, num_classes):
-    """Reads a label PNG as `uint8` class ids (H, W). Raises `DataError` for other values."""
-    with _opened(path) as picture:
-        _check_label_mode(path, picture)
-        stretch = _STRETCHED.get(_raw_mode(picture), 1)
-        picture.load()
-        ids = np.asarray(picture)
-    if stretch > 1:
-        ids = ids // stretch
-    bad = (ids >= num_classes) & (ids != IGNORE_LABEL)
-    if bad.any():
-        values = np.unique(ids[bad])
-        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        raise DataError(
-            path,
-            f"label value {shown} in {int(bad.sum())} pixels; the ids are 0 to "
-            f"{num_classes - 1}, and {IGNORE_LABEL} for ignored pixels",
-        )
-    return ids.astype(np.uint8)
-
-
-class _opened:
-    """`Image.open` whose every failure, then or while decoding, is a `DataError`."""
-
-    def __init__(self, path):
-        self._path = path
-
-    def __enter__(self):
-        try:
-            self._image = Image.open(self._path)
-        except Exception as error:
-            raise _unreadable(self._path, error) from error
-        return self._image
-
-    def __exit__(self, kind, error, trace):
-        self._image.close()
-        if isinstance(error, Exception) and not isinstance(error, DataError):
-            raise _unreadable(self._path, error) from error
-
-
-def _unreadable(path, error):
-    if isinstance(error, FileNotFoundError):
-        return DataError(path, "no such file")
-    return DataError(path, f"cannot be read as an image ({type(error).__name__}: {error})")
-
-
-def _raw_mode(image):
-    args = image.tile[0][3] if image.tile else None
-    return args if isinstance(args, str) else (args or [None])[0]
-
-
-def _check_image_mode(path, image):
-    if image.mode in _WIDE_MODES:
-        raise DataError(path, f"more than 8 bits a channel (mode {image.mode}); convert it")
-
-
-def _check_label_mode(path, picture):
-    if picture.mode not in _LABEL_MODES:
-        raise DataError(
-            path,
-            f"a label in colours (mode {picture.mode}); a label PNG has one channel, which "
-            "holds class ids: convert the colours to ids first",
-        )
-
-
-def _size_reason(label_shape, image_shape, image_path):
-    return (
-        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
-        f"{image_shape[1]}x{image_shape[0]} (width x height)"
-    )
+# === Looking at a pair ===
 
 
 class _Look(NamedTuple):
@@ -281,161 +228,60 @@ class _Look(NamedTuple):
 def _look(pair):
     image_path, label_path = pair
     try:
-        with _opened(image_path) as image:
-            _check_image_mode(image_path, image)
-            size = stored = image.size
-            orientation = _orientation(image)
-            if orientation >= 5:  # 5 to 8 turn by a quarter
-                size = stored[::-1]
-            plain = orientation == 1 and _is_plain_image(image_path, image)
-        with _opened(label_path) as picture:
-            _check_label_mode(label_path, picture)
-            label_size = picture.size
-            plain = plain and picture.format == "PNG" and _raw_mode(picture) == "L"
+        image, label = pictures.look_at_image(image_path), pictures.look_at_label(label_path)
     except DataError as error:
         return _Look(error)
-    if label_size != size:
-        reason = _size_reason(label_size[::-1], size[::-1], image_path)
-        if label_size == stored:
+    if label.size != image.upright:
+        reason = _size_reason(label.size, image.upright, image_path)
+        if label.size == image.stored:
             reason += ": its EXIF orientation turns it, so turn the label or drop the tag"
         return _Look(DataError(label_path, reason))
-    return _Look(None, plain)
+    return _Look(None, image.plain and label.plain and not image.turned)
 
 
-def _orientation(image):
-    """How an opened image is to be turned, by its EXIF tag or, without that, its XMP."""
-    # Asked only where the header has one: else `getexif` decodes the whole of a PNG.
-    info = image.info
-    xmp = (info.get("XML:com.adobe.xmp", ""), info.get("xmp", b""))
-    told = "tiff:Orientation" in xmp[0] or b"tiff:Orientation" in xmp[1]
-    if told or "exif" in info or "Raw profile type exif" in info:
-        return image.getexif().get(_ORIENTATION, 1)
-    return 1
-
-
-def _is_plain_image(path, image):
-    if image.format == "JPEG":
-        return image.mode in ("L", "RGB")
+def _size_reason(label_shape, image_shape, image_path):
     return (
-        image.format == "PNG"
-        and _raw_mode(image) in _PLAIN_PNG
-        and not getattr(image, "is_animated", False)
-        and not _may_turn_late(path)
+        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
+        f"{image_shape[1]}x{image_shape[0]} (width x height)"
     )
-
-
-def _may_turn_late(path):
-    """Whether behind the pixels of a PNG there may stand how it is to be turned."""
-    with open(path, "rb") as file:
-        # Mostly the end of the last chunk of pixels is all that need be read of a large file.
-        file.seek(0, 2)
-        file.seek(max(file.tell() - 2**16, 0))
-        end = file.read()
-        at = end.rfind(b"IDAT") - 4
-        if at >= 0:
-            (length,) = struct.unpack_from(">I", end, at)
-            if at + 12 + length == len(end) - 12 and end[-8:-4] == b"IEND":
-                return False
-        file.seek(8)
-        behind = False
-        while len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
-            if kind == b"IEND":
-                return False
-            behind |= kind == b"IDAT"
-            keyword = file.read(min(length, 24)) if behind and kind != b"IDAT" else b""
-            if kind in (b"eXIf", b"fdAT") and behind:
-                return True
-            if keyword.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
-                return True
-            file.seek(length + 4 - len(keyword), 1)
-    return True
-
-
-# === Reading one file by TensorFlow: plain ones only. What is amiss is an error, and Pillow's. ===
-
-# Whose pixels Pillow and TensorFlow give alike: their raw modes, and (bit depth, colour type).
-_PLAIN_PNG = ("L", "LA", "RGB", "RGBA")
-_PLAIN_PNG_BYTES = [b"\x08\x00", b"\x08\x04", b"\x08\x02", b"\x08\x06"]
-# Beyond the window, in pixels: libjpeg smooths colour across the blocks' edges, but not across
-# those of what it decodes.
-_MARGIN = 16
-
-
-def _decode_label(path, num_classes):
-    contents = tf.io.read_file(path)
-    # Colours would become grey, 16 bits the upper 8: a file may have changed since its header
-    # was read.
-    plain = tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES[0]
-    label = tf.squeeze(tf.io.decode_png(contents, channels=1), 2)
-    # uint8 arithmetic wraps around, so this is 0 for the ignored.
-    largest = tf.reduce_max(label + tf.constant(1, tf.uint8))
-    sound = plain & (largest <= tf.constant(num_classes, tf.uint8))
-    with tf.control_dependencies([tf.debugging.Assert(sound, ["not a plain label", path])]):
-        return tf.identity(label)
-
-
-def _decode_image(path, size):
-    contents = _plain_contents(path)
-    return _of_size(_decode(contents), size)
-
-
-def _decode_part(path, size, first, last):
-    """The rows and columns from `first` to before `last`, of a JPEG decoding no more than these."""
-    contents = _plain_contents(path)
-
-    def part_of_jpeg():
-        stored = tf.io.extract_jpeg_shape(contents)[:2]
-        low, high = tf.maximum(first - _MARGIN, 0), tf.minimum(last + _MARGIN, size)
-        with tf.control_dependencies([tf.debugging.assert_equal(stored, size)]):
-            window = tf.concat([low, high - low], 0)
-        image = tf.image.decode_and_crop_jpeg(
-            contents, window, channels=3, dct_method="INTEGER_ACCURATE"
-        )
-        return low, image
-
-    def whole():
-        return tf.zeros_like(first), _of_size(_decode(contents), size)
-
-    # What is missing at its end would not be missed in a part.
-    is_whole_jpeg = tf.io.is_jpeg(contents) & (tf.strings.substr(contents, -2, 2) == b"\xff\xd9")
-    low, image = tf.cond(is_whole_jpeg, part_of_jpeg, whole)
-    first, last = first - low, last - low
-    return image[first[0] : last[0], first[1] : last[1]]
-
-
-def _plain_contents(path):
-    contents = tf.io.read_file(path)
-    is_plain_png = tf.reduce_any(tf.strings.substr(contents, 24, 2) == _PLAIN_PNG_BYTES)
-    plain = tf.cond(
-        tf.io.is_jpeg(contents),
-        lambda: tf.io.extract_jpeg_shape(contents)[2] < 4,
-        lambda: is_plain_png,
-    )
-    with tf.control_dependencies([tf.debugging.Assert(plain, ["not a plain image", path])]):
-        return tf.identity(contents)
-
-
-def _decode(contents):
-    # It reads PNG as well. The method is Pillow's.
-    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-def _of_size(image, size):
-    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(image)[:2], size)]):
-        return tf.identity(image)
 
 
 # === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===
 
 
-def _pairs_of_folder(data_dir, faults):
+class FileNames(NamedTuple):
+    """How images and labels are named, without their last suffix.
+
+    Attributes:
+        image: str with one star, which stands for what an image and its label share. Defaults
+            to "*".
+        label: the same of labels.
+    """
+
+    image: str = "*"
+    label: str = "*"
+
+    def check(self):
+        """Raises ValueError for what is no such pattern."""
+        for what, pattern in self._asdict().items():
+            if not isinstance(pattern, str) or pattern.count("*") != 1 or "/" in pattern:
+                raise ValueError(
+                    f"`{what}_pattern` is a file name with one star, without folders, such as "
+                    f'"*_{what}". Received: {pattern!r}'
+                )
+            if Path(pattern).suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES:
+                raise ValueError(
+                    f"`{what}_pattern` is of names without their last suffix. Received: {pattern!r}"
+                )
+
+
+def _pairs_of_folder(data_dir, names, faults):
     if (data_dir / "images").is_dir():
         images, labels = data_dir / "images", data_dir / "labels"
         inside = list(images.iterdir())
         folders = {p.name: (p, labels / p.name) for p in inside if p.is_dir()}
         if not folders or any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
-            return {None: _match(images, labels, faults)}
+            return {None: _paths(match_files(images, labels, faults, names))}
     else:
         folders = {p.parent.name: (p, p.parent / "labels") for p in data_dir.glob("*/images")}
     if not folders:
@@ -445,44 +291,85 @@ def _pairs_of_folder(data_dir, faults):
             "and labels/{split}, or images and labels, with files ending in "
             + ", ".join(IMAGE_SUFFIXES),
         )
-    return {split: _match(*folders[split], faults) for split in folders}
+    return {split: _paths(match_files(*folders[split], faults, names)) for split in folders}
 
 
-def _match(images_dir, labels_dir, faults):
+def _paths(matched):
+    return [(image, label) for _, image, label in matched]
+
+
+EQUAL_NAMES = FileNames()
+
+
+def match_files(images_dir, labels_dir, faults, names=EQUAL_NAMES):
+    """Pairs the pictures below two folders by what their names share.
+
+    Args:
+        images_dir: path.
+        labels_dir: path.
+        faults: list, which gets a `DataError` for each file that cannot be used.
+        names: `FileNames`. Defaults to `EQUAL_NAMES`.
+
+    Returns:
+        List of (name, image, label) in the order of the names: what a pair shares, with the
+        folders above it, and two paths.
+
+    Raises:
+        DataError: for a folder of labels that is not there, or no image.
+
+    Example:
+
+    >>> found = match_files(Path("camvid/val/images"), Path("camvid/val/labels"), [])
+    >>> [name for name, image, label in found]
+    ['0', '1']
+    """
+    names.check()
     if not labels_dir.is_dir():
         raise DataError(labels_dir, f"no such folder, for the labels of {images_dir}")
-    images = _by_stem(images_dir, _image_refusal, faults)
-    labels = _by_stem(labels_dir, _label_refusal, faults)
+    images = _by_name(images_dir, names.image, _image_refusal, faults)
+    labels = _by_name(labels_dir, names.label, _label_refusal, faults)
     if not images:
-        raise DataError(images_dir, "no image here ends in " + ", ".join(IMAGE_SUFFIXES))
+        named = "" if names.image == "*" else f"is named {names.image} and "
+        raise DataError(images_dir, f"no image here {named}ends in " + ", ".join(IMAGE_SUFFIXES))
     pairs = []
-    for stem in sorted(images.keys() | labels.keys()):
-        image, label = images.get(stem), labels.get(stem)
+    for name in sorted(images.keys() | labels.keys()):
+        image, label = images.get(name), labels.get(name)
         if image and label:
-            pairs.append((image, label))
-        elif image and stem not in labels:
-            wanted = labels_dir / f"{stem}{LABEL_SUFFIX}"
-            faults.append(DataError(image, f"it has no label {wanted}"))
-        elif label and stem not in images:
-            faults.append(DataError(label, f"it has no image {stem}.* in {images_dir}"))
+            pairs.append((name, image, label))
+        elif image and name not in labels:
+            wanted = f"{_filled(names.label, name)}{LABEL_SUFFIX}"
+            faults.append(DataError(image, f"it has no label {labels_dir / wanted}"))
+        elif label and name not in images:
+            wanted = _filled(names.image, name)
+            faults.append(DataError(label, f"it has no image {wanted}.* in {images_dir}"))
     return pairs
 
 
-def _by_stem(folder, refusal, faults):
-    """{stem: path} of the pictures of a folder; `None` for a path that is among the faults."""
+def _filled(pattern, name):
+    """A file's name, with the folders above it."""
+    folder, slash, end = name.rpartition("/")
+    return f"{folder}{slash}{pattern.replace('*', end)}"
+
+
+def _by_name(folder, pattern, refusal, faults):
+    """{what a pair shares: path} of the pictures of a folder; `None` for one among the faults."""
+    before, after = pattern.split("*")
     found = {}
     for path in sorted(folder.rglob("*")):
         known = path.suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES
         if not known or path.name.startswith("."):
             continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        shared = path.stem.removeprefix(before).removesuffix(after)
+        if not shared or f"{before}{shared}{after}" != path.stem:
+            continue
+        name = path.relative_to(folder).with_name(shared).as_posix()
         if reason := refusal(path):
             faults.append(DataError(path, reason))
-            found.setdefault(stem)  # so that its partner is not called lonely
-        elif found.get(stem):
-            faults.append(DataError(path, f"the same name as {found[stem].name}"))
+            found.setdefault(name)  # so that its partner is not called lonely
+        elif found.get(name):
+            faults.append(DataError(path, f"the same name as {found[name].name}"))
         else:
-            found[stem] = path
+            found[name] = path
     return found
 
 
@@ -544,54 +431,75 @@ def _order_splits(pairs):
 # === Class names ===
 
 
-def _class_names(data_dir, class_names, num_classes):
+def _classes(data_dir, class_names, num_classes):
+    """The names of the classes and, where they are stored, their colours."""
+    colors = None
     if class_names is None:
-        class_names = _class_names_file(data_dir if data_dir.is_dir() else data_dir.parent)
+        folder = data_dir if data_dir.is_dir() else data_dir.parent
+        class_names, colors = _stored_classes(folder)
     if class_names is None and num_classes is None:
         raise ValueError(
             f"Give `class_names` or `num_classes`, or put classes.json or classes.txt in "
             f"{data_dir}."
         )
     if class_names is None:
-        return [f"class_{i}" for i in range(num_classes)]
+        return [f"class_{i}" for i in range(num_classes)], None
     if num_classes not in (None, len(class_names)):
         raise ValueError(
             f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
         )
-    return class_names
+    return class_names, colors
 
 
-def _group(class_names, groups):
-    """What `groups` makes of ids: (new id of every uint8, first stored id of every group)."""
-    new_ids = np.full(256, IGNORE_LABEL, np.uint8)
-    ids, firsts, taken = {name: i for i, name in enumerate(class_names)}, [], {}
-    for new_id, (group, members) in enumerate(groups.items()):
-        members = [members] if isinstance(members, str) else list(members)
-        if not members:
-            raise ValueError(f"Group {group!r} unites no classes.")
-        for name in members:
-            if name not in ids:
-                raise ValueError(f"Group {group!r}: {unknown('class', name, ids)}.")
-            if name in taken:
-                raise ValueError(f"Class {name!r} is in two groups, {taken[name]!r} and {group!r}.")
-            taken[name] = group
-            new_ids[ids[name]] = new_id
-        firsts.append(ids[members[0]])
-    return new_ids, firsts
-
-
-def _class_names_file(folder):
+def _stored_classes(folder):
     path = folder / "classes.json"
     if path.is_file():
-        try:
-            names = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(path, f"not JSON ({error})") from error
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(path, "not a JSON list of names, in the order of their ids")
-        return names
+        return read_classes(path)
     path = folder / "classes.txt"
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    return None
+        return [line.strip() for line in lines if line.strip()], None
+    return None, None
+
+
+def read_classes(path):
+    """Reads a `classes.json`.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        List of names, in the order of their ids, and a list of RGB triples or `None`.
+
+    Raises:
+        DataError: for another file.
+
+    Example:
+
+    >>> _ = Path("classes.json").write_text('[{"name": "sky", "color": [0, 9, 255]}]')
+    >>> read_classes(Path("classes.json"))
+    (['sky'], [(0, 9, 255)])
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(path, f"not JSON ({error})") from error
+    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+        return found, None
+    try:
+        names = [entry["name"] for entry in found]
+        colors = [tuple(entry["color"]) for entry in found]
+        if all(isinstance(name, str) for name in names) and all(map(is_color, colors)):
+            return names, colors
+    except (TypeError, KeyError):
+        pass
+    raise DataError(
+        path,
+        "not a JSON list of names, in the order of their ids, nor one of such as "
+        '{"name": "sky", "color": [128, 128, 128]}',
+    )
+
+
+def is_color(value):
+    """Whether it is a tuple of three ints in 0..255."""
+    return len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)

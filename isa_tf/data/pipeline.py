@@ -20,7 +20,11 @@ def train_pipeline(
     scale_range=(0.5, 2.0),
     aspect_range=None,
     cat_max_ratio=1.0,
+    short_side=None,
+    fit_size=None,
+    exact_size=None,
     flip=True,
+    brightness=0,
     photometric=True,
     seed=0,
     shuffle=True,
@@ -43,7 +47,16 @@ def train_pipeline(
         scale_range: (low, high) of the random resizing; `None` for none. Defaults to (0.5, 2).
         aspect_range: see `augment.random_scale_crop`. Defaults to `None`.
         cat_max_ratio: see `augment.random_scale_crop`. Defaults to 1.0.
-        flip: bool, whether to mirror at random. Defaults to `True`.
+        short_side: int, what the shorter side is resized to before all else, keeping proportions;
+            `None` for the image's own size. Defaults to `None`.
+        fit_size: (long, short) sides that images are made to fit into instead, keeping
+            proportions. Defaults to `None`.
+        exact_size: (height, width) that images are brought to instead, whatever their
+            proportions. Defaults to `None`.
+        flip: bool, whether to mirror at random; the dataset's `flip_pairs` of classes then change
+            places in the label. Defaults to `True`.
+        brightness: int, the most that is added to all of an image or taken away, of 255, before
+            it is padded. Defaults to 0.
         photometric: bool, whether to change the colours at random. Defaults to `True`.
         seed: int. Defaults to 0.
         shuffle: bool, whether each epoch is read in a new order. Defaults to `True`.
@@ -61,8 +74,9 @@ def train_pipeline(
         Batches of image (B, h, w, 3) and label (B, h, w), both uint8.
 
     Raises:
-        ValueError: for an unknown split, a size or range that is not positive, or nothing left;
-            for a `batch_size` that the replicas do not divide.
+        ValueError: for an unknown split, a size or range that is not positive, more than one of
+            the three resizings, a negative `brightness`, or nothing left; for a `batch_size` that
+            the replicas do not divide.
 
     Example:
 
@@ -76,6 +90,9 @@ def train_pipeline(
     for name, span in (("scale_range", scale_range), ("aspect_range", aspect_range)):
         if span is not None:
             _check_positive(name, span, 2)
+    if brightness < 0 or brightness != int(brightness):
+        raise ValueError(f"`brightness` is a whole number from 0 on. Received: {brightness}")
+    resize = augment.make_resize(short_side, fit_size, exact_size)
     first = start_step * batch_size
     if size == 0 or first < 0 or (not repeat and first + batch_size > size):
         raise ValueError(
@@ -91,16 +108,20 @@ def train_pipeline(
 
     def place_of(i, label):
         return augment.crop_place(
-            label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio
+            label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio, resize
         )
 
-    resize = scale_range is not None or aspect_range is not None
+    resized = augment.resizes(scale_range, aspect_range, resize)
 
     def distort(i, image, label, place):
-        image, label = augment.fit_crop(image, label, place, crop_size, resize)
         seeds = seeds_of(i)
+        if brightness:
+            # Folded in, so that what was drawn before there was this stays as it was.
+            shift_seed = tf.random.fold_in(seeds[2], 1)
+            image = augment.random_brightness(image, shift_seed, int(brightness))
+        image, label = augment.fit_crop(image, label, place, crop_size, resized)
         if flip:
-            image, label = augment.random_flip(image, label, seeds[1])
+            image, label = augment.random_flip(image, label, seeds[1], dataset.flip_pairs)
         if photometric:
             image = augment.photometric_distortion(image, seeds[2])
         return image, label
@@ -154,7 +175,7 @@ def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
     return [names[int(_example_at(i, len(names), seed, shuffle))] for i in rows]
 
 
-def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None):
+def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None, with_index=False):
     """Every image of a split once, whole and as it is.
 
     A batch holds images of one size only, so nothing is padded and a score does not depend on
@@ -171,9 +192,12 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None)
         input_context: `tf.distribute.InputContext`, for one of several workers: it reads its
             share of the split, in which no other has a part; shares differ by one example at
             most and may be empty. Batches are a replica's. Defaults to `None`, for all.
+        with_index: bool, whether to tell which examples a batch has: it is a dict of "image",
+            "label" and "index" then. Defaults to `False`.
 
     Shapes:
-        Batches of image (B, H, W, 3) and label (B, H, W), both uint8.
+        Batches of image (B, H, W, 3) and label (B, H, W), both uint8; index (B,), int64, positions
+        in the split.
 
     Raises:
         ValueError: for an unknown split or a `batch_size` that is not positive.
@@ -190,20 +214,24 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None)
         workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
     running = tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
     data = read_indices(dataset, split, running, cache=cache)
-    data = data.map(lambda i, image, label: (image, label))
-    if batch_size == 1:
-        return _finish(data.batch(1))
 
-    def size_key(image, label):
+    def size_key(index, image, label):
         height, width = tf.unstack(tf.shape(label, tf.int64))
         return height * 2**31 + width
 
-    def batches_of_one_size(images, labels):
-        return tf.data.Dataset.zip((images, labels)).group_by_window(
+    def batches_of_one_size(*parts):
+        return tf.data.Dataset.zip(parts).group_by_window(
             size_key, lambda key, same: same.batch(batch_size), window_size=batch_size
         )
 
-    return _finish(data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size))
+    def as_asked(index, image, label):
+        return {"image": image, "label": label, "index": index} if with_index else (image, label)
+
+    if batch_size == 1:
+        data = data.batch(1)
+    else:
+        data = data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
+    return _finish(data.map(as_asked))
 
 
 def _share_of_batch(batch_size, input_context):

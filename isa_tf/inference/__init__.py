@@ -8,6 +8,7 @@ from isa_tf.inference.contract import (
     read_contract,
 )
 from isa_tf.inference.fuse import FusedModel, fuse
+from isa_tf.inference.pieces import Network, classify_in_pieces, fits_at_once
 from isa_tf.inference.predictor import (
     Predictor,
     confusion_matrix,
@@ -16,6 +17,7 @@ from isa_tf.inference.predictor import (
     predictors,
 )
 from isa_tf.inference.protocol import Protocol
+from isa_tf.inference.results import Encoding, write_results
 from isa_tf.inference.views import (
     class_dtype,
     classify,
@@ -31,15 +33,19 @@ from isa_tf.inference.views import (
 
 __all__ = [
     "METADATA_FILE",
+    "Encoding",
     "FusedModel",
+    "Network",
     "Predictor",
     "Protocol",
     "SegmentationContract",
     "class_dtype",
     "classify",
+    "classify_in_pieces",
     "confusion_matrix",
     "contract_of",
     "contracts",
+    "fits_at_once",
     "fuse",
     "predictor_of_model",
     "predictor_of_run",
@@ -53,4 +59,5 @@ __all__ = [
     "view_size",
     "vote",
     "window_starts",
+    "write_results",
 ]

@@ -1,24 +1,18 @@
 """From images to class ids and their probabilities."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
 from isa_tf.inference.contract import SegmentationContract, contract_of
+from isa_tf.inference.pieces import Network, classify_in_pieces, fits_at_once
 from isa_tf.inference.protocol import Protocol
-from isa_tf.inference.views import (
-    class_dtype,
-    classify,
-    slide_tiles,
-    view_logits,
-    view_size,
-    vote,
-)
+from isa_tf.inference.views import class_dtype, classify, view_logits, vote
+from isa_tf.layers import ResizeLike
+from isa_tf.metrics import boundary_band
 from isa_tf.names import Registry
-
-_CLASSIFIED_BYTES = 2**25  # of logits at once, where there are many
-
 
 # What predicts with the models of a task, by the name that their contracts have.
 predictors = Registry("task")
@@ -124,11 +118,12 @@ class Predictor:
         """A predictor over a Keras model from RGB 0..255 to logits.
 
         It uses the weights that the model has at each call, so it can follow a training. The model
-        is traced once for all sizes and scales and all windows (only layers that XLA compiles are
-        compiled anew for each size). Logits of another size than the image's are resized as
-        `model.coordinates` says, where the model has this attribute. Where windows of the image as
-        it is are the only view, they are classified piece after piece, and the memory needed grows
-        with the shorter side of the image alone.
+        is traced once for all sizes and scales and all windows, and once more for large whole
+        images. (Layers that XLA compiles are compiled for each size of their input; attention
+        inside groups for each number of positions that a group has.) Logits of another size than
+        the image's are resized as `model.coordinates` says, where the model has this attribute.
+        Images whose logits are large are classified piece after piece (see `classify_in_pieces`):
+        in windows, the memory needed grows with the shorter side of the image alone.
 
         Args:
             model: `keras.Model`.
@@ -153,9 +148,16 @@ class Predictor:
         if fixed:
             protocol.check_size(size)
 
-        @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8)])
-        def traced(images):
-            return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+        def traced_of(model):
+            @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8)])
+            def traced(images):
+                return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+
+            return traced
+
+        traced = traced_of(model)
+        small, resizing = _before_resizing(model)
+        options = () if small is None else (traced_of(small), resizing.coordinates)
 
         def logits(images):
             if fixed and tuple(images.shape[1:3]) != size:
@@ -166,9 +168,10 @@ class Predictor:
             return traced(images)
 
         def run(images):
-            if _is_plain_slide(protocol, images.shape[1:3]):
-                tiles = slide_tiles(logits, images, protocol.crop_size, protocol.stride)
-                return _classify_tiles(tiles, images.shape[:3])
+            num_classes = traced.get_concrete_function().output_shapes[-1]
+            if not fits_at_once(images, protocol, num_classes):
+                network = Network(logits, num_classes, *options)
+                return classify_in_pieces(network, images, protocol, contract.coordinates)
             views = view_logits(logits, images, protocol, contract.coordinates)
             return classify(next(views)) if protocol.num_views() == 1 else vote(views)
 
@@ -208,32 +211,18 @@ class Predictor:
         return np.dtype("uint8" if given == np.uint8 else "int32")
 
 
-def _is_plain_slide(protocol, size):
-    """Whether a protocol's only view of an image, (height, width), is that image in windows."""
-    if protocol.mode != "slide" or protocol.num_views() > 1:
-        return False
-    padded = any(p > n for p, n in zip(protocol.pad_size or size, size, strict=True))
-    return not padded and view_size(size, protocol.scales[0], protocol.fit_size) == size
+def _before_resizing(model):
+    """The part of a network before its last step, and that step, where it resizes to the image."""
+    output = getattr(model, "output", None)
+    if isinstance(output, dict):  # of a network with an auxiliary head
+        output = output.get("logits")
+    step = getattr(getattr(output, "_keras_history", None), "operation", None)
+    if not isinstance(step, ResizeLike) or step.input[1] is not model.inputs[0]:
+        return None, None
+    return keras.Model(model.inputs, step.input[0]), step
 
 
-def _classify_tiles(tiles, shape):
-    """Class ids and probabilities, both of a shape (B, H, W), of the tiles of a slide."""
-    class_id, score = None, np.empty(shape, np.float32)
-    for top, left, logits in tiles:
-        if class_id is None:
-            class_id = np.empty(shape, class_dtype(logits.shape[-1]))
-        _, height, width, _ = logits.shape
-        # Some rows at a time: softmax and its like take as much memory as they are given.
-        step = max(_CLASSIFIED_BYTES * height // logits.nbytes, 1)
-        for y in range(0, height, step):
-            rows = logits[:, y : y + step]
-            place = np.s_[:, top + y : top + y + rows.shape[1], left : left + width]
-            class_id[place], score[place] = classify(rows)
-        del logits, rows  # before there are others
-    return class_id, score
-
-
-def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL):
+def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL, band=None):
     """Counts which class was predicted where which was true.
 
     Args:
@@ -242,24 +231,29 @@ def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL)
             (B, H, W, 3) and integer labels (B, H, W).
         num_classes: int.
         ignore_label: int, the label of the pixels to leave out. Defaults to 255.
+        band: int, to count a second time without the pixels that lie so near a boundary between
+            labels, see `isa_tf.metrics.boundary_band`; nothing is predicted twice. Defaults to
+            `None`.
 
     Returns:
         int64 array (num_classes, num_classes); rows are truth. `isa_tf.metrics.scores` makes
-        scores of it.
+        scores of it. With a `band`, a pair of them: of all pixels, and without the band.
 
     Raises:
         ValueError: for a label or a prediction out of range, or a label of another size than
-            its image; with the number of the batch.
+            its image; with the number of the batch. For a band below 0.
 
     Example:
 
     >>> data = isa_tf.data.create("camvid", data_dir)
     >>> batches = isa_tf.data.eval_pipeline(data, "test")
-    >>> matrix = confusion_matrix(predictor, batches, data.num_classes)
+    >>> matrix, inside = confusion_matrix(predictor, batches, data.num_classes, band=3)
     >>> 0 <= isa_tf.metrics.scores(matrix, data.class_names)["miou"] <= 1
     True
+    >>> bool((inside <= matrix).all())
+    True
     """
-    matrix = np.zeros((num_classes, num_classes), np.int64)
+    matrices = np.zeros((1 if band is None else 2, num_classes, num_classes), np.int64)
     for number, batch in enumerate(batches):
         pair = (batch["image"], batch["label"]) if isinstance(batch, dict) else batch
         image, label = map(np.asarray, pair)
@@ -278,9 +272,12 @@ def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL)
                     f"batch {number}: {name} {wrong[0]} in {wrong.size} pixels; the ids are 0 "
                     f"to {num_classes - 1}, and {ignore_label} for ignored pixels"
                 )
-        counts = np.bincount(truth * num_classes + guess, minlength=num_classes**2)
-        matrix += counts.reshape(matrix.shape)
-    return matrix
+        cells = [truth * num_classes + guess]
+        if band is not None:
+            cells.append(cells[0][~boundary_band(label, band)[counted]])
+        for matrix, some in zip(matrices, cells, strict=True):
+            matrix += np.bincount(some, minlength=num_classes**2).reshape(matrix.shape)
+    return matrices[0] if band is None else tuple(matrices)
 
 
 def _resize(maps, size, resample):

@@ -31,10 +31,15 @@ class Protocol:
             keeping its proportions; `None` for the image's own size. mmsegmentation tests ADE20K
             and VOC at `(2048, 512)` and its 769x769 models of Cityscapes at `(2049, 1025)`.
             Defaults to `None`.
+        exact_size: (height, width) that the image is resized to, times each scale, whatever its
+            proportions; the official code tests LIP at `(473, 473)`. Defaults to `None`.
         pad_size: (height, width) to which an image that is smaller is padded at its bottom and
             right, with mid-grey (128), before it is scaled; what is predicted there is cut off.
-            PaddleSeg tests Cityscapes at `(1025, 2049)` and VOC at `(512, 512)`. Not together with
-            `fit_size`. Defaults to `None`.
+            PaddleSeg tests Cityscapes at `(1025, 2049)` and VOC at `(512, 512)`. Of `fit_size`,
+            `exact_size` and this, one alone. Defaults to `None`.
+        size_divisor: int, a multiple of which both sides of a whole view are padded to, at its
+            bottom and right, with the mean colour; what is predicted there is cut off. The official
+            code tests at multiples of 8. Not of "slide". Defaults to `None`.
         flip: bool, whether to see the mirror image (left to right) too. Defaults to `False`.
         flip_pairs: pairs of class ids that change places in a mirror, such as left and right arm;
             `((14, 15), (16, 17), (18, 19))` for LIP. They matter where `flip` is set. Defaults to
@@ -60,12 +65,14 @@ class Protocol:
     stride: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
     fit_size: tuple[int, int] | None = None
+    exact_size: tuple[int, int] | None = None
     pad_size: tuple[int, int] | None = None
+    size_divisor: int | None = None
     flip: bool = False
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
-        for name in ("crop_size", "stride", "fit_size", "pad_size"):
+        for name in ("crop_size", "stride", "fit_size", "exact_size", "pad_size"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, two_ints(name, getattr(self, name)))
         object.__setattr__(self, "scales", _scales(self.scales))
@@ -79,10 +86,15 @@ class Protocol:
             raise ValueError(f'crop_size and stride are of mode "slide" alone, got {windows}')
         if self.mode == "slide" and any(s > c for c, s in zip(*windows, strict=True)):
             raise ValueError(f"a stride above the crop_size skips pixels, got {windows}")
-        if None not in (self.fit_size, self.pad_size):
-            raise ValueError(
-                f"fit_size and pad_size exclude each other, got {self.fit_size}, {self.pad_size}"
-            )
+        sizes = {name: getattr(self, name) for name in ("fit_size", "exact_size", "pad_size")}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other, got {given}")
+        divisor = self.size_divisor
+        if divisor is not None and (type(divisor) is not int or divisor < 1):
+            raise ValueError(f"size_divisor must be an int above 0, got {divisor!r}")
+        if divisor is not None and self.mode == "slide":
+            raise ValueError('size_divisor is of mode "whole" alone: windows have one size')
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip must be True or False, got {self.flip!r}")
 
@@ -142,7 +154,7 @@ class Protocol:
         if self.mode == "slide":
             possible = self.crop_size == size
         else:
-            resized = (self.fit_size, self.pad_size) != (None, None)
+            resized = {self.fit_size, self.exact_size, self.pad_size, self.size_divisor} != {None}
             possible = self.scales == (1.0,) and not resized
         if not possible:
             raise ValueError(

@@ -4,24 +4,27 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.data.augment import MEAN_COLOR
 
 WINDOWS_AT_ONCE = 4  # of a slide, in one batch
 WINDOWS_BYTES = 2**28  # that the logits of these windows may take
-PAD_COLOR = 128  # PaddleSeg's 127.5, as whole images have it
+PAD_COLOR = (128, 128, 128)  # PaddleSeg's 127.5, as whole images have it
 
 
-def view_size(size, scale=1.0, fit_size=None):
+def view_size(size, scale=1.0, fit_size=None, exact_size=None):
     """The size at which a protocol sees an image.
 
     Without `fit_size`, both sides times the scale, rounded, bound the view; with it, `fit_size`
     times the scale, rounded down. The view is the largest within the bound (long side in long,
     short in short) that keeps the image's proportions, rounded; so a long and narrow image can
-    come out some pixels smaller than its sides times the scale.
+    come out some pixels smaller than its sides times the scale. With `exact_size`, that times the
+    scale, rounded down, is the size.
 
     Args:
         size: (height, width) of the image.
         scale: float. Defaults to 1.
         fit_size: (long, short), or `None`. Defaults to `None`.
+        exact_size: (height, width), or `None`. Defaults to `None`.
 
     Returns:
         (height, width), at least 1 each.
@@ -34,6 +37,8 @@ def view_size(size, scale=1.0, fit_size=None):
     Source: `Resize` with `keep_ratio` of mmcv 2.1; scales of `fit_size`: `MultiScaleFlipAug` of
     mmsegmentation 0.30, whose successor knows none.
     """
+    if exact_size is not None:
+        return tuple(max(int(n * scale), 1) for n in exact_size)
     if fit_size is None:
         bound = [int(n * scale + 0.5) for n in size]
     else:
@@ -103,7 +108,7 @@ def window_starts(length, crop, stride):
     return [min(step * stride, last) for step in range(steps + 1)]
 
 
-def slide_tiles(run, images, crop_size, stride):
+def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
     """The logits of images seen in windows, averaged where windows overlap, piece after piece.
 
     The windows advance across the shorter side of the images first. What no later window reaches
@@ -117,10 +122,14 @@ def slide_tiles(run, images, crop_size, stride):
         crop_size: (height, width) of a window; an image that is smaller has windows as small.
         stride: (vertical, horizontal) step from window to window. The last window of a row or
             column is moved back inside the image.
+        outer: 0 for rows of windows that follow on each other downwards, 1 for columns that do so
+            to the right. Defaults to `None`, for what holds less.
+        within: (first, last) along that side of what is wanted; windows that do not reach into it
+            are not seen. Defaults to `None`, for all.
 
     Returns:
         A generator of (top, left, logits): float32 arrays (B, h, w, classes) of the tile whose
-        first pixel is (top, left). Together the tiles cover the images, each pixel once.
+        first pixel is (top, left). Together the tiles cover what is wanted, each pixel once.
 
     Example:
 
@@ -131,17 +140,24 @@ def slide_tiles(run, images, crop_size, stride):
     size = tuple(images.shape[1:3])
     crop = [min(n, c) for n, c in zip(size, crop_size, strict=True)]
     starts = [window_starts(*each) for each in zip(size, crop, stride, strict=True)]
-    # The rows of windows lie across the shorter side, so that little is held where two overlap.
-    outer, inner = (0, 1) if size[0] >= size[1] else (1, 0)
+    if outer is None:
+        # The rows of windows lie across the shorter side: little is held where two overlap.
+        outer = 0 if size[0] >= size[1] else 1
+    inner = 1 - outer
+    first, last = within or (0, size[outer])
     rows = [[a] for a in starts[outer]]
-    if len(rows) > 1 and rows[-1][0] - rows[-2][0] < stride[outer]:
-        rows[-2:] = [rows[-2] + rows[-1]]  # moved back over most of the one before: one row
+    moved = rows[-1][0] - rows[-2][0] if len(rows) > 1 else stride[outer]
+    # The last, moved back over most of the one before, may be seen with it, as one row: a window
+    # is so much larger then, and what is held of all the row not so much.
+    if moved * crop[inner] < (stride[outer] - moved) * size[inner]:
+        rows[-2:] = [rows[-2] + rows[-1]]
+    rows = [row for row in rows if row[0] < last and row[-1] + crop[outer] > first]
     corners = []
     for row in rows:
         pairs = ((a, b) for b in starts[inner] for a in row)
         corners += [pair[:: 1 if outer == 0 else -1] for pair in pairs]
     logits = _window_logits(run, images, corners, crop)
-    ends = [*(row[0] for row in rows[1:]), size[outer]], [*starts[inner][1:], size[inner]]
+    ends = [*(row[0] for row in rows[1:]), last], [*starts[inner][1:], size[inner]]
     seen = [_times_seen(n, s, c) for n, s, c in zip(size, starts, crop, strict=True)]
     held = [None] * len(starts[inner])  # of the row of windows before, column by column
     for row, a_end in zip(rows, ends[0], strict=True):
@@ -158,9 +174,12 @@ def slide_tiles(run, images, crop_size, stride):
                 del window
             piece, beside = _cut(_add(piece, beside, 0, inner + 1), b_end - b, inner + 1)
             piece, held[i] = _cut(_add(piece, held[i], 0, outer + 1), a_end - row[0], outer + 1)
-            (top, bottom), (left, right) = ((row[0], a_end), (b, b_end))[:: 1 if outer == 0 else -1]
-            piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
-            yield top, left, piece
+            begin = max(row[0], first)
+            if begin < a_end:
+                piece = np.split(piece, [begin - row[0]], outer + 1)[1]
+                (top, bottom), (left, right) = ((begin, a_end), (b, b_end))[:: -1 if outer else 1]
+                piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
+                yield top, left, piece
             del piece
 
 
@@ -247,25 +266,82 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
     >>> class_id, score = vote(view_logits(model, images, protocol))
     """
     height, width = images.shape[1:3]
-    if protocol.pad_size is not None:
-        down, across = (
-            max(p - n, 0) for p, n in zip(protocol.pad_size, (height, width), strict=True)
-        )
-        pads = [[0, 0], [0, down], [0, across], [0, 0]]
-        images = tf.pad(images, pads, constant_values=tf.constant(PAD_COLOR, images.dtype))
+    images = padded(images, protocol.pad_size)
     size = tuple(images.shape[1:3])
+    for view, mirrored in each_view(images, protocol):
+        if protocol.mode == "slide":
+            logits = slide(run, view, protocol.crop_size, protocol.stride)
+        else:
+            logits = run(in_multiples(view, protocol.size_divisor))
+            logits = logits[:, : view.shape[1], : view.shape[2]]
+        if mirrored:
+            order = protocol.mirrored_classes(logits.shape[-1])
+            logits = tf.gather(tf.reverse(logits, [2]), order, axis=-1)
+        yield resize_logits(logits, size, coordinates)[:, :height, :width]
+
+
+def in_multiples(view, size_divisor):
+    """A view whose sides are multiples of a protocol's `size_divisor`.
+
+    Args:
+        view: uint8 (B, H, W, 3).
+        size_divisor: int, or `None` for the view as it is.
+
+    Example:
+
+    >>> in_multiples(images, 80).shape
+    TensorShape([1, 160, 160, 3])
+    """
+    if size_divisor is None:
+        return view
+    size = [-(-n // size_divisor) * size_divisor for n in view.shape[1:3]]
+    return padded(view, size, MEAN_COLOR)
+
+
+def padded(images, pad_size, color=PAD_COLOR):
+    """Images at least as large as a protocol's `pad_size`, padded at their bottom and right.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        pad_size: (height, width), or `None` for the images as they are.
+        color: RGB triple. Defaults to `PAD_COLOR`.
+
+    Example:
+
+    >>> padded(images, (100, 100)).shape
+    TensorShape([1, 100, 128, 3])
+    """
+    if pad_size is None:
+        return images
+    down, across = (max(p - n, 0) for p, n in zip(pad_size, images.shape[1:3], strict=True))
+    pads = [[0, 0], [0, down], [0, across], [0, 0]]
+    color = tf.constant(color, images.dtype)
+    # uint8 arithmetic wraps around, so this puts the colour in the padding and nowhere else.
+    return tf.pad(images - color, pads) + color
+
+
+def each_view(images, protocol):
+    """The views that a protocol has of images (B, H, W, 3), padded already.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        protocol: `Protocol`.
+
+    Returns:
+        A generator of (view, whether it is mirrored): uint8 tensors (B, h, w, 3), for each scale
+        the view and, with `flip`, its mirror image.
+
+    Example:
+
+    >>> protocol = isa_tf.inference.Protocol(scales=0.5, flip=True)
+    >>> [(tuple(view.shape), mirrored) for view, mirrored in each_view(images, protocol)]
+    [((1, 48, 64, 3), False), ((1, 48, 64, 3), True)]
+    """
     for scale in protocol.scales:
-        resized = resize_image(images, view_size(size, scale, protocol.fit_size))
+        size = view_size(tuple(images.shape[1:3]), scale, protocol.fit_size, protocol.exact_size)
+        resized = images if size == tuple(images.shape[1:3]) else resize_image(images, size)
         for mirrored in (False, True)[: 1 + protocol.flip]:
-            view = tf.reverse(resized, [2]) if mirrored else resized
-            if protocol.mode == "slide":
-                logits = slide(run, view, protocol.crop_size, protocol.stride)
-            else:
-                logits = run(view)
-            if mirrored:
-                order = protocol.mirrored_classes(logits.shape[-1])
-                logits = tf.gather(tf.reverse(logits, [2]), order, axis=-1)
-            yield resize_logits(logits, size, coordinates)[:, :height, :width]
+            yield tf.reverse(resized, [2]) if mirrored else resized, mirrored
 
 
 def vote(views):

@@ -14,6 +14,8 @@ class ResizeLike(keras.layers.Layer):
 
     Args:
         coordinates: see `isa_tf.ops.resize_bilinear`. Defaults to "half_pixel".
+        factor: int, by which the map is resized before that, in coordinates "half_pixel", as
+            mmsegmentation's HRNet does; or `None`. Defaults to `None`.
 
     Call arguments:
         inputs: list of the map (B, h, w, C) and the reference (B, H, W, any).
@@ -22,7 +24,7 @@ class ResizeLike(keras.layers.Layer):
         [(B, h, w, C), (B, H, W, any)] -> (B, H, W, C).
 
     Raises:
-        ValueError: for unknown coordinates.
+        ValueError: for unknown coordinates, or a factor below 1.
 
     Example:
 
@@ -30,13 +32,18 @@ class ResizeLike(keras.layers.Layer):
     TensorShape([1, 9, 7, 2])
     """
 
-    def __init__(self, coordinates="half_pixel", **kwargs):
+    def __init__(self, coordinates="half_pixel", factor=None, **kwargs):
         super().__init__(**kwargs)
         ops.check_coordinates(coordinates)
+        if factor is not None and factor < 1:
+            raise ValueError(f"factor must be at least 1 or None, got {factor}")
         self.coordinates = coordinates
+        self.factor = factor
 
     def call(self, inputs):
         x, reference = inputs
+        if self.factor is not None:
+            x = ops.resize_bilinear(x, [n * self.factor for n in ops.spatial_size(x)])
         size = reference.shape[1:3]
         if size.rank is None or None in size.as_list():
             size = tf.shape(reference)[1:3]
@@ -47,7 +54,7 @@ class ResizeLike(keras.layers.Layer):
         return (x[0], *reference[1:3], x[3])
 
     def get_config(self):
-        return {**super().get_config(), "coordinates": self.coordinates}
+        return {**super().get_config(), "coordinates": self.coordinates, "factor": self.factor}
 
 
 @keras.saving.register_keras_serializable("isa_tf")

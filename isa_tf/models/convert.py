@@ -4,14 +4,18 @@ from typing import NamedTuple
 
 import keras
 
-from isa_tf.backbones import ResNet
+from isa_tf.backbones import HRNet, ResNet
 from isa_tf.models.isanet import ISANet
 from isa_tf.names import unknown
-from isa_tf.weights import list_sources, read_checkpoint, resnet, sources
+from isa_tf.weights import hrnet, list_sources, read_checkpoint, resnet, sources
 from isa_tf.weights.transfer import Report
 
-# Sources of ImageNet backbones; those of whole models are `isa_tf.weights.list_sources()`.
-BACKBONES = tuple(resnet.SOURCES)
+# Sources of ImageNet backbones, each with its name map and its network; those of whole models are
+# `isa_tf.weights.list_sources()`.
+BACKBONES = {
+    **dict.fromkeys(hrnet.SOURCES, (hrnet, HRNet)),
+    **dict.fromkeys(resnet.SOURCES, (resnet, ResNet)),
+}
 # Arguments that are dicts of arguments, which add to each other.
 _NESTED = ("backbone", "context_options")
 
@@ -20,7 +24,7 @@ class Converted(NamedTuple):
     """A model with the weights of a checkpoint.
 
     Attributes:
-        model: `isa_tf.models.ISANet` or `isa_tf.backbones.ResNet`.
+        model: `isa_tf.models.ISANet`, or `ResNet` or `HRNet` of `isa_tf.backbones`.
         source: str, whose checkpoint it is.
         report: `isa_tf.weights.Report`: the tensors and the weights that were left over.
     """
@@ -37,14 +41,15 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
         path: `.pth`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework and
             without running anything in it.
         source: "mmseg", "openseg", "paddleseg" or another of `isa_tf.weights.list_sources` for
-            ISANets; "torchvision", "openmmlab" or "timm" for ImageNet weights of ResNets; `None`
-            to tell it from the tensors' names. Defaults to `None`.
+            ISANets; "torchvision", "openmmlab" or "timm" for ImageNet weights of ResNets, "hrnet"
+            for those of HRNets; `None` to tell it from the tensors' names. Defaults to `None`.
         num_classes: int, for other classes than the checkpoint's: the classifiers are then new,
             with random weights. Defaults to `None`, the checkpoint's.
         **arguments: of `Segmenter` that the tensors do not tell or that are to differ:
             coordinates, class_names, palette, protocol, dropout, dtype, ...; `context_options` is
             a dict of those of `InterlacedSparseAttention`: partition, mask_padding, dropout;
-            `backbone` is one of those of `ResNet`, and all there is to set of a backbone.
+            `backbone` is one of those of `ResNet` or `HRNet`, and all there is to set of a
+            backbone.
 
     Returns:
         `Converted`.
@@ -78,7 +83,8 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
     if num_classes is not None:
         settings["num_classes"] = num_classes
     shared = {name: settings[name] for name in ("dtype", "synchronized") if name in settings}
-    settings["backbone"] = ResNet(**settings["backbone"], **shared)
+    network = HRNet if "width" in settings["backbone"] else ResNet
+    settings["backbone"] = network(**settings["backbone"], **shared)
     model = ISANet(**settings)
     report = module.load(model, tensors, path, ("classifier",) if changed else ())
     return Converted(model, source, report)
@@ -94,9 +100,10 @@ def _merge(*parts):
 
 
 def _backbone(tensors, path, source, arguments):
-    found = resnet.arguments(tensors, path, resnet.find_prefix(tensors))
-    model = ResNet(**{**found, **arguments})
-    return Converted(model, source, resnet.load(model, tensors, path))
+    module, network = BACKBONES[source]
+    found = module.arguments(tensors, path, module.find_prefix(tensors))
+    model = network(**{**found, **arguments})
+    return Converted(model, source, module.load(model, tensors, path))
 
 
 def _check_partitions(path, count, partition):
@@ -118,7 +125,9 @@ def check_source(source):
 
 def find_source(tensors, path):
     """Whose checkpoint these tensors are, by their names; ValueError where none is known."""
-    source = sources.find_source(tensors) or resnet.find_source(tensors)
+    # HRNet before ResNet, whose stem and first stage it has too.
+    found = (module.find_source(tensors) for module in (sources, hrnet, resnet))
+    source = next(filter(None, found), None)
     if source is None:
         names = ", ".join(sorted(tensors)[:5])
         raise ValueError(

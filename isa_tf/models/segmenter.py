@@ -20,11 +20,12 @@ AUXILIARY = "auxiliary_logits"
 class Segmenter(keras.Model):
     """A semantic segmentation model around one context module.
 
-    The last map of the backbone is narrowed by a convolution, goes through the context module and,
-    if there is a decoder, is brought up to finer maps of the backbone; a 1x1 convolution makes
-    logits of it, which are resized to the image. `model(image)` and `model.predict` give those
-    logits. With an auxiliary head the model gives, in training alone, a dictionary of "logits" and
-    "auxiliary_logits", and `fit` adds `auxiliary_weight` times the auxiliary loss by itself.
+    The last map of the backbone (its `head_level`) is narrowed by a convolution, goes through the
+    context module and, if there is a decoder, is brought up to finer maps of the backbone; a 1x1
+    convolution makes logits of it, which are resized to the image. `model(image)` and
+    `model.predict` give those logits. With an auxiliary head the model gives, in training alone, a
+    dictionary of "logits" and "auxiliary_logits", and `fit` adds `auxiliary_weight` times the
+    auxiliary loss by itself.
 
     Args:
         backbone: `isa_tf.backbones.Backbone`, or the name of one (see `isa_tf.backbones.create`),
@@ -36,7 +37,8 @@ class Segmenter(keras.Model):
             `{"partition": 4}`. What the network itself is told of activation, momentum,
             minimal_filtering, synchronized and dtype, a module given by name is told too.
             Defaults to `None`.
-        output_stride: int, of a backbone given by name. Defaults to 8.
+        output_stride: int, of a backbone given by name. Defaults to `None`: 8, or the network's own
+            where it cannot have 8, as HRNet's 4.
         backbone_weights: what a backbone given by name takes as `weights`, such as "imagenet".
             Defaults to `None`.
         head_filters: int, width of the map that the context module reads. Defaults to 512.
@@ -93,7 +95,7 @@ class Segmenter(keras.Model):
         context="isa",
         num_classes=19,
         context_options=None,
-        output_stride=8,
+        output_stride=None,
         backbone_weights=None,
         head_filters=512,
         head_kernel_size=3,
@@ -124,6 +126,9 @@ class Segmenter(keras.Model):
         if minimal_filtering is not None:  # which not every backbone of one's own may know
             shared["minimal_filtering"] = minimal_filtering
         if isinstance(backbone, str):
+            strides = backbones.output_strides(backbone)
+            if output_stride is None and (not strides or 8 in strides):
+                output_stride = 8
             backbone = backbones.create(backbone, output_stride, backbone_weights, **shared)
         shared.update(activation=activation, momentum=momentum)
         if isinstance(context, str):
@@ -156,7 +161,7 @@ class Segmenter(keras.Model):
         if input_scale != 1:
             x = ResizeBy(input_scale, dtype="float32", name="input_resize")(x)
         maps = backbone(x)
-        x = conv(head_filters, head_kernel_size, "head")(maps[max(maps)])
+        x = conv(head_filters, head_kernel_size, "head")(maps[backbone.head_level])
         if context is not None:
             x = context(x)
         for level, filters in zip(decoder_levels, widths, strict=True):

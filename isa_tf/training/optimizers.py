@@ -8,6 +8,9 @@ import tensorflow as tf
 from isa_tf.ops import sum_over_replicas
 from isa_tf.schedules import PolyDecay
 
+# The names of the variables that weight decay may spare.
+_SPARED = {"norm": ("gamma", "beta"), "bias": ("bias",)}
+
 
 def make_optimizer(
     name,
@@ -23,12 +26,14 @@ def make_optimizer(
     ema=0.0,
     accumulate=1,
     loss_scale=False,
+    decay_spares=None,
+    rates=None,
 ):
     """SGD or AdamW under the poly schedule.
 
     Args:
-        name: "sgd", with `weight_decay` in the gradient of every weight as published; or "adamw",
-            with decoupled decay of the kernels alone (no normalisation, no bias).
+        name: "sgd", with `weight_decay` in the gradient as published; or "adamw", with decoupled
+            decay.
         learning_rate: float, at the start.
         steps: int, length of the training: how often the weights are changed.
         momentum: float, of SGD. Defaults to 0.9.
@@ -44,21 +49,32 @@ def make_optimizer(
             gradients. Defaults to 1.
         loss_scale: bool, whether the loss is scaled for "mixed_float16", see `LossScale`. Defaults
             to False.
+        decay_spares: what no weight is taken from: "norm" (scales and shifts of normalisations),
+            "bias", both or neither, in a sequence. Defaults to `None`: neither with "sgd", both
+            with "adamw".
+        rates: dict from the beginning of a variable's path to what its learning rate is multiplied
+            by, see `WholeGradient`. Defaults to `None`.
 
     Returns:
         A `keras.optimizers.Optimizer`: `CoupledSGD` or `AdamW`, or a `LossScale` of it.
 
     Raises:
-        ValueError: for an unknown name, `accumulate` below 1, or what `PolyDecay` and Keras refuse.
+        ValueError: for an unknown name, `accumulate` below 1, what else decay is to spare, or what
+            `PolyDecay` and Keras refuse.
 
     Example:
 
     >>> optimizer = make_optimizer("sgd", 0.01, steps=40_000, weight_decay=5e-4)
+    >>> head = make_optimizer("sgd", 0.001, steps=30_000, rates={"head": 10.0, "context": 10.0})
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
     schedule = PolyDecay(learning_rate, steps, power, end_learning_rate, warmup_steps)
-    common = {"global_clipnorm": clip_norm}
+    common = {"global_clipnorm": clip_norm, "rates": rates}
+    if decay_spares is not None:
+        if unknown := sorted(set(decay_spares) - set(_SPARED)):
+            raise ValueError(f"decay spares {' and '.join(_SPARED)} or neither, got {unknown}")
+        common["spared"] = [name for kind in decay_spares for name in _SPARED[kind]]
     if ema:
         common.update(use_ema=True, ema_momentum=ema)
     if accumulate > 1:
@@ -91,6 +107,21 @@ class WholeGradient:
     * leaves the weights that were trained in the model at the end of `fit`, where Keras puts their
       averages: training goes on from them, and what is validated is averaged for the time of it
       (`SwapAveragedWeights`).
+    * gives variables rates of their own, and weight decay those that it spares; both are kept in
+      the config, where Keras forgets what it was told to exclude.
+
+    Args:
+        *args: of the optimizer.
+        spared: names of variables, such as "bias", that weight decay leaves alone. Defaults to
+            `None`, for what the class says.
+        rates: dict from the beginning of a variable's path, up to a "/", to what its learning rate
+            is multiplied by, in decoupled decay too; the longest that fits counts, and 1 where none
+            does. Defaults to `None`.
+        **kwargs: of the optimizer.
+
+    Raises:
+        ValueError: for rates that are negative, and, once the variables are known, for those of
+            none.
 
     Attributes:
         gradient_norm: `keras.Variable`, the norm of the whole gradient at the last step, before it
@@ -106,8 +137,18 @@ class WholeGradient:
     5.0
     """
 
-    def __init__(self, *args, **kwargs):
+    spares = ()  # what weight decay leaves alone, unless it is told
+
+    def __init__(self, *args, spared=None, rates=None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.spared = tuple(self.spares if spared is None else spared)
+        self.exclude_from_weight_decay(var_names=list(self.spared))
+        rates = {str(path): float(rate) for path, rate in (rates or {}).items()}
+        if any(rate < 0 for rate in rates.values()):
+            raise ValueError(f"rates must not be negative, got {rates}")
+        # Past Keras's tracking, as what follows: these are numbers, not variables.
+        object.__setattr__(self, "rates", rates)
+        object.__setattr__(self, "_rate_of", {})
         with keras.name_scope(self.name, caller=self):
             norm = keras.Variable(0.0, trainable=False, dtype="float32", name="gradient_norm")
         # Past Keras's tracking: one variable more, and it would not load the files of before.
@@ -120,6 +161,51 @@ class WholeGradient:
             grads = sum_over_replicas(grads)
         with _after(grads):
             super().apply(grads, variables)
+
+    def build(self, variables):
+        super().build(variables)
+        self._rate_of.update(
+            {self._var_key(v): rate for v in variables if (rate := self._find_rate(v)) != 1.0}
+        )
+        for path in self.rates:
+            if not any(_begins(v.path, path) for v in variables):
+                raise ValueError(f"rates has {path!r}, with which no variable's path begins")
+
+    def _find_rate(self, variable):
+        fitting = [path for path in self.rates if _begins(variable.path, path)]
+        return self.rates[max(fitting, key=len)] if fitting else 1.0
+
+    def rate(self, variable, learning_rate):
+        """The learning rate of a variable, where that of all is `learning_rate`."""
+        factor = self._rate_of.get(self._var_key(variable), 1.0)
+        return learning_rate if factor == 1.0 else learning_rate * factor
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, self.rate(variable, learning_rate))
+
+    def _apply_weight_decay(self, variables):
+        if self.weight_decay is None:
+            return
+
+        def decay(variable):
+            if self._use_weight_decay(variable):
+                rate = self.rate(variable, tf.cast(self.learning_rate, variable.dtype))
+                weight_decay = tf.cast(self.weight_decay, variable.dtype)
+                variable.assign_sub(variable * weight_decay * rate)
+
+        def across(strategy):
+            for variable in variables:
+                variable = getattr(variable, "value", variable)
+                strategy.extended.update(variable, decay, group=False)
+
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            across(tf.distribute.get_strategy())
+        else:
+            context.merge_call(across)
+
+    def get_config(self):
+        return {**super().get_config(), "spared": self.spared, "rates": dict(self.rates)}
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars  # `apply` has done it
@@ -177,7 +263,8 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
     Args:
         learning_rate: float or schedule.
         l2: float, the recipes' "weight decay". Defaults to 0.
-        **kwargs: those of `keras.optimizers.SGD`.
+        **kwargs: those of `keras.optimizers.SGD`, and of `WholeGradient`: spared (by default
+            nothing), rates.
 
     Example:
 
@@ -192,7 +279,7 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         gradient = tf.cast(gradient, variable.dtype)
-        rate = tf.cast(learning_rate, variable.dtype)
+        rate = self.rate(variable, tf.cast(learning_rate, variable.dtype))
         decay = None
         if self.l2 and self._use_weight_decay(variable):
             decay = self.l2 * variable
@@ -221,20 +308,18 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
 class AdamW(WholeGradient, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW` that lets kernels decay alone, no normalisation and no bias.
 
-    Keras's forgets what it was told to exclude when it is saved. What it does with the gradients
-    of replicas is said in `WholeGradient`.
+    What it does with the gradients of replicas is said in `WholeGradient`.
 
     Args:
-        *args, **kwargs: those of `keras.optimizers.AdamW`.
+        *args, **kwargs: those of `keras.optimizers.AdamW`, and of `WholeGradient`: spared (by
+            default "gamma", "beta", "bias"), rates.
 
     Example:
 
     >>> optimizer = AdamW(1e-4, weight_decay=0.01)
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    spares = ("gamma", "beta", "bias")
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -302,6 +387,10 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
         with _after(grads):
             _branch(self.check_finite(grads), finite, not_finite, grads)
+
+
+def _begins(path, beginning):
+    return path == beginning or path.startswith(f"{beginning}/")
 
 
 def _prepare(optimizer, grads, variables):

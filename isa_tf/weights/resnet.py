@@ -4,13 +4,11 @@ All of them name the stages alike; they differ in the stem, and timm's "vd" shor
 pooling before its convolution.
 """
 
-import os
 import re
 from pathlib import Path
 
-from isa_tf.names import unknown
+from isa_tf.weights import published
 from isa_tf.weights.architectures import BASIC, DEPTHS
-from isa_tf.weights.published import list_published
 from isa_tf.weights.transfer import Report, Transfer, conv_layers
 
 # The classifier, which a backbone has not.
@@ -42,33 +40,11 @@ def _stem(names):
 
 
 def find(model, weights) -> Path:
-    """The file of a `ResNet`'s weights, fetched where a name is given and not in the cache yet.
-
-    Args:
-        model: `isa_tf.backbones.ResNet`.
-        weights: "imagenet" for the first published ones that fit, the name of some, or a path.
-
-    Raises:
-        ValueError: where nobody is known to publish any, or for an unknown name.
-        OSError: where it cannot be fetched.
-    """
-    name = os.fspath(weights)
-    published = {entry.name: entry for entry in list_published(*SOURCES)}
-    if name == "imagenet":
-        network = {name: getattr(model, name) for name in ("depth", "stem", "shortcut")}
-        for entry in published.values():
-            if entry.network == network and model.filters == 64:
-                return entry.fetch()
-        raise ValueError(
-            f'weights="imagenet": none are known for {model.name} (depth/stem/shortcut '
-            f"{'/'.join(map(str, network.values()))}, {model.filters} filters), but "
-            f"{', '.join(published)}; or give a file"
-        )
-    if name in published:
-        return published[name].fetch()
-    if "://" in name or name.startswith("timm/"):
-        raise ValueError(unknown("weights", name, published))
-    return Path(name)
+    """The file of a `ResNet`'s weights, as `isa_tf.weights.published.find` has it."""
+    network = {name: getattr(model, name) for name in ("depth", "stem", "shortcut")}
+    if model.filters != 64:
+        network["filters"] = model.filters
+    return published.find(weights, model, network, SOURCES)
 
 
 def find_source(tensors) -> str | None:

@@ -4,9 +4,9 @@ A source is a module, or any object, with
 
 * `is_source(tensors)`: whether tensors of these names look like its own;
 * `arguments(tensors, path)`: what the tensors tell of the network, a dict of arguments of
-  `Segmenter`, num_classes among them. "backbone" is a dict of those of `ResNet`,
-  "context_options" of those of `InterlacedSparseAttention`, and "partitions" says of how many
-  there are weights, where it is not 1;
+  `Segmenter`, num_classes among them. "backbone" is a dict of those of `ResNet`, or of those of
+  `HRNet` with its width, "context_options" of those of `InterlacedSparseAttention`, and
+  "partitions" says of how many there are weights, where it is not 1;
 * `SETTINGS`: such a dict of what the tensors do not tell;
 * `load(model, tensors, path, optional)`: gives the model the weights, all or none of them, and
   returns a `Report`. Variables whose path holds one of `optional` may keep their values.

@@ -195,3 +195,158 @@ def test_speed():
     for seed in range(20):
         distort(tf.constant(seed))
     assert (time.process_time() - start) / 20 < 0.05
+
+
+# === What recipes ask for ===
+
+
+def places(size, crop, count=2000, **arguments):
+    """The windows of many seeds: (count, 2, 2)."""
+    label = tf.zeros(size, tf.uint8)
+
+    @tf.function
+    def all_of_them():
+        return tf.map_fn(
+            lambda i: augment.crop_place(label, crop, tf.stack([7, i]), **arguments),
+            tf.range(count),
+        )
+
+    return all_of_them().numpy()
+
+
+def is_uniform(values, low, high):
+    """Kolmogorov and Smirnov's distance from a uniform distribution, at one in 10,000."""
+    share = (np.sort(values) - low) / (high - low)
+    steps = np.arange(len(values) + 1) / len(values)
+    distance = max(np.abs(share - steps[1:]).max(), np.abs(share - steps[:-1]).max())
+    return distance < np.sqrt(np.log(2 / 1e-4) / 2 / len(values))
+
+
+def test_scale_and_aspect_are_drawn_as_published():
+    """Width by sqrt(aspect), height by its inverse, both times the scale: the factors found."""
+    found = places((4000, 6000), (2000, 2000), scale_range=(0.5, 2.0), aspect_range=(0.9, 1.1))
+    vertical, horizontal = (2000 / found[:, 1, i] for i in (0, 1))
+    assert is_uniform(np.sqrt(vertical * horizontal), 0.5, 2.0)
+    assert is_uniform(horizontal / vertical, 0.9, 1.1)
+    scale, aspect = np.sqrt(vertical * horizontal), horizontal / vertical
+    assert abs(np.corrcoef(scale, aspect)[0, 1]) < 0.1
+
+
+def test_windows_lie_anywhere_on_the_image():
+    """Also where the image is smaller than the window, within it."""
+    for start, low, high in zip(
+        places((700, 90), (200, 150))[:, 0].T, (0, -60), (500, 0), strict=True
+    ):
+        assert start.min() == low and start.max() == high
+        assert is_uniform(start + np.random.default_rng(0).uniform(size=2000), low, high + 1)
+
+
+@pytest.mark.parametrize(
+    "resize, factors",
+    [
+        ({"short_side": 520}, (520 / 300, 520 / 300)),
+        ({"fit": (2048, 512)}, (512 / 300, 512 / 300)),
+        ({"fit": 480}, (480 / 400, 480 / 400)),
+        ({"size": (473, 946)}, (473 / 300, 946 / 400)),
+    ],
+    ids=str,
+)
+def test_what_is_resized_before_it_is_scaled(resize, factors):
+    found = places(
+        (300, 400), (260, 260), 200, resize=augment.make_resize(**resize), scale_range=(2.0, 2.0)
+    )
+    assert (found[:, 1] == np.round(260 / (2 * np.array(factors)))).all()
+
+
+def test_a_whole_image_resized_is_what_resizing_makes_of_it():
+    image, label = noise_image(60, 90), noise_image(60, 90, 1)[..., 0]
+    new_image, new_label = augment.random_scale_crop(
+        image, label, (48, 48), (0, 1), resize=augment.make_resize(size=48)
+    )
+    whole_image, whole_label = reference(image, label, (48, 48))
+    np.testing.assert_array_equal(new_label, whole_label)
+    assert np.abs(new_image.numpy() - whole_image).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"short_side": 5, "size": 5}, "resize by one of"),
+        ({"short_side": 0}, "short_side"),
+        ({"short_side": (5, 6)}, "short_side must be an int above 0"),
+        ({"fit": (2048, 512, 3)}, "fit must be"),
+    ],
+)
+def test_what_cannot_be_resized_to(given, message):
+    with pytest.raises(ValueError, match=message):
+        augment.make_resize(**given)
+
+
+def test_label_follows_image_through_everything():
+    """Each pixel's colours tell its place; its label, the same; outside there is only ignore."""
+    y, x = np.mgrid[:90, :120]
+    image = np.stack([2 * y, 2 * x, 0 * x], axis=-1).astype(np.uint8)
+    label = np.where(x < 60, 0, 1).astype(np.uint8)  # left and right
+    sides = set()
+    for seed in range(30):
+        new_image, new_label = augment.random_scale_crop(
+            image,
+            label,
+            (64, 80),
+            (7, seed),
+            (0.5, 2.0),
+            (0.9, 1.1),
+            resize=augment.make_resize(short_side=70),
+        )
+        new_image, new_label = augment.random_flip(
+            new_image, new_label, (8, seed), flip_pairs=((0, 1),)
+        )
+        new_image, new_label = new_image.numpy(), new_label.numpy()
+        outside = new_label == 255
+        assert (new_image[outside] == augment.MEAN_COLOR).all()
+        columns = new_image[..., 1] / 2
+        flipped = np.diff(np.where(outside, np.nan, columns), axis=1)
+        flipped = np.nanmean(flipped) < 0
+        near = np.abs(columns - 59.5) < 2.5  # half a pixel of either grid
+        right = (columns > 59.5) != flipped  # what was right is left in the mirror
+        checked = ~outside & ~near
+        np.testing.assert_array_equal(new_label[checked], right[checked])
+        sides.add(bool(flipped))
+    assert sides == {True, False}
+
+
+def test_flip_pairs_change_places_where_it_flips_and_nowhere_else():
+    image, label = noise_image(), noise_image(seed=1)[..., 0] % 20
+    label[0, :5] = 255
+    swapped = np.arange(256)
+    swapped[[14, 15, 16, 17, 18, 19]] = [15, 14, 17, 16, 19, 18]
+    flipped = 0
+    for seed in range(40):
+        new_image, new_label = augment.random_flip(
+            image, label, (0, seed), flip_pairs=((14, 15), (16, 17), (18, 19))
+        )
+        mirrored = np.array_equal(new_image, image[:, ::-1])
+        flipped += mirrored
+        expected = swapped[label[:, ::-1]] if mirrored else label
+        np.testing.assert_array_equal(new_label, expected)
+        assert new_label.dtype == tf.uint8
+    assert 10 < flipped < 30
+
+
+def test_brightness_is_one_whole_number_for_all_of_an_image():
+    image = np.random.default_rng(0).integers(10, 246, (4, 5, 3), np.uint8)
+    shifts = []
+    for seed in range(400):
+        new = augment.random_brightness(image, (3, seed), 10).numpy().astype(int)
+        shift = np.unique(new - image)
+        assert shift.shape == (1,)
+        shifts.append(shift[0])
+    counts = np.bincount(np.add(shifts, 10), minlength=21)
+    assert len(counts) == 21 and counts.min() > 0  # every one of -10 .. 10
+    assert ((counts - 400 / 21) ** 2).sum() / (400 / 21) < 52.4  # chi square, one in 10,000
+
+
+def test_brightness_ends_at_black_and_white():
+    image = np.array([[[0, 3, 128], [252, 255, 100]]], np.uint8)
+    seen = {tuple(augment.random_brightness(image, (0, s), 9).numpy().ravel()) for s in range(60)}
+    assert (9, 12, 137, 255, 255, 109) in seen and (0, 0, 119, 243, 246, 91) in seen

@@ -30,7 +30,6 @@ def test_data_dir_where_it_belongs():
 def own_names(monkeypatch):
     """Names registered in a test are gone after it."""
     monkeypatch.setattr(catalogue._DATASETS, "_entries", dict(catalogue._DATASETS.items()))
-    monkeypatch.setattr(catalogue, "_needs_files", dict(catalogue._needs_files))
 
 
 def test_datasets_join_from_outside(own_names):
@@ -41,7 +40,7 @@ def test_datasets_join_from_outside(own_names):
         made.append((data_dir, kwargs))
         return data.SyntheticDataset(**kwargs)
 
-    data.register("made up", data.SyntheticDataset, needs_files=False)
+    data.register("made up", data.SyntheticDataset)
     assert {"mine", "made up", "camvid"} <= set(data.list_names())
     assert data.create("mine", "there", seed=3).seed == 3
     assert made == [("there", {"seed": 3})]
@@ -56,7 +55,7 @@ def test_datasets_join_from_outside(own_names):
 
 def test_a_name_is_not_taken_from_another(own_names):
     with pytest.raises(ValueError, match="there is a dataset 'camvid' already"):
-        data.register("camvid", data.SyntheticDataset, needs_files=False)
+        data.register("camvid", data.SyntheticDataset)
     with pytest.raises(ValueError, match="'camvid' needs `data_dir`"):
         data.create("camvid")
 

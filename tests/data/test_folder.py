@@ -120,6 +120,106 @@ def test_names_or_number_are_needed(folder):
         FolderDataset(folder)
 
 
+def test_class_names_with_colours(folder):
+    colors = [(9 * i, 1, 2) for i in range(5)]
+    entries = [{"name": n, "color": c} for n, c in zip("vwxyz", colors, strict=True)]
+    (folder / "classes.json").write_text(json.dumps(entries))
+    data = FolderDataset(folder)
+    assert data.class_names == tuple("vwxyz") and data.palette == tuple(colors)
+    assert FolderDataset(folder, palette=colors[::-1]).palette == tuple(colors[::-1])
+    assert FolderDataset(folder, groups={"a": ["w", "x"]}).palette == (colors[1],)
+    for wrong in (
+        {"name": "z"},
+        {"name": "z", "color": [0, 0, 256]},
+        {"name": 1, "color": [0] * 3},
+    ):
+        (folder / "classes.json").write_text(json.dumps([*entries[:4], wrong]))
+        with pytest.raises(DataError, match="classes.json: not a JSON list of names"):
+            FolderDataset(folder)
+
+
+# === Names that differ ===
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """Pairs as of Cityscapes, among labels of other kinds; gives what was written by its stem."""
+    written = {}
+    for stem in ("aachen/aachen_0_1", "ulm/ulm_0_2", "ulm/aachen_0_1"):
+        images, labels = "images/train", "labels/train"
+        city, name = stem.split("/")
+        written[stem] = write_pair(
+            tmp_path, "pair", len(written), f"{images}/{city}", f"{labels}/{city}"
+        )
+        (tmp_path / images / city / "pair.png").rename(
+            tmp_path / images / city / f"{name}_leftImg8bit.png"
+        )
+        label = tmp_path / labels / city / "pair.png"
+        label.rename(label.with_name(f"{name}_gtFine_labelIds.png"))
+        Image.new("RGB", SIZE[::-1]).save(label.with_name(f"{name}_gtFine_color.png"))
+        Image.new("I;16", SIZE[::-1]).save(label.with_name(f"{name}_gtFine_instanceIds.png"))
+    (tmp_path / "images/train/ulm/thumbnail.gif").write_bytes(b"")
+    return tmp_path, written
+
+
+PATTERNS = {"image_pattern": "*_leftImg8bit", "label_pattern": "*_gtFine_labelIds"}
+
+
+def test_patterns(cityscapes):
+    root, written = cityscapes
+    data = FolderDataset(root, num_classes=5, **PATTERNS)
+    assert data.size("train") == 3
+    for i, stem in enumerate(sorted(written)):
+        assert data.examples("train")[i].endswith(f"{stem}_leftImg8bit.png")
+        for read, wrote in zip(data.read("train", i), written[stem], strict=True):
+            np.testing.assert_array_equal(read, wrote)
+
+
+def test_patterns_from_a_config(cityscapes):
+    from experiments import setup
+    from experiments.configs import default
+
+    config = default.get_config()
+    config.data.data_dir, config.data.num_classes = str(cityscapes[0]), 5
+    config.data.options = PATTERNS
+    assert setup.make_dataset(config).size("train") == 3
+
+
+def test_what_a_pattern_finds_alone_is_a_fault(cityscapes):
+    root, _ = cityscapes
+    image = root / "images/train/ulm/ulm_0_2_leftImg8bit.png"
+    label = root / "labels/train/ulm/ulm_0_2_gtFine_labelIds.png"
+    label.rename(root / "elsewhere.png")
+    with pytest.raises(DataError, match=f"{named(image)}: it has no label {named(label)}$"):
+        FolderDataset(root, num_classes=5, **PATTERNS)
+    (root / "elsewhere.png").rename(label)
+    image.unlink()
+    wanted = named(image.with_suffix("").relative_to(root / "images/train"))
+    with pytest.raises(DataError, match=f"{named(label)}: it has no image {wanted}"):
+        FolderDataset(root, num_classes=5, **PATTERNS)
+    with pytest.raises(DataError, match=r"train: no image here is named left_\* and ends in"):
+        FolderDataset(root, num_classes=5, image_pattern="left_*")
+
+
+def test_the_star_stands_for_something(tmp_path):
+    write_pair(tmp_path, "a_b")
+    for pattern in ("a_*_b", "*a_b", "a_b*"):  # which would overlap, or stand for nothing
+        with pytest.raises(DataError, match="no image here"):
+            FolderDataset(tmp_path, num_classes=5, image_pattern=pattern, label_pattern=pattern)
+    for pattern in ("a*", "*b", "*_b", "a*b"):
+        data = FolderDataset(tmp_path, num_classes=5, image_pattern=pattern, label_pattern=pattern)
+        assert data.size("train") == 1
+
+
+def test_patterns_that_are_none(folder):
+    for pattern in ("_ids", "*_*", "labels/*", "*_ids.png", 3):
+        with pytest.raises(ValueError, match="`label_pattern` is .*Received"):
+            FolderDataset(folder, num_classes=5, label_pattern=pattern)
+    (folder / "pairs.csv").write_text("image,label\ntrain/images/00.png,train/labels/00.png\n")
+    with pytest.raises(ValueError, match="patterns are for folders"):
+        FolderDataset(folder / "pairs.csv", num_classes=5, image_pattern="*_a")
+
+
 # === What labels may look like ===
 
 

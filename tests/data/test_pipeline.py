@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from isa_tf.data import (
     DataError,
+    FolderDataset,
     SegmentationDataset,
     batch_examples,
     eval_pipeline,
@@ -140,6 +142,28 @@ def test_eval_batches_hold_one_size():
     assert order(eval_pipeline(Numbered(), "train", batch_size=4)) == list(range(10))
     even = [len(label) for _, label in eval_pipeline(Numbered(50), "train", batch_size=4)]
     assert even == [4] * 12 + [2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_eval_tells_which_examples_a_batch_has(batch_size):
+    """Whatever the order of sizes makes of it, and with one left out."""
+
+    class Lacking(Numbered):
+        def read(self, split, index):
+            if index == 4:
+                raise DataError("4", "broken")
+            return super().read(split, index)
+
+    data = Lacking(heights=3, on_error="skip")
+    told = list(eval_pipeline(data, "train", batch_size, with_index=True))
+    plain = list(eval_pipeline(data, "train", batch_size))
+    for batch, (image, label) in zip(told, plain, strict=True):
+        assert set(batch) == {"image", "label", "index"} and batch["index"].dtype == tf.int64
+        np.testing.assert_array_equal(batch["label"][:, 0, 0], batch["index"])
+        assert equal((batch["image"], batch["label"]), (image, label))
+    found = np.concatenate([batch["index"] for batch in told]).tolist()
+    assert sorted(found) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert (found == sorted(found)) == (batch_size == 1)
 
 
 def test_eval_holds_few_examples_of_many_sizes():
@@ -358,6 +382,10 @@ def test_runs_under_a_strategy():
         ({"crop_size": 8.5}, "crop_size must be an int above 0 or two"),
         ({"scale_range": (2.0, 0.5)}, "scale_range"),
         ({"scale_range": (0.0, 0.5)}, "scale_range"),
+        ({"aspect_range": (1.1, 0.9)}, "aspect_range"),
+        ({"brightness": -1}, "brightness"),
+        ({"brightness": 1.5}, "brightness"),
+        ({"short_side": 9, "exact_size": 9}, "resize by one of"),
         ({"repeat": False, "batch_size": 11}, "10 examples"),
         ({"split": "test"}, "no split 'test'"),
     ],
@@ -366,3 +394,104 @@ def test_wrong_arguments(changes, message):
     arguments = {"split": "train", "batch_size": 2, "crop_size": 8} | changes
     with pytest.raises(ValueError, match=message):
         train_pipeline(Numbered(), **arguments)
+
+
+# === What recipes ask for ===
+
+
+class Sided(SegmentationDataset):
+    """A mirror exchanges the classes of the left and the right half."""
+
+    def __init__(self, flip_pairs=((0, 1),)):
+        super().__init__("sided", ("left", "right"), ("train",), flip_pairs=flip_pairs)
+
+    def examples(self, split):
+        return ("0", "1")
+
+    def read(self, split, index):
+        label = np.repeat([[0, 1]], 8, axis=1).repeat(12, axis=0).astype(np.uint8)
+        return np.stack([label * 100 + 50] * 3, axis=-1), label
+
+
+@pytest.mark.parametrize("flip_pairs, right", [(((0, 1),), True), ((), False)])
+def test_flips_exchange_what_the_dataset_says(flip_pairs, right):
+    train = train_pipeline(
+        Sided(flip_pairs), "train", 12, (12, 16), scale_range=None, photometric=False
+    )
+    images, labels = next(iter(train))
+    mirrored = images[:, 0, 0, 0] == 150
+    assert 0 < np.count_nonzero(mirrored) < 12
+    left = np.where(mirrored, int(not right), 0)  # the label at the left end
+    np.testing.assert_array_equal(labels[:, 0, 0], left)
+
+
+@pytest.mark.parametrize("flip_pairs", [((0, 2),), ((0, 1), (1, 0)), ((0,),), (0, 1), ((0, -1),)])
+def test_pairs_that_are_none_are_refused(flip_pairs):
+    with pytest.raises(ValueError, match="`flip_pairs` are pairs of class ids, 0 to 1"):
+        Sided(flip_pairs)
+
+
+RECIPE = {
+    "scale_range": (0.5, 2.0),
+    "aspect_range": (0.9, 1.1),
+    "short_side": 14,
+    "brightness": 10,
+    "photometric": False,
+}
+
+
+def test_a_recipe_resumes_where_it_was():
+    data = Numbered(heights=3)
+    through = list(train_pipeline(data, "train", 4, (10, 14), seed=3, **RECIPE).take(6))
+    resumed = train_pipeline(data, "train", 4, (10, 14), seed=3, start_step=4, **RECIPE)
+    for batch, again in zip(through[4:], resumed, strict=False):
+        assert equal(batch, again)
+
+
+def test_brightness_leaves_what_is_outside_the_image():
+    arguments = {**RECIPE, "scale_range": (0.4, 0.4), "flip": False}
+    images, labels = next(iter(train_pipeline(Numbered(), "train", 10, (20, 20), **arguments)))
+    outside = labels.numpy() == 255
+    assert outside.any() and (images.numpy()[outside] == (124, 116, 104)).all()
+    shifts = images.numpy().astype(int)[..., 0] - labels.numpy()
+    of_each = [np.unique(s[~o]) for s, o in zip(shifts, outside, strict=True)]
+    assert {len(s) for s in of_each} == {1} and len({s[0] for s in of_each}) > 1
+
+
+def test_brightness_changes_nothing_else():
+    """What was drawn before there was any stays as it was."""
+    arguments = {"seed": 3, "scale_range": (0.5, 2.0)}
+    data = Numbered(heights=3)
+    plain = next(iter(train_pipeline(data, "train", 4, (10, 14), photometric=False, **arguments)))
+    bright = next(
+        iter(
+            train_pipeline(
+                data, "train", 4, (10, 14), photometric=False, brightness=10, **arguments
+            )
+        )
+    )
+    np.testing.assert_array_equal(plain[1], bright[1])
+    assert np.any(plain[0] != bright[0])
+
+
+def test_crops_of_jpegs_are_those_of_whole_images(tmp_path):
+    """Of a JPEG only the window is decoded; what is cached is decoded whole, and cut."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for i in range(2):
+            rng = np.random.default_rng(i)
+            small = rng.integers(0, 256, (5, 7, 3), np.uint8)
+            photo = Image.fromarray(small).resize((88, 64), Image.BICUBIC)
+            photo.save(tmp_path / split / "images" / f"{i}.jpg", quality=95)
+            label = Image.fromarray(rng.integers(0, 3, (64, 88), np.uint8))
+            label.save(tmp_path / split / "labels" / f"{i}.png")
+    data = FolderDataset(tmp_path, ("a", "b", "c"))
+    arguments = {**RECIPE, "short_side": None, "exact_size": (48, 48)}
+    one, other = (
+        next(iter(train_pipeline(data, "train", 6, (48, 48), cache=cache, **arguments)))
+        for cache in (False, True)
+    )
+    np.testing.assert_array_equal(one[1], other[1])
+    # Two decoders of JPEG round differently, by as much as they do without a crop.
+    assert np.abs(one[0].numpy().astype(int) - other[0].numpy()).mean() < 1

@@ -77,7 +77,7 @@ def make_config(dtype):
     config.train.weight_decay = 0.0
     config.train.warmup_steps = 0
     config.train.clip_norm = 0.5
-    config.train.jaccard_weight = 0.5
+    config.train.losses.jaccard = 0.5
     config.train.class_weights = (0.5, 0.7, 1.0, 1.0, 2.0, 1.0, 3.0)
     config.train.pictures = 0
     return config
@@ -87,7 +87,7 @@ def main(out, strategy, devices):
     if devices > 1:
         training.logical_devices(devices)
     strategy = training.make_strategy(strategy)
-    data.register("partly_ignored", PartlyIgnored, needs_files=False)
+    data.register("partly_ignored", PartlyIgnored)
     for dtype in STEPS:
         keras.backend.set_floatx(dtype)  # of losses and metrics
         record = Record()

@@ -172,7 +172,7 @@ class TestStudy:
             assert sys.modules[package].__version__ in table
 
     def test_pictures(self, story):
-        image = data.folder.read_image(story[0] / "results.png")
+        image = data.pictures.read_image(story[0] / "results.png")
         assert image.shape[0] > 100 and image.std() > 0
         drawn = (story[0] / "results.svg").read_text()
         assert drawn.count("<use") > 0

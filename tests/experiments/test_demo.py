@@ -18,4 +18,4 @@ def test_demo_leaves_what_it_promises(tmp_path):
     pictures = [tmp_path / "comparison.png", *(tmp_path / "predictions").glob("*.png")]
     assert len(pictures) > 12
     for path in pictures:
-        data.folder.read_image(path)
+        data.pictures.read_image(path)

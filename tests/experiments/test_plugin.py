@@ -62,7 +62,7 @@ class OneConvolution(Backbone):
         return {**super().get_config(), "weights": None}
 
 
-@isa_tf.data.register("stripes", needs_files=False)
+@isa_tf.data.register("stripes")
 class Stripes(isa_tf.data.SegmentationDataset):
     """Bright stripes are class 1."""
 

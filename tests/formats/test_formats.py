@@ -77,6 +77,33 @@ def test_any_keras_model_of_the_right_shape(tmp_path):
         isa_tf.export(model, tmp_path / "model.tflite", image_size=(32, 32))
 
 
+@pytest.mark.slow
+def test_every_format_takes_an_hrnet(tmp_path):
+    """After a step of training; of sizes that are no multiple of any stride."""
+    keras.utils.set_random_seed(0)
+    backbone = isa_tf.backbones.HRNet(2, modules=(1, 1, 1), blocks=1, filters=4)
+    model = make_model(backbone=backbone)
+    images = random_images(2, 41, 58)
+    model.compile("sgd", isa_tf.losses.PixelCrossEntropy(), jit_compile=False)
+    before = model.get_weights()
+    label = expected(model, images)[0][:, ::-1].astype("uint8")
+    losses = model.fit(images.astype("float32"), label, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    for weight, old in zip(model.weights, before, strict=True):
+        if "seed_generator" not in weight.path:
+            assert np.any(weight != old), weight.path
+    # Every class wins somewhere, by logits of usual size: the statistics of one step are of none.
+    logits = model(images.astype("float32")).numpy()
+    classifier = model.get_layer("logits_classifier")
+    kernel, bias = classifier.get_weights()
+    classifier.set_weights([kernel / logits.std(), (bias - logits.mean((0, 1, 2))) / logits.std()])
+    for name in ("model.keras", "saved", "model.tflite"):
+        options = {"image_size": (41, 58)} if name.endswith("tflite") else {}
+        predictor = isa_tf.load_predictor(isa_tf.export(model, tmp_path / name, **options))
+        # Of maps that no training has made small, rounding errors are large.
+        assert_agree(predictor(images), expected(model, images), rtol=1e-3)
+
+
 def test_wrong_models(tmp_path):
     image = keras.Input((None, None, 3))
     pooled = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))

@@ -24,6 +24,7 @@ FUSED = {
     "dilated resnet": {"backbone": "resnet18", "head_filters": 64, "head_kernel_size": 3},
     "recomputed resnet": {"context": "ppm", "head_filters": 16},
     "keras": {"context": "rcca", "head_filters": 16},
+    "hrnet": {"head_filters": 16},
     "depthwise": {"backbone": "efficientnet_lite0", "head_filters": 16},
     "decoder": {
         "backbone": "resnet18",
@@ -45,6 +46,7 @@ FUSED = {
 def test_fuse_keeps_the_outputs(name, arguments):
     made = {
         "recomputed resnet": lambda: backbones.create("resnet18", 8, recompute=True, filters=8),
+        "hrnet": lambda: backbones.HRNet(4, modules=(1, 1, 1), blocks=1, filters=8),
         "keras": lambda: backbones.create("keras:MobileNetV2", 16, alpha=0.35),
     }
     if name in made:

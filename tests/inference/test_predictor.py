@@ -151,7 +151,8 @@ def test_ids_above_255(classes):
         Protocol(**SLIDE, scales=0.5),
     ],
 )
-def test_a_slide_in_pieces_or_whole_is_the_same(protocol):
+def test_a_slide_in_pieces_or_whole_is_the_same(monkeypatch, protocol):
+    monkeypatch.setattr("isa_tf.inference.pieces.AT_ONCE_BYTES", 0)
     model, images = make_conv(), photos(2, 17, 23)
     class_id, score = Predictor.from_model(model, protocol)(images)
     (logits,) = view_logits(run_of(model), images, protocol)
@@ -314,6 +315,30 @@ def test_counts():
     signed = np.where(labels == 255, -1, labels.astype(int))
     matrix = confusion_matrix(echo, [(images, signed)], 3, ignore_label=-1)
     assert matrix.sum() == 5
+
+
+def test_with_and_without_the_boundaries_in_one_pass():
+    rng, calls = np.random.default_rng(2), []
+    labels = rng.choice([0, 1, 2, 255], (3, 2, 3, 4), p=[0.3, 0.3, 0.3, 0.1]).astype(np.uint8)
+    labels = labels.repeat(9, axis=2).repeat(9, axis=3)  # blocks, which have an inside
+    images = rng.integers(0, 3, (*labels.shape, 3), np.uint8)
+
+    def predict(batch):
+        calls.append(len(batch))
+        return echo(batch)
+
+    usual, inside = confusion_matrix(predict, zip(images, labels, strict=True), 3, band=3)
+    assert calls == [2, 2, 2]
+    np.testing.assert_array_equal(
+        usual, confusion_matrix(echo, zip(images, labels, strict=True), 3)
+    )
+    without = np.where(metrics.boundary_band(labels), 255, labels)
+    np.testing.assert_array_equal(
+        inside, confusion_matrix(echo, zip(images, without, strict=True), 3)
+    )
+    assert 0 < inside.sum() < usual.sum()
+    with pytest.raises(ValueError, match="at least 0 pixels"):
+        confusion_matrix(echo, zip(images, labels, strict=True), 3, band=-1)
 
 
 def test_of_a_pipeline_and_the_metric_agree():

@@ -16,6 +16,7 @@ SLIDE = {"mode": "slide", "crop_size": (7, 9), "stride": (5, 4)}
         {"scales": [0.1, 1, 1.75], "flip": True, "flip_pairs": [[14, 15], [16, 17]]},
         {"fit_size": [2048, 512]},
         {"pad_size": [1025, 2049]},
+        {"exact_size": 473, "size_divisor": 8},
     ],
 )
 def test_protocol_round_trip(values):
@@ -46,6 +47,11 @@ def test_protocol_spellings():
         ({"fit_size": "512"}, "fit_size must be"),
         ({"pad_size": (512, 0)}, "pad_size must be"),
         ({"pad_size": 512, "fit_size": 512}, "fit_size and pad_size exclude each other"),
+        ({"exact_size": 8, "fit_size": 8}, "fit_size and exact_size exclude each other"),
+        ({"exact_size": (8, 0)}, "exact_size must be"),
+        ({"size_divisor": 0}, "size_divisor must be an int above 0, got 0"),
+        ({"size_divisor": 8.0}, "size_divisor must be"),
+        ({**SLIDE, "size_divisor": 8}, 'size_divisor is of mode "whole" alone'),
         ({"scales": ()}, "scales must be numbers above 0, at least one"),
         ({"scales": (1.0, 0.0)}, "scales must be"),
         ({"scales": (float("nan"),)}, "scales must be"),

@@ -1,10 +1,6 @@
 """The views of an image against slow references: windows, mirrors, scales, sizes."""
 
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +15,7 @@ from viewing import (
     windows,
 )
 
+from isa_tf.data.augment import MEAN_COLOR
 from isa_tf.inference import (
     Predictor,
     Protocol,
@@ -33,8 +30,6 @@ from isa_tf.inference import (
     vote,
     window_starts,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("crop, stride", [(1, 1), (4, 1), (4, 3), (4, 4), (9, 2), (769, 513)])
@@ -116,43 +111,6 @@ def test_windows_are_seen_once_and_some_at_once(monkeypatch):
     assert seen == 15 * [2]
 
 
-_MEMORY = """
-import resource, sys
-import keras
-import numpy as np
-from isa_tf.inference import Predictor, Protocol
-
-height, width, classes, crop, stride = map(int, sys.argv[1:])
-image = keras.Input((None, None, 3))
-model = keras.Model(image, keras.layers.Conv2D(classes, 1)(image))
-predictor = Predictor.from_model(model, Protocol("slide", crop, stride))
-images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
-predictor(images[:, :crop, :crop])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-class_id, score = predictor(images)
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
-patch = images[:, :50, :60]
-expected = np.argmax(model(patch.astype("float32")), -1)
-assert (class_id[:, :50, :60] == expected).mean() > 0.999 and len(np.unique(class_id)) > 2
-"""
-
-
-@pytest.mark.parametrize("size", [(1500, 2000), (2000, 1500)], ids=["wide", "tall"])
-def test_a_slide_never_holds_the_logits_of_the_whole_image(size):
-    """In a process of its own: the most memory that one has had is never taken back."""
-    done = subprocess.run(
-        [sys.executable, "-c", _MEMORY, *map(str, (*size, 150, 384, 256))],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    whole = size[0] * size[1] * 150 * 4  # 1.8 GB
-    # What is held: 128 x 1500 pixels where rows of windows overlap, and a few windows.
-    assert int(done.stdout) < 0.45 * whole
-
-
 def test_time_grows_with_the_pixels():
     run = tf.function(lambda x: tf.repeat(tf.cast(x, tf.float32), 8, axis=-1))
     predictor = Predictor.from_model(make_conv(1), Protocol("slide", 64, 64))
@@ -232,6 +190,31 @@ def test_fitted_views_come_back_at_the_image_s_size():
     protocol = Protocol(fit_size=(20, 10), scales=(1.0, 0.5))
     shapes = {tuple(logits.shape) for logits in view_logits(run, images, protocol)}
     assert seen == [(8, 20), (4, 10)] and shapes == {(1, 12, 30, 3)}
+
+
+def test_exact_sizes():
+    assert view_size((480, 640), exact_size=(473, 473)) == (473, 473)
+    assert view_size((480, 640), 0.75, exact_size=(473, 473)) == (354, 354)
+    assert view_size((480, 640), 1.25, exact_size=(473, 200)) == (591, 250)
+
+
+def test_views_are_multiples_where_they_must_be():
+    """Padded behind scaling and mirroring, in the mean colour; the padding is cut off again."""
+    images, seen = photos(2, 12, 30), []
+
+    def run(view):
+        seen.append(view.numpy())
+        return tf.cast(view, tf.float32) + 1
+
+    protocol = Protocol(size_divisor=8, exact_size=(12, 30), scales=(1.0, 0.5), flip=True)
+    found = list(view_logits(run, images, protocol))
+    assert [view.shape[1:3] for view in seen] == [(16, 32), (16, 32), (8, 16), (8, 16)]
+    for view, wanted in zip(seen, (images, images[:, :, ::-1]), strict=False):
+        np.testing.assert_array_equal(view[:, :12, :30], wanted)
+        assert (view[:, 12:] == MEAN_COLOR).all() and (view[:, :, 30:] == MEAN_COLOR).all()
+    for logits in found[:2]:
+        np.testing.assert_array_equal(logits, images.astype("float32") + 1)
+    assert all(logits.shape == (2, 12, 30, 3) for logits in found)
 
 
 @pytest.mark.parametrize("size", [(12, 30), (40, 10), (32, 24), (40, 50)])

@@ -112,6 +112,7 @@ CASES = {
     ),
     "resize-by": (layers.ResizeBy, {"factor": 1.5}, MAP),
     "resize": (layers.ResizeLike, {}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
+    "resize-twice": (layers.ResizeLike, {"factor": 2}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
     "resize-corners": (
         layers.ResizeLike,
         {"coordinates": "align_corners"},

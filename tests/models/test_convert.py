@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from batteries import relative_error
-from golden import CHECKPOINT, checkpoint_arrays, examples
+from golden import CHECKPOINT, EXAMPLES, HRNET, HRNET_EXAMPLES, checkpoint_arrays, examples
 
 from isa_tf.models import Segmenter, from_checkpoint
 from isa_tf.models.segmenter import AUXILIARY, LOGITS
@@ -17,12 +17,16 @@ def save(tmp_path, tensors):
     return path
 
 
+@pytest.mark.parametrize("network", ["resnet", "hrnet"])
 @pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners"])
-def test_golden(coordinates):
+def test_golden(coordinates, network):
     """mmsegmentation's logits of both heads, to 1e-4 of their largest magnitude."""
-    model, source, report = from_checkpoint(CHECKPOINT, coordinates=coordinates)
+    path, arguments = CHECKPOINT, {"coordinates": coordinates}
+    if network == "hrnet":  # which concatenates its scales as the head resizes its logits
+        path, arguments = HRNET, {**arguments, "backbone": dict(arguments)}
+    model, source, report = from_checkpoint(path, **arguments)
     assert source == "mmseg" and report == ([], [])
-    wanted = examples()
+    wanted = examples(HRNET_EXAMPLES if network == "hrnet" else EXAMPLES)
     image = wanted["image"].astype("float32")
     logits = model(image)
     assert relative_error(logits, wanted[coordinates]) < 1e-4
@@ -48,6 +52,10 @@ def test_the_architecture_is_told_from_the_tensors(tmp_path):
     assert (model.num_classes, model.head_filters, model.context.key_filters) == (5, 32, 16)
     assert (model.auxiliary_level, model.auxiliary_filters) == ("c4", 16)
     assert not model.context.mask_padding
+    hrnet = from_checkpoint(HRNET).model
+    assert (hrnet.backbone.width, hrnet.backbone.filters, hrnet.backbone.blocks) == (2, 4, 1)
+    assert hrnet.backbone.modules == (1, 2, 1) and hrnet.backbone.fuse_by == "factor"
+    assert hrnet.auxiliary_level == "concatenated"
     # A checkpoint without an auxiliary head makes a model without one.
     tensors = {k: v for k, v in checkpoint_arrays().items() if "auxiliary" not in k}
     model, _, report = from_checkpoint(save(tmp_path, tensors))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from batteries import randomize, relative_error
 
-from isa_tf.backbones import TinyNet
+from isa_tf.backbones import HRNet, TinyNet
 from isa_tf.layers import InterlacedSparseAttention
 from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
 from isa_tf.metrics import MeanIoU
@@ -115,6 +115,34 @@ def test_backbone_may_be_a_model():
     config = json.loads(json.dumps(model.get_config()))
     assert Segmenter.from_config(config).backbone.output_stride == 8
     assert model(images(1, 20, 20)).shape == (1, 20, 20, 3)
+
+
+def test_over_an_hrnet_a_head_reads_all_scales():
+    backbone = HRNet(2, modules=(1, 1, 1), blocks=1, filters=4)
+    model = made(backbone=backbone, auxiliary_level="concatenated", auxiliary_filters=4)
+    assert model.get_layer("head").conv.kernel.shape == (3, 3, 30, 8)
+    assert model.get_layer("auxiliary").conv.kernel.shape == (3, 3, 30, 4)
+    x = images(1, 37, 50)
+    assert model(x).shape == (1, 37, 50, 3)
+    config = json.loads(json.dumps(model.get_config()))
+    twin = Segmenter.from_config(config)
+    twin.set_weights(model.get_weights())
+    np.testing.assert_array_equal(twin(x), model(x))
+
+
+def test_an_output_stride_that_is_not_said_is_8_or_the_networks_own(monkeypatch):
+    asked = []
+
+    def create(name, output_stride, *arguments, **options):
+        asked.append((name, output_stride))
+        return TinyNet()
+
+    monkeypatch.setattr("isa_tf.backbones.create", create)
+    for name in ("resnet50", "tiny", "keras:MobileNetV2", "hrnet_w48"):
+        Segmenter(name, context=None, **SMALL)
+    Segmenter("tiny", context=None, output_stride=4, **SMALL)
+    strides = [8, 8, 8, None, 4]
+    assert [stride for _, stride in asked] == strides
 
 
 def test_input_scale_reads_an_enlarged_image():

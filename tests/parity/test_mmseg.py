@@ -12,6 +12,7 @@ from parity import check, images  # noqa: E402
 from isa_tf.inference import (  # noqa: E402
     Predictor,
     Protocol,
+    pieces,
     resize_image,
     view_logits,
     view_size,
@@ -66,7 +67,8 @@ def test_slide(align_corners, tmp_path, crop_size, stride):
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_multi_scale_and_flip(align_corners, tmp_path, mode):
+def test_multi_scale_and_flip(align_corners, tmp_path, monkeypatch, mode):
+    """At once, and in the pieces and bands that large images are predicted in."""
     window = {"crop_size": (97, 97), "stride": (65, 65)} if mode == "slide" else {}
     test_cfg = {"mode": mode, **{name: list(value) for name, value in window.items()}}
     theirs = reference.isanet(50, 7, align_corners, filters=8, test_cfg=test_cfg)
@@ -83,7 +85,11 @@ def test_multi_scale_and_flip(align_corners, tmp_path, mode):
         view = np.asarray(resize_image(x, view_size((130, 201), scale)))
         views += [(view, False), (np.ascontiguousarray(view[:, :, ::-1]), True)]
     expected, scores = reference.augmented(theirs, views, (130, 201))
-    found, found_scores = (np.asarray(t)[0] for t in Predictor.from_model(ours)(x))
-    assert (found == expected).mean() >= 0.9999
-    np.testing.assert_allclose(found_scores, scores, rtol=1e-4)
+    predictor = Predictor.from_model(ours)
+    for limits in ({}, {"AT_ONCE_BYTES": 0, "PIECE_BYTES": 50_000, "VOTE_BYTES": 300_000}):
+        for name, value in limits.items():
+            monkeypatch.setattr(pieces, name, value)
+        found, found_scores = (np.asarray(t)[0] for t in predictor(x))
+        assert (found == expected).mean() >= 0.9999
+        np.testing.assert_allclose(found_scores, scores, rtol=1e-4)
     assert np.ptp(scores) > 0.05

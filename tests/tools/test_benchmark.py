@@ -37,6 +37,7 @@ def test_what_forward_is_of(run, tmp_path, monkeypatch, fuse, is_fused):
     assert ("inference.fuse" in printed) == is_fused
 
 
+@pytest.mark.slow
 def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
     cases = []
     fresh = benchmark.run_case

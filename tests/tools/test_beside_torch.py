@@ -8,6 +8,7 @@ from absl import app
 from tools import beside_torch
 
 
+@pytest.mark.slow
 def test_our_side_alone(run, tmp_path):
     """What PyTorch is compared with; PyTorch itself is in the environment of `make parity`."""
     status, printed = run(

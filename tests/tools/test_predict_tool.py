@@ -11,7 +11,7 @@ from absl import app
 from PIL import Image
 
 from isa_tf import load_predictor
-from isa_tf.data.folder import read_label
+from isa_tf.data.pictures import read_label
 from isa_tf.inference import Predictor
 from isa_tf.models import Segmenter
 from isa_tf.visualize import overlay, with_legend

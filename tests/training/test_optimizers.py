@@ -149,11 +149,15 @@ def run_steps(strategy, make, batches, factor=1.0):
     return [v.numpy() for v in variables], norms, optimizer
 
 
-def slowly(batches, name, rate, weight_decay=0.0, clip_norm=None, ema=0.0):
+def slowly(
+    batches, name, rate, weight_decay=0.0, clip_norm=None, ema=0.0, decay_spares=None, rates=None
+):
     """The same in float64, without TensorFlow: (variables, norms, averages)."""
     w = np.stack([START, START])
     first, second, norms, average = np.zeros_like(w), np.zeros_like(w), [], None
-    decay = np.array([[weight_decay], [weight_decay if name == "sgd" else 0.0]])
+    spares = (() if name == "sgd" else ("bias",)) if decay_spares is None else decay_spares
+    decay = np.array([[weight_decay], [0.0 if "bias" in spares else weight_decay]])
+    factor = np.array([[(rates or {}).get(each, 1.0)] for each in ("kernel", "bias")])
     for t, x in enumerate(batches):
         g = np.stack([(2 * k * (k * w[k - 1] - x)).sum(0) for k in (1, 2)])
         norms.append(np.sqrt((g**2).sum()))
@@ -161,12 +165,12 @@ def slowly(batches, name, rate, weight_decay=0.0, clip_norm=None, ema=0.0):
             g *= clip_norm / norms[-1]
         if name == "sgd":
             first = 0.9 * first + g + decay * w
-            w = w - rate(t) * first
+            w = w - rate(t) * factor * first
         else:
-            w = w - rate(t) * decay * w
+            w = w - rate(t) * factor * decay * w
             first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
             corrected = np.sqrt(1 - 0.999 ** (t + 1)) / (1 - 0.9 ** (t + 1))
-            w = w - rate(t) * corrected * first / (np.sqrt(second) + 1e-7)
+            w = w - rate(t) * factor * corrected * first / (np.sqrt(second) + 1e-7)
         average = w if average is None else ema * average + (1 - ema) * w
     return w, norms, average
 
@@ -209,6 +213,53 @@ def test_a_batch_dealt_out_makes_the_same_step(recipe, replicas, accumulate, los
     if averaging is not None:
         averages = [v.numpy() for v in averaging._model_variables_moving_average]
         np.testing.assert_allclose(averages, average, rtol=1e-4)
+
+
+@pytest.mark.parametrize("replicas, accumulate, loss_scale", [(1, 1, False), (2, 3, True)])
+@pytest.mark.parametrize("spares", [(), ("norm", "bias")], ids=["none_spared", "bias_spared"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_rates_and_what_decay_spares(name, spares, replicas, accumulate, loss_scale, mirrored):
+    steps = 3
+    recipe = {"name": name, "weight_decay": 0.1, "decay_spares": spares, "rates": {"bias": 4.0}}
+    recipe |= {"ema": 0.5, "clip_norm": 100.0}
+    whole = np.random.default_rng(0).normal(0, 1, (steps, 6, 3))
+    found, norms, optimizer = run_steps(
+        mirrored if replicas == 2 else tf.distribute.get_strategy(),
+        lambda: make_optimizer(
+            learning_rate=0.005, steps=5, **recipe, accumulate=accumulate, loss_scale=loss_scale
+        ),
+        [part for x in whole for part in np.split(x, accumulate)],
+        factor=accumulate,
+    )
+    expected, as_expected, average = slowly(
+        whole, rate=lambda t: 0.005 * (1 - t / 5) ** 0.9, **recipe
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    averages = [v.numpy() for v in averaging_optimizer(optimizer)._model_variables_moving_average]
+    np.testing.assert_allclose(averages, average, rtol=1e-4)
+    np.testing.assert_allclose(norms[accumulate - 1 :: accumulate], as_expected, rtol=1e-4)
+
+
+def test_the_longest_beginning_of_a_path_counts():
+    with keras.name_scope("head"):
+        variables = [keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="bias")]
+    variables.append(keras.Variable([1.0], name="header"))
+    optimizer = CoupledSGD(0.1, rates={"head": 2.0, "head/bias": 0.0})
+    optimizer.apply([tf.constant([1.0])] * 3, variables)
+    np.testing.assert_allclose([float(v[0]) for v in variables], [0.8, 1.0, 0.9])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_rates_and_what_decay_spares_are_kept_in_the_config(name):
+    optimizer = make_optimizer(
+        name, 0.1, 10, weight_decay=0.1, decay_spares=["bias"], rates={"head": 10}
+    )
+    twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert twin.get_config() == optimizer.get_config() and twin.rates == {"head": 10.0}
+    for variable, decays in (("kernel", True), ("gamma", True), ("bias", False)):
+        assert twin._use_weight_decay(keras.Variable(START, name=variable)) is decays
+    old = {k: v for k, v in optimizer.get_config().items() if k not in ("spared", "rates")}
+    assert type(optimizer).from_config(old).spared == type(optimizer).spares
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -282,6 +333,12 @@ def test_bad_arguments_are_refused():
         make_optimizer("sgd", 0.1, 10, accumulate=0)
     with pytest.raises(ValueError, match='"sgd" or "adamw"'):
         make_optimizer("lamb", 0.1, 10)
+    with pytest.raises(ValueError, match=r"spares norm and bias or neither, got \['biases'\]"):
+        make_optimizer("sgd", 0.1, 10, decay_spares=["biases"])
+    with pytest.raises(ValueError, match="rates must not be negative"):
+        make_optimizer("sgd", 0.1, 10, rates={"head": -1.0})
+    with pytest.raises(ValueError, match="'head', with which no variable's path begins"):
+        CoupledSGD(0.1, rates={"head": 2.0}).build([keras.Variable(START, name="header")])
 
 
 def early(strategy, optimizer_type):

@@ -38,6 +38,7 @@ def test_two_replicas_are_as_one(alone, mirrored):
     check_same(one_of_several.train(mirrored), alone)
 
 
+@pytest.mark.slow
 def test_four_replicas_are_as_one(alone):
     (result,) = results(start(1, 4, "mirrored"))
     assert result["talk"]["replicas"] == 4 and result["talk"]["workers"] == 1

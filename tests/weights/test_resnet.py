@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from isa_tf.backbones import ResNet, list_weights
+from isa_tf.backbones import ResNet
 from isa_tf.models import from_checkpoint
 from isa_tf.models.convert import find_source
 from isa_tf.weights import cache, published
@@ -145,7 +145,10 @@ def test_bias_of_a_convolution_before_a_norm(length):
         weights_lib.load(model, {**tensors, "conv1.bias": bias[:length]}, "file.pth")
 
 
-@pytest.mark.parametrize("name", list_weights())
+RESNETS = [entry.name for entry in published.list_published(*weights_lib.SOURCES)]
+
+
+@pytest.mark.parametrize("name", RESNETS)
 def test_published_weights_fit_the_network_they_are_listed_for(name, tmp_path, monkeypatch):
     entry = published.PUBLISHED[name]
     network = entry.network

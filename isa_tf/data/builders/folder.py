@@ -1,0 +1,71 @@
+"""A folder of one's own."""
+
+import re
+
+import tensorflow_datasets as tfds
+
+from isa_tf.data.base import DataError
+from isa_tf.data.builders.archives import Member
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
+from isa_tf.data.folder import FolderDataset
+from isa_tf.data.label_sets import LabelSet
+
+
+class Folder(SegmentationBuilder):
+    """What `isa_tf.data.FolderDataset` reads, in any of its layouts, with names of its classes.
+
+    Each folder is a config of its own, by its name.
+    """
+
+    name = "isa_tf_folder"
+    description = "Pairs of image and label files in a folder."
+    sizes = {}
+    labels_upright = True
+
+    @classmethod
+    def config_of(cls, manual_dir):
+        return tfds.core.BuilderConfig(name=re.sub(r"[^\w.-]", "_", manual_dir.resolve().stem))
+
+    def examples(self, files):
+        dataset = FolderDataset(files.folder)
+        self.labels = LabelSet(dataset.class_names, dataset.palette)
+        self.train_ids = id_table(range(dataset.num_classes), ignored=[dataset.ignore_label])
+        return {split: examples_of(dataset, split) for split in dataset.splits}
+
+
+def plain_examples(files, labels, archive):
+    """The examples of a plain folder, of a data set that is given away in an archive.
+
+    Args:
+        files: `Files`.
+        labels: `LabelSet`.
+        archive: `Archive`, for the error.
+
+    Raises:
+        DataError: for what `FolderDataset` refuses, naming the archive as well.
+    """
+    try:
+        dataset = FolderDataset(files.folder, labels.class_names)
+    except DataError as error:
+        raise DataError(
+            error.path,
+            f"{error.reason}; nor is {archive.file} here, which is to be had from {archive.source}",
+        ) from error
+    return {split: examples_of(dataset, split) for split in dataset.splits}
+
+
+def examples_of(dataset, split):
+    """The examples of a split of a `FolderDataset`: a list of `Example`."""
+    pairs = dataset.pairs(split)
+    tops = {image.parent for image, _ in pairs}
+    top = min(tops, key=lambda path: len(path.parts))
+    return [
+        Example(
+            (image.relative_to(top) if image.is_relative_to(top) else image)
+            .with_suffix("")
+            .as_posix(),
+            Member(None, str(image)),
+            Member(None, str(label)),
+        )
+        for image, label in pairs
+    ]

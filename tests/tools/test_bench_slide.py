@@ -1,0 +1,28 @@
+"""The tool that measures large images: what it measures and prints."""
+
+import re
+
+import pytest
+
+from isa_tf.inference import Protocol
+from tools import bench_slide
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_a_row_for_each_size_and_how_they_grow(run, monkeypatch, mode):
+    protocols = []
+
+    def measure(height, width, classes, protocol):
+        protocols.append(protocol)
+        return bench_slide.measure(height, width, classes, protocol)
+
+    monkeypatch.setattr(bench_slide, "measure_apart", measure)  # in this process
+    arguments = ["--sizes=40x60,80x120", "--classes=5", "--scales=0.5,1.0", "--flip"]
+    windows = ["--crop_size=32", "--stride=24"]
+    _, printed = run(bench_slide, *arguments, *windows, f"--mode={mode}")
+    given = {"crop_size": 32, "stride": 24} if mode == "slide" else {}
+    assert protocols == 2 * [Protocol(mode, **given, scales=(0.5, 1.0), flip=True)]
+    rows = re.findall(r"^\| (\d+x\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", printed, re.M)
+    assert [row[0] for row in rows] == ["40x60", "80x120"]
+    assert all(int(row[1]) > 50 and float(row[3]) > 0 for row in rows)
+    assert re.search(r"2.4e\+03 to 9.6e\+03 pixels: memory\^-?[\d.]+, time\^-?[\d.]+", printed)
