@@ -202,7 +202,8 @@ def main(argv):
     kinds = ("iou", "accuracy", "precision", "f1")
     print(" " * 20 + "".join(f"  {kind:>9}" for kind in kinds))
     for name, row in result["classes"].items():
-        print(f"{name:>20}" + "".join(f"  {_shown(row[kind]):>9}" for kind in kinds))
+        cells = ("-" if row[kind] is None else f"{row[kind]:.4f}" for kind in kinds)
+        print(f"{name:>20}" + "".join(f"  {cell:>9}" for cell in cells))
     inside = _shown(result["miou_without_boundaries"])
     print(f"{'mIoU':>20}  {_shown(result['miou'])} over {result['classes_counted']} classes")
     print(f"{'mIoU inside':>20}  {inside} further than {BAND} pixels from a boundary")
