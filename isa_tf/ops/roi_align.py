@@ -87,10 +87,9 @@ def _align(maps, boxes, levels, scales, size, sampling_ratio, aligned, jit_compi
     # One table of all positions of the batch, each image's levels one after the other.
     flat = [tf.reshape(m, (-1, h * w, channels)) for m, (h, w) in zip(maps, sizes, strict=True)]
     table = tf.concat(flat, 1)
-    batch = tf.shape(table)[0]
 
     boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
-    number = tf.shape(boxes)[1]
+    batch, number = tf.unstack(tf.shape(boxes)[:2])
     boxes = boxes * tf.gather(tf.constant(scales, tf.float32), levels)[..., None]
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
     height, width = tf.gather(heights, levels), tf.gather(widths, levels)
@@ -119,7 +118,7 @@ def _align(maps, boxes, levels, scales, size, sampling_ratio, aligned, jit_compi
 
     # Sums and weights are float32, whatever the maps are.
     y = pooled(tf.cast(tf.reshape(table, (-1, channels)), tf.float32))
-    y = tf.reshape(y, (-1, boxes.shape[1] or number, *size, channels))
+    y = tf.reshape(y, (batch, number, *size, channels))
     return tf.cast(y, dtype)
 
 
