@@ -50,10 +50,11 @@ def box_area(boxes):
 
 def _intersection(boxes, others):
     boxes, others = tf.expand_dims(boxes, -2), tf.expand_dims(others, -3)
-    lower = tf.maximum(boxes[..., :2], others[..., :2])
-    upper = tf.minimum(boxes[..., 2:], others[..., 2:])
-    sides = tf.maximum(upper - lower, 0)
-    return sides[..., 0] * sides[..., 1]
+    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+    left, top, right, bottom = tf.unstack(others, axis=-1)
+    width = tf.minimum(x2, right) - tf.maximum(x1, left)
+    height = tf.minimum(y2, bottom) - tf.maximum(y1, top)
+    return tf.maximum(width, 0) * tf.maximum(height, 0)
 
 
 def box_iou(boxes, others):

@@ -6,6 +6,8 @@ mask is multiplied by a matrix of weights from either side, which is exact, as s
 
 import tensorflow as tf
 
+from isa_tf.ops.roi_align import leading_size
+
 
 def _hat(places, size):
     """(..., n, size): what a bilinear sample takes of each position, the edges going on outside."""
@@ -79,7 +81,7 @@ def crop_masks(masks, boxes, matches, size):
     cut = tf.map_fn(
         crop, (tf.reshape(of_image, (-1,)), rows, columns), fn_output_signature=tf.float32
     )
-    return tf.stop_gradient(tf.reshape(cut, (batch, tf.shape(boxes)[1], *size)))
+    return tf.stop_gradient(tf.reshape(cut, (*leading_size(boxes), *size)))
 
 
 def _paste_weights(first, last, size, mask_size):
@@ -148,4 +150,4 @@ def paste_masks(masks, boxes, size, threshold=0.5):
     # One after the other, so that at most one image's worth of float32 is held.
     dtype = tf.float32 if threshold is None else tf.bool
     pasted = tf.map_fn(paste, (bordered, x1, y1, x2, y2), fn_output_signature=dtype)
-    return tf.reshape(pasted, (*tf.unstack(tf.shape(boxes)[:2]), *size))
+    return tf.reshape(pasted, (*leading_size(boxes), *size))

@@ -10,6 +10,12 @@ import tensorflow as tf
 from isa_tf.ops.partition import spatial_size
 
 
+def leading_size(boxes):
+    """B and K of boxes (B, K, 4): ints where known, scalar tensors otherwise."""
+    dynamic = tf.shape(boxes)
+    return tuple(dynamic[i] if boxes.shape[i] is None else boxes.shape[i] for i in (0, 1))
+
+
 def sample_places(start, end, bins, samples, aligned):
     """Where the samples of an axis lie.
 
@@ -89,7 +95,7 @@ def _align(maps, boxes, levels, scales, size, sampling_ratio, aligned, jit_compi
     table = tf.concat(flat, 1)
 
     boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
-    batch, number = tf.unstack(tf.shape(boxes)[:2])
+    batch, number = leading_size(boxes)
     boxes = boxes * tf.gather(tf.constant(scales, tf.float32), levels)[..., None]
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
     height, width = tf.gather(heights, levels), tf.gather(widths, levels)

@@ -188,6 +188,19 @@ def test_half_precision_is_summed_in_single():
     np.testing.assert_array_equal(found, tf.cast(expected, tf.float16))
 
 
+def test_what_is_known_of_shapes_stays_known():
+    @tf.function(input_signature=[tf.TensorSpec((None, 10, 12, 3)), tf.TensorSpec((None, 7, 4))])
+    def shape(x, boxes):
+        known.append(ops.roi_align(x, boxes, (3, 2)).shape.as_list())
+        masks = ops.crop_masks(x[:, None, ..., 0], boxes, tf.zeros_like(boxes[..., 0]), (4, 4))
+        known.append(masks.shape.as_list())
+        known.append(ops.paste_masks(masks, boxes, (9, 8)).shape.as_list())
+
+    known = []
+    shape.get_concrete_function()
+    assert known == [[None, 7, 3, 2, 3], [None, 7, 4, 4], [None, 7, 9, 8]]
+
+
 def test_no_boxes():
     assert ops.roi_align(a_map(), np.zeros((2, 0, 4), "float32"), (3, 2)).shape == (2, 0, 3, 2, 3)
 
