@@ -99,6 +99,13 @@ def test_groups_of_coco_size_do_not_meet():
     assert taken.numpy().sum() == 182
 
 
+def test_groups_do_not_meet_left_of_the_image():
+    boxes = np.float32([[[0, 0, 10, 10], [-11, 0, -1, 10]]])
+    groups = np.int32([[0, 1]])
+    taken = ops.non_max_suppression(boxes, np.float32([[1, 0]]), 2, 0.5, groups)[1]
+    assert taken.numpy().all()
+
+
 def test_what_is_wrong_is_told():
     boxes, scores = np.zeros((1, 2, 4), "float32"), np.zeros((1, 2), "float32")
     with pytest.raises(ValueError, match=r"iou_threshold must be in \[0, 1\], got 50"):
