@@ -174,13 +174,12 @@ def _places(path, file, count):
     end, at = os.fstat(file).st_size, 0
     for i in range(count):
         header = os.pread(file, _HEADER.size, at)
-        if len(header) < _HEADER.size:
-            break
+        size = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else end
         at += _HEADER.size
-        places[i] = at, _HEADER.unpack(header)[0]
-        at += int(places[i, 1]) + _FOOTER
-        if at > end:
+        if size > end - at:  # which may be any number where the file is damaged
             break
+        places[i] = at, size
+        at += size + _FOOTER
     if at != end:
         raise DataError(
             path, f"not the {count} records that were prepared; prepare the data set anew"

@@ -110,7 +110,8 @@ def classify_in_pieces(network, images, protocol, coordinates="half_pixel"):
             within = band
             if mirrored and outer == 1:
                 within = size[1] - band[1], size[1] - band[0]
-            tiles = sources.tiles(number, view, taps[outer].needed(within))
+            # What is resized reads the tiles beside a tile.
+            tiles = sources.tiles(number, view, taps[outer].needed(within), old != size)
             for top, left, logits in _resized(tiles, old, taps, outer, within):
                 if mirrored:
                     order = protocol.mirrored_classes(network.num_classes)
@@ -152,12 +153,12 @@ class _Sources:
         self._network, self._protocol, self._outer = network, protocol, outer
         self._small = {}  # by the number of the view: bands come back for them
 
-    def tiles(self, number, view, within):
+    def tiles(self, number, view, within, in_rows):
         """Tiles (see `slide_tiles`) of a view, of its lines `within` along the outer side."""
         network, protocol = self._network, self._protocol
         if protocol.mode == "slide":
             windows = protocol.crop_size, protocol.stride
-            return slide_tiles(network.run, view, *windows, self._outer, within)
+            return slide_tiles(network.run, view, *windows, self._outer, within, in_rows)
         size = tuple(view.shape[1:3])
         view = in_multiples(view, protocol.size_divisor)
         if network.run_small is None:

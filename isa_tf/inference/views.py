@@ -108,7 +108,7 @@ def window_starts(length, crop, stride):
     return [min(step * stride, last) for step in range(steps + 1)]
 
 
-def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
+def slide_tiles(run, images, crop_size, stride, outer=None, within=None, in_rows=False):
     """The logits of images seen in windows, averaged where windows overlap, piece after piece.
 
     The windows advance across the shorter side of the images first. What no later window reaches
@@ -126,6 +126,9 @@ def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
             to the right. Defaults to `None`, for what holds less.
         within: (first, last) along that side of what is wanted; windows that do not reach into it
             are not seen. Defaults to `None`, for all.
+        in_rows: bool, whether the tiles must come row after row, each row beginning where the one
+            before ended; else those of the last two rows may come in turns, which holds less.
+            Defaults to `False`.
 
     Returns:
         A generator of (top, left, logits): float32 arrays (B, h, w, classes) of the tile whose
@@ -146,10 +149,9 @@ def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
     inner = 1 - outer
     first, last = within or (0, size[outer])
     rows = [[a] for a in starts[outer]]
-    moved = rows[-1][0] - rows[-2][0] if len(rows) > 1 else stride[outer]
-    # The last, moved back over most of the one before, may be seen with it, as one row: a window
-    # is so much larger then, and what is held of all the row not so much.
-    if moved * crop[inner] < (stride[outer] - moved) * size[inner]:
+    if not in_rows and len(rows) > 1 and rows[-1][0] - rows[-2][0] < stride[outer]:
+        # Moved back, the last row overlaps the one before by more than others do, which would be
+        # held of all the row; seen together, it is held of one window.
         rows[-2:] = [rows[-2] + rows[-1]]
     rows = [row for row in rows if row[0] < last and row[-1] + crop[outer] > first]
     corners = []
@@ -160,27 +162,23 @@ def slide_tiles(run, images, crop_size, stride, outer=None, within=None):
     ends = [*(row[0] for row in rows[1:]), last], [*starts[inner][1:], size[inner]]
     seen = [_times_seen(n, s, c) for n, s, c in zip(size, starts, crop, strict=True)]
     held = [None] * len(starts[inner])  # of the row of windows before, column by column
-    for row, a_end in zip(rows, ends[0], strict=True):
-        beside = None  # of the windows before
+    for row, row_end in zip(rows, ends[0], strict=True):
+        beside = [None] * len(row)  # of the windows before
         for i, (b, b_end) in enumerate(zip(starts[inner], ends[1], strict=True)):
-            piece = None
-            for a in row:
-                window = next(logits)
-                if piece is None:
-                    shape = list(window.shape)
-                    shape[outer + 1] += row[-1] - row[0]
-                    piece = np.zeros(shape, np.float32)
-                _add(piece, window, a - row[0], outer + 1)
-                del window
-            piece, beside = _cut(_add(piece, beside, 0, inner + 1), b_end - b, inner + 1)
-            piece, held[i] = _cut(_add(piece, held[i], 0, outer + 1), a_end - row[0], outer + 1)
-            begin = max(row[0], first)
-            if begin < a_end:
-                piece = np.split(piece, [begin - row[0]], outer + 1)[1]
-                (top, bottom), (left, right) = ((begin, a_end), (b, b_end))[:: -1 if outer else 1]
-                piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
-                yield top, left, piece
-            del piece
+            for k, (a, a_end) in enumerate(zip(row, [*row[1:], row_end], strict=True)):
+                piece = np.array(next(logits), np.float32)
+                _add(piece, beside[k], inner + 1)
+                piece, beside[k] = _cut(piece, b_end - b, inner + 1)
+                _add(piece, held[i], outer + 1)
+                piece, held[i] = _cut(piece, a_end - a, outer + 1)
+                begin = max(a, first)
+                if begin < a_end:
+                    piece = np.split(piece, [begin - a], outer + 1)[1]
+                    place = ((begin, a_end), (b, b_end))[:: -1 if outer else 1]
+                    (top, bottom), (left, right) = place
+                    piece /= np.outer(seen[0][top:bottom], seen[1][left:right])[:, :, None]
+                    yield top, left, piece
+                del piece
 
 
 def slide(run, images, crop_size, stride):
@@ -224,12 +222,11 @@ def _window_logits(run, images, corners, crop):
         del logits  # before there are others
 
 
-def _add(piece, other, start, axis):
-    """Adds to a piece, in place, an array (or `None`) that lies over it from `start` on."""
+def _add(piece, other, axis):
+    """Adds to the beginning of a piece, in place, an array (or `None`) that lies over it."""
     if other is not None:
-        over = np.split(piece, [start, start + other.shape[axis]], axis)[1]
+        over = np.split(piece, [other.shape[axis]], axis)[0]
         over += other
-    return piece
 
 
 def _cut(piece, length, axis):
@@ -240,8 +237,10 @@ def _cut(piece, length, axis):
 
 def _times_seen(length, starts, crop):
     """How many windows see each position along one side, float32 (length,)."""
-    position = np.arange(length)[:, None]
-    return ((position >= starts) & (position < np.add(starts, crop))).sum(1, dtype=np.float32)
+    change = np.zeros(length + 1, np.float32)
+    np.add.at(change, starts, 1)
+    np.subtract.at(change, np.add(starts, crop), 1)
+    return np.cumsum(change[:-1])
 
 
 def view_logits(run, images, protocol, coordinates="half_pixel"):

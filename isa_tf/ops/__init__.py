@@ -1,6 +1,19 @@
-"""Pure functions on tensors: partition, grouped attention, resizing, filtering, replicas."""
+"""Pure functions on tensors: partition, attention, resizing, filtering, replicas, detection."""
 
+from isa_tf.ops.anchors import base_anchors, map_anchors, pyramid_anchors
 from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention
+from isa_tf.ops.boxes import (
+    box_area,
+    box_coverage,
+    box_iou,
+    box_sides,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+)
+from isa_tf.ops.masks import crop_masks, paste_masks
+from isa_tf.ops.matching import IGNORED, NEGATIVE, POSITIVE, match_boxes, sample_balanced
+from isa_tf.ops.nms import non_max_suppression
 from isa_tf.ops.partition import (
     LONG,
     SHORT,
@@ -14,6 +27,7 @@ from isa_tf.ops.partition import (
 )
 from isa_tf.ops.replicas import alone, replicas_summed, sum_over_replicas
 from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
+from isa_tf.ops.roi_align import pyramid_roi_align, roi_align, roi_levels
 from isa_tf.ops.weights import pixel_weights
 from isa_tf.ops.winograd import (
     plain_kernel,
@@ -24,22 +38,43 @@ from isa_tf.ops.winograd import (
 
 __all__ = [
     "COORDINATES",
+    "IGNORED",
     "LONG",
+    "NEGATIVE",
+    "POSITIVE",
     "SHORT",
     "Heard",
     "alone",
+    "base_anchors",
     "best_partition",
+    "box_area",
+    "box_coverage",
+    "box_iou",
+    "box_sides",
     "check_coordinates",
+    "clip_boxes",
     "crop",
+    "crop_masks",
+    "decode_boxes",
+    "encode_boxes",
     "from_groups",
     "gather_values",
     "group_affinity",
     "grouped_attention",
+    "map_anchors",
+    "match_boxes",
+    "non_max_suppression",
     "pad_to_partition",
+    "paste_masks",
     "pixel_weights",
     "plain_kernel",
+    "pyramid_anchors",
+    "pyramid_roi_align",
     "replicas_summed",
     "resize_bilinear",
+    "roi_align",
+    "roi_levels",
+    "sample_balanced",
     "spatial_size",
     "sum_over_replicas",
     "to_groups",

@@ -99,7 +99,7 @@ def test_it_may_be_carried_elsewhere(copy, both):
     assert_same([elsewhere.read("train", 3)], [data.create("folder", both[1]).read("train", 3)])
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "gone", "header"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "gone", "header", "huge"])
 def test_a_damaged_shard_is_named(copy, damage):
     (shard,) = copy.glob("*tfrecord*")
     contents = shard.read_bytes()
@@ -110,6 +110,7 @@ def test_a_damaged_shard_is_named(copy, damage):
             "cut": contents[:-100],
             "longer": contents + b"more",
             "header": b"\xff" + contents[1:],
+            "huge": contents[:7] + b"\xff" + contents[8:],
         }
         shard.write_bytes(changed[damage])
     found = data.create("folder", copy)

@@ -216,7 +216,10 @@ def test_one_of_the_official_code_trains(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name, classes",
-    [("cityscapes-resnet50-isa-mmseg-769x769-40k", 19), ("ade20k-hrnet_w48-fcn", 150)],
+    [
+        pytest.param("cityscapes-resnet50-isa-mmseg-769x769-40k", 19, marks=pytest.mark.slow),
+        ("ade20k-hrnet_w48-fcn", 150),
+    ],
 )
 def test_others_make_a_step(name, classes, tmp_path):
     make_folder(tmp_path, classes)

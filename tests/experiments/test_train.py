@@ -155,6 +155,7 @@ def mirrored_config(config):
     return config
 
 
+@pytest.mark.slow
 def test_mirrored_training(config, tmp_path, mirrored):
     """Trains, validates, is stopped in the second phase, goes on, and ends."""
     assert len(tf.config.list_logical_devices("CPU")) > 1

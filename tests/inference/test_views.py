@@ -1,6 +1,6 @@
 """The views of an image against slow references: windows, mirrors, scales, sizes."""
 
-import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -111,22 +111,27 @@ def test_windows_are_seen_once_and_some_at_once(monkeypatch):
     assert seen == 15 * [2]
 
 
-def test_time_grows_with_the_pixels():
-    run = tf.function(lambda x: tf.repeat(tf.cast(x, tf.float32), 8, axis=-1))
-    predictor = Predictor.from_model(make_conv(1), Protocol("slide", 64, 64))
-    assert predictor.protocol.mode == "slide"
+def test_work_grows_with_the_pixels():
+    """No window is padded to the image, and no more is held of a longer one."""
 
-    def seconds(side):
-        images, taken = photos(1, side, side), []
-        for _ in range(3):
-            start = time.perf_counter()
-            slide(run, images, (64, 64), (64, 64))
-            taken.append(time.perf_counter() - start)
-        return min(taken)
+    def run(windows):
+        return np.repeat(np.asarray(windows, np.float32), 8, axis=-1)
 
-    seconds(128)
-    # 16 times the pixels; padded to the whole image, each of 16 times the windows took 16 times.
-    assert seconds(2048) < 16**1.1 * seconds(512) * 1.5
+    def most(length, stride):
+        images, given = photos(1, 64, length), 0
+        tracemalloc.start()
+        for *_, logits in slide_tiles(run, images, (32, 32), (24, stride)):
+            given += logits.size
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert given == 64 * length * 24  # each pixel once
+        return peak
+
+    for stride in (24, 32):
+        shorter = most(320, stride)
+        assert shorter < 64 * 320 * 24 * 4  # the logits of the whole image
+        # The last windows fall where they do: they hold a little more or less.
+        assert most(320 * 16, stride) < 1.15 * shorter
 
 
 @pytest.mark.parametrize("classes", [256, 257, 300])

@@ -17,6 +17,7 @@ def sources(tmp_path):
     return torture.prepare(tmp_path / "damages", other=False)
 
 
+@pytest.mark.slow
 def test_a_kill_and_some_damages(sources, tmp_path):
     # The command's training is that which was done here, so there is no need of another.
     start = torture.Start(tmp_path / "killed", 1, tmp_path / "output")

@@ -45,7 +45,7 @@ def test_four_replicas_are_as_one(alone):
     check_same(result, alone)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_workers_are_as_one(alone, devices):
     both = results(start(2, devices))
     for index, result in enumerate(both):
