@@ -121,7 +121,7 @@ def make_model(config, dataset):
     if c.minimal_filtering is not None:
         shared["minimal_filtering"] = c.minimal_filtering
     backbone = backbones.create(
-        c.backbone, c.output_stride, c.backbone_weights, **c.backbone_options, **shared
+        c.backbone, c.output_stride, c.backbone_weights, **c.backbone_options.to_dict(), **shared
     )
     return Segmenter(
         backbone,

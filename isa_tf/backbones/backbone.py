@@ -1,10 +1,13 @@
 """What every backbone is: an image in, a dict of feature maps and their strides out."""
 
+import contextlib
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 
+from isa_tf.backbones.contexts import check_no_context
 from isa_tf.files import check_inflated
 from isa_tf.weights import read_checkpoint
 
@@ -30,18 +33,32 @@ class Backbone(keras.Model):
         feature_strides: dict with the same keys, int: how many input pixels one step on that
             map is. "c4" and "c5" have stride 8 at output stride 8.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
+        context_names: dict from maps' names to the names of the layers that are context modules
+            inside, of a class with an argument `context_at`. Defaults to `None`: it has none.
+        context_at: refused: for the classes that have no such argument.
         **kwargs: name, trainable.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1": (B, ceil(H / 2), ceil(W / 2), C1), ...}.
 
     Raises:
-        ValueError: where feature_maps and feature_strides differ in their keys.
+        ValueError: where feature_maps and feature_strides differ in their keys, or for context
+            modules where the class has no place for them.
     """
 
     output_strides = OUTPUT_STRIDES
 
-    def __init__(self, inputs, feature_maps, feature_strides, dtype=None, **kwargs):
+    def __init__(
+        self,
+        inputs,
+        feature_maps,
+        feature_strides,
+        dtype=None,
+        context_names=None,
+        context_at=None,
+        **kwargs,
+    ):
+        check_no_context(context_at, type(self).__name__)
         if set(feature_maps) != set(feature_strides):
             raise ValueError(
                 f"feature_maps has {sorted(feature_maps)}, "
@@ -50,17 +67,24 @@ class Backbone(keras.Model):
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.feature_strides = dict(feature_strides)
+        self._takes_contexts = context_names is not None
+        self._context_names = dict(context_names or {})
 
     @property
     def head_level(self) -> str:
         """The name of the map that a head reads."""
         return max(self.feature_strides)
 
+    def context_layers(self) -> dict:
+        """The context modules inside, by the names of the maps before whose last block they are."""
+        return {level: self.get_layer(name) for level, name in self._context_names.items()}
+
     def load_file(self, path, convert):
         """Gives the backbone the weights of a file.
 
         Args:
-            path: `.weights.h5` or `.keras` of such a backbone, or another framework's checkpoint.
+            path: `.weights.h5` or `.keras` of such a backbone, with the context modules inside
+                that this one has or without any; or another framework's checkpoint.
             convert: function from (backbone, dict of arrays by name, path), for a checkpoint.
 
         Raises:
@@ -75,7 +99,7 @@ class Backbone(keras.Model):
             except (ValueError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{path}: {error}") from None
         if path.name.endswith((".weights.h5", ".keras")):
-            self.load_weights(path)
+            self._load_keras(path)
         elif path.suffix in CHECKPOINTS:
             convert(self, read_checkpoint(path), path)
         else:
@@ -84,17 +108,49 @@ class Backbone(keras.Model):
                 f"file ({', '.join(CHECKPOINTS)}), got {str(path)!r}"
             )
 
+    def _load_keras(self, path):
+        inside = sum(len(layer.weights) for layer in self.context_layers().values())
+        if not inside or _count_arrays(path) != len(self.weights) - inside:
+            self.load_weights(path)
+            return
+        # Keras counts layers and knows no names: by way of the network that the file is of.
+        plain = self.from_config({**self.get_config(), "context_at": None})
+        plain.load_weights(path)
+        for layer in plain.layers:
+            self.get_layer(layer.name).set_weights(layer.get_weights())
+
     def get_config(self):
         # Not Functional's, which would write out the whole graph.
-        return {
+        config = {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
+        if self._takes_contexts:
+            made = self.context_layers()
+            serialize = keras.saving.serialize_keras_object
+            config["context_at"] = {level: serialize(layer) for level, layer in made.items()}
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _count_arrays(path):
+    """How many arrays a `.weights.h5` or `.keras` has, but for those of an optimizer."""
+    found = []
+
+    def visit(name, entry):
+        if isinstance(entry, h5py.Dataset) and not name.startswith("optimizer/"):
+            found.append(name)
+
+    with contextlib.ExitStack() as opened:
+        if path.suffix == ".keras":
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            path = opened.enter_context(archive.open("model.weights.h5"))
+        opened.enter_context(h5py.File(path)).visititems(visit)
+    return len(found)
 
 
 def image_input() -> keras.KerasTensor:

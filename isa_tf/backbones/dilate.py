@@ -41,6 +41,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input
+from isa_tf.backbones.contexts import check_no_context
 from isa_tf.layers.normalization import FusedBatchNormalization
 
 
@@ -256,6 +257,7 @@ def application(
     {'c1': 2, 'c2': 4, 'c3': 8, 'c4': 8, 'c5': 8}
     """
     check_output_stride(output_stride)
+    check_no_context(kwargs.pop("context_at", None), function)
     weights = None if weights is None else str(weights)
     own = weights is not None and weights.endswith(".weights.h5")
     if function.startswith("EfficientNetB") and not own and weights not in (None, "imagenet"):

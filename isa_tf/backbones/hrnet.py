@@ -11,6 +11,7 @@ from isa_tf.backbones.backbone import (
     normalize,
 )
 from isa_tf.backbones.blocks import Blocks
+from isa_tf.backbones.contexts import StageContexts
 from isa_tf.layers import ResizeLike
 from isa_tf.ops import check_coordinates
 from isa_tf.weights import hrnet as weights_lib
@@ -49,6 +50,10 @@ class HRNet(Backbone):
             fetched once; or the path of a file: such a backbone's `.weights.h5` or `.keras`, or a
             checkpoint of HRNet's authors, OpenMMLab or timm (`.pth`, `.safetensors`). Defaults to
             `None`.
+        context_at: dict from "c2" .. "c5" to context modules, see `isa_tf.backbones.ResNet`. What
+            makes these maps is the last module of stage 4: a module stands on the branch of its
+            scale, just before the last block there; what it adds reaches the other scales where
+            that module ends. Defaults to `None`.
         recompute: bool, see `isa_tf.backbones.ResNet`. Defaults to `False`.
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
@@ -61,8 +66,9 @@ class HRNet(Backbone):
         channels and twice as many each time; "concatenated" is all of them, of stride 4.
 
     Raises:
-        ValueError: for another output stride, numbers below 1, unknown coordinates or fusion, or
-            weights that do not fit.
+        ValueError: for another output stride, numbers below 1, unknown coordinates or fusion, an
+            unknown stage or context module, one that does not add to its input, or weights that do
+            not fit.
         OSError: for weights that cannot be read or fetched.
 
     Example:
@@ -103,6 +109,7 @@ class HRNet(Backbone):
         recompute=False,
         minimal_filtering=None,
         synchronized=False,
+        context_at=None,
         dtype=None,
         **kwargs,
     ):
@@ -120,6 +127,8 @@ class HRNet(Backbone):
             raise ValueError(f"fuse_by must be one of {list(FUSE_BY)}, got {fuse_by!r}")
         kwargs.setdefault("name", f"hrnet_w{width}")
         make = Blocks(recompute, minimal_filtering, synchronized, dtype)
+        shared = {"minimal_filtering": minimal_filtering, "synchronized": synchronized}
+        context = StageContexts(context_at, ("c2", "c3", "c4", "c5"), dtype, **shared)
 
         def resizing(steps):
             """Of a map to the size of one that is so many scales finer."""
@@ -165,6 +174,9 @@ class HRNet(Backbone):
                 name = f"stage{s}_module{m}"
                 for i, branch in enumerate(widths):
                     for b in range(1, blocks + 1):
+                        if (s, m, b) == (4, count, blocks):
+                            place = f"{name}_branch{i + 1}_context"
+                            maps[i] = context(maps[i], f"c{i + 2}", place)
                         block = f"{name}_branch{i + 1}_block{b}"
                         maps[i] = make.block(maps[i], block, branch, bottleneck=False)
                 maps = [fused(maps, i, name) for i in range(s)]
@@ -176,7 +188,7 @@ class HRNet(Backbone):
         x = keras.layers.Concatenate(dtype=dtype, name=CONCATENATED)([finest, *resized])
         named = {"c1": stem, **{f"c{i}": x for i, x in enumerate(maps, 2)}, CONCATENATED: x}
         strides = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, CONCATENATED: 4}
-        super().__init__(inputs, named, strides, dtype=dtype, **kwargs)
+        super().__init__(inputs, named, strides, dtype=dtype, context_names=context.names, **kwargs)
 
         # === Config ===
         self.width = width

@@ -11,6 +11,7 @@ from isa_tf.backbones.backbone import (
     normalize,
 )
 from isa_tf.backbones.blocks import Blocks
+from isa_tf.backbones.contexts import StageContexts
 from isa_tf.weights import resnet as weights_lib
 from isa_tf.weights.architectures import BASIC, DEPTHS
 
@@ -50,6 +51,12 @@ class ResNet(Backbone):
         std: three floats that it is divided by afterwards. Defaults to ImageNet's.
         filters: int, of the first stage's 3x3 convolutions; all others are in proportion. Defaults
             to 64.
+        context_at: dict from stages, "c2" .. "c5", to context modules, each put just before the
+            stage's last block: a name, such as `{"c4": "isa"}`; a dict of the name and arguments,
+            `{"c4": {"name": "nonlocal", "sub_sample": "before"}}`; a layer, or what makes one. They
+            add to their input and begin as the identity, so weights of a network without them stay
+            good: those of a file are taken by name, and the modules' own stay as initialised. See
+            `isa_tf.backbones.contexts.StageContexts`. Defaults to `None`.
         weights: `None` for random ones; "imagenet" for the published ones of this depth, stem and
             shortcut, or their name, such as "open-mmlab://resnet50_v1c" (see
             `isa_tf.backbones.list_weights`), fetched once; or the path of a file: such a
@@ -57,8 +64,8 @@ class ResNet(Backbone):
             or the official code (`.pth`, `.safetensors`). Defaults to `None`.
         recompute: bool, whether training computes again what it can make cheaply, in place of
             keeping it for the gradients: the convolutions of the stem and of each block are then
-            in a `isa_tf.layers.Recomputed`. A step takes less memory and some more time; files
-            of weights are of one kind or the other. Defaults to `False`.
+            in a `isa_tf.layers.Recomputed`; those of `context_at` are not. A step takes less memory
+            and some more time; files of weights are of one kind or the other. Defaults to `False`.
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
@@ -69,8 +76,8 @@ class ResNet(Backbone):
         are the stages', of 256, 512, 1024, 2048 channels, or 64 .. 512 with basic blocks.
 
     Raises:
-        ValueError: for an unknown depth, output stride, stem or shortcut, or weights that do not
-            fit.
+        ValueError: for an unknown depth, output stride, stem, shortcut, stage or context module, a
+            module that does not add to its input, or weights that do not fit.
         OSError: for weights that cannot be read or fetched.
 
     Example:
@@ -98,6 +105,7 @@ class ResNet(Backbone):
         recompute=False,
         minimal_filtering=None,
         synchronized=False,
+        context_at=None,
         dtype=None,
         **kwargs,
     ):
@@ -114,6 +122,8 @@ class ResNet(Backbone):
         kwargs.setdefault("name", f"resnet{depth}")
 
         make = Blocks(recompute, minimal_filtering, synchronized, dtype)
+        shared = {"minimal_filtering": minimal_filtering, "synchronized": synchronized}
+        context = StageContexts(context_at, ("c2", "c3", "c4", "c5"), dtype, **shared)
 
         # === Layers and functional model ===
         inputs = image_input()
@@ -135,6 +145,8 @@ class ResNet(Backbone):
             before, rate, stride = rate, rate * strides // kept, stride * kept
             first = before if contract_dilation else rate
             for b in range(1, blocks + 1):
+                if b == blocks:
+                    x = context(x, f"c{s + 1}", f"stage{s}_context")
                 x = make.block(
                     x,
                     f"stage{s}_block{b}",
@@ -146,7 +158,9 @@ class ResNet(Backbone):
                     keep_shortcut=s == 4,
                 )
             maps[f"c{s + 1}"], map_strides[f"c{s + 1}"] = x, stride
-        super().__init__(inputs, maps, map_strides, dtype=dtype, **kwargs)
+        super().__init__(
+            inputs, maps, map_strides, dtype=dtype, context_names=context.names, **kwargs
+        )
 
         # === Config ===
         self.depth = depth

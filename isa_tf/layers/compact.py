@@ -164,7 +164,7 @@ class CompactGeneralizedNonLocal(ContextModule):
         kernel = tf.reshape(self.output_kernel, (each, self.groups, -1))
         x = tf.einsum("bngk,kgc->bngc", x, tf.cast(kernel, x.dtype))
         x = self.norm(tf.reshape(x, (-1, height, width, inputs.shape[-1])))
-        return self.drop(tf.cast(x, inputs.dtype) + inputs, training=training)
+        return self.finish(inputs, tf.cast(x, inputs.dtype), training)
 
     def get_config(self):
         return {
@@ -259,7 +259,7 @@ class DoubleAttention(ContextModule):
         distributing = tf.nn.softmax(flat(self.distribution), axis=-1)
         x = tf.matmul(tf.cast(distributing, inputs.dtype), tf.cast(descriptors, inputs.dtype))
         x = self.output_conv(tf.reshape(x, (-1, height, width, x.shape[-1])))
-        return self.drop(self.norm(x, training=training) + inputs, training=training)
+        return self.finish(inputs, self.norm(x, training=training), training)
 
     def get_config(self):
         return {

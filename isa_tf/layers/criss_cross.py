@@ -53,14 +53,18 @@ class RecurrentCrissCrossAttention(ContextModule):
         epsilon: float, of the normalisation. Defaults to 1e-5.
         momentum: float, of the normalisation, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        residual: bool, whether what is read out, without activation and by a normalisation whose
+            scale begins at zero, is added to the input. The scalar gamma then begins at one: two
+            zeros in a row would hold up each other. Defaults to `None`: `True` without `fuse`,
+            where the sum of input and attention is all there is, else `False`.
 
     Shapes:
         (B, H, W, C) -> (B, H, W, filters).
 
     Raises:
         ValueError: for a recurrence, filters or key_filters below 1, an even fusion_kernel_size,
-            a dropout outside [0, 1), filters other than the input's channels without fusion, or an
-            input that is no map.
+            a dropout outside [0, 1), filters other than the input's channels where it is residual,
+            `residual=False` without fusion, or an input that is no map.
 
     Example:
 
@@ -70,6 +74,8 @@ class RecurrentCrissCrossAttention(ContextModule):
 
     Reference: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019.
     """
+
+    both_forms = True
 
     def __init__(self, recurrence=2, key_filters=None, fuse=True, fusion_kernel_size=3, **kwargs):
         super().__init__(**kwargs)
@@ -82,13 +88,11 @@ class RecurrentCrissCrossAttention(ContextModule):
             )
         self.recurrence = recurrence
         self.key_filters = key_filters
+        if not fuse and kwargs.get("residual") is False:
+            raise ValueError("without fusion the attention is added to the input: residual=False")
+        self.residual = self.residual or not fuse
         self.fuse = fuse
         self.fusion_kernel_size = fusion_kernel_size
-
-    @property
-    def residual(self):
-        """Without fusion the sum of input and attention is all there is."""
-        return not self.fuse
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -98,10 +102,11 @@ class RecurrentCrissCrossAttention(ContextModule):
             self.linear(name, width, channels, use_bias=True)
             for name, width in (("query", key_filters), ("key", key_filters), ("value", channels))
         )
-        self.gamma = self.add_weight(shape=(), initializer="zeros", name="gamma")
+        begin = "ones" if self.fuse and self.residual else "zeros"
+        self.gamma = self.add_weight(shape=(), initializer=begin, name="gamma")
         self.fusion = None
         if self.fuse:
-            self.fusion = self.conv_norm(
+            self.fusion = self.read_out_conv(
                 "fusion",
                 self.filters or channels,
                 2 * channels,
@@ -114,9 +119,10 @@ class RecurrentCrissCrossAttention(ContextModule):
         for _ in range(self.recurrence):
             query, key = (tf.cast(layer(x), self.wide_dtype) for layer in (self.query, self.key))
             x = self.gamma * _criss_cross(query, key, self.value(x)) + x
-        if self.fusion is not None:
-            x = self.fusion(tf.concat([inputs, x], axis=-1), training=training)
-        return self.drop(x, training=training)
+        if self.fusion is None:
+            return self.drop(x, training=training)  # the input is in it already
+        x = self.fusion(tf.concat([inputs, x], axis=-1), training=training)
+        return self.finish(inputs, x, training)
 
     def get_config(self):
         return {

@@ -141,6 +141,8 @@ class InterlacedSparseAttention(AttentionModule):
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        residual: bool, whether what is read out, without activation and by a normalisation whose
+            scale begins at zero, is added to the input; needs `fuse`. Defaults to `None`, `False`.
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
@@ -153,8 +155,9 @@ class InterlacedSparseAttention(AttentionModule):
         (B, H, W, C) -> (B, H, W, filters).
 
     Raises:
-        ValueError: for a partition, filters, key_filters or depth below 1, an unknown order, or an
-            input that is no map.
+        ValueError: for a partition, filters, key_filters or depth below 1, an unknown order,
+            residual without fusion or with other filters than the input's, or an input that is no
+            map.
 
     Example:
 
@@ -166,6 +169,7 @@ class InterlacedSparseAttention(AttentionModule):
     arXiv 1907.12273.
     """
 
+    both_forms = True
     attention_layers = {ops.LONG: LongRangeAttention, ops.SHORT: ShortRangeAttention}
 
     def __init__(
@@ -184,6 +188,8 @@ class InterlacedSparseAttention(AttentionModule):
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         check_positive(depth=depth)
+        if self.residual and not fuse:
+            raise ValueError("residual=True needs fuse=True: it is the fusion that begins at zero")
         if isinstance(partition, list) and not partition:
             raise ValueError("partition is an empty list")
         partitions = partition if isinstance(partition, list) else [partition]
@@ -226,7 +232,7 @@ class InterlacedSparseAttention(AttentionModule):
             if len(self.partitions) > 1:
                 self.widen = self.conv_norm("widen", gathered, channels)
                 channels = gathered
-            self.fusion = self.conv_norm("fusion", filters, gathered + channels)
+            self.fusion = self.read_out_conv("fusion", filters, gathered + channels)
 
     def _branches(self):
         """The attentions that follow each other on one partition, a list for each."""
@@ -248,7 +254,7 @@ class InterlacedSparseAttention(AttentionModule):
         x = maps[0] if len(maps) == 1 else tf.concat(maps, axis=-1)
         if self.fusion is not None:
             x = self.fusion(x, training=training)
-        x = self.drop(x, training=training)
+        x = self.finish(inputs, x, training)
         return (x, affinities) if return_affinity else x
 
     def compute_output_shape(self, input_shape):

@@ -30,17 +30,23 @@ class ContextModule(keras.layers.Layer):
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
         minimal_filtering: int or `None`, of its convolutions, see `ConvNormAct`. Defaults to
             `None`.
+        residual: bool, whether the output is added to the input. What reads out then has no
+            activation and a normalisation whose scale begins at zero, so that a fresh module is the
+            identity. (Behind a ReLU a scale of zero would stay zero: it has no gradient there.)
+            Defaults to `None`, as the module is by itself: see its attribute `residual`.
         **kwargs: of `keras.layers.Layer`.
 
     Shapes:
         (B, H, W, C) -> (B, H, W, filters).
 
     Raises:
-        ValueError: for filters below 1, a dropout outside [0, 1), an input that is no map, or,
-            where the module adds to its input, filters other than the input's channels.
+        ValueError: for filters below 1, a dropout outside [0, 1), an input that is no map, a module
+            that cannot be residual, or not otherwise; or, where it adds to its input, filters
+            other than the input's channels.
     """
 
-    residual = False  # whether the output is added to the input
+    residual = False  # whether the output is added to the input; by itself, on the class
+    both_forms = False  # whether the argument may say otherwise: it reads out by `read_out_conv`
     twin_class = None  # of its twin; `None` where nothing in it is computed otherwise in inference
 
     def __init__(
@@ -52,10 +58,16 @@ class ContextModule(keras.layers.Layer):
         momentum=BN_MOMENTUM,
         synchronized=False,
         minimal_filtering=None,
+        residual=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_positive(filters=filters)
+        if residual is not None and bool(residual) != self.residual:
+            if not self.both_forms:
+                form = "always adds to its input" if self.residual else "has no residual form"
+                raise ValueError(f"{type(self).__name__} {form}, got residual={residual!r}")
+            self.residual = bool(residual)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.filters = filters
@@ -99,6 +111,16 @@ class ContextModule(keras.layers.Layer):
         layer.build((None, None, None, reads))
         return layer
 
+    def read_out_conv(self, name, filters, reads, **arguments):
+        """The `conv_norm` whose output `finish` takes: where the module is residual, a zero one."""
+        if self.residual:
+            arguments |= {"activation": None, "gamma_initializer": "zeros"}
+        return self.conv_norm(name, filters, reads, **arguments)
+
+    def finish(self, inputs, x, training=None):
+        """The module's output, of what was read out."""
+        return self.drop(inputs + x if self.residual else x, training=training)
+
     def linear(self, name, filters, reads, use_bias=False, kernel_initializer="he_normal"):
         """A built 1x1 convolution that reads maps of `reads` channels."""
         layer = keras.layers.Conv2D(
@@ -135,6 +157,7 @@ class ContextModule(keras.layers.Layer):
             "momentum": self.momentum,
             "synchronized": self.synchronized,
             "minimal_filtering": self.minimal_filtering,
+            "residual": self.residual,
         }
 
 

@@ -13,6 +13,10 @@ def _one_group(x):
     return tf.reshape(x, (-1, 1, height * width, x.shape[-1]))
 
 
+def _pool(x):
+    return tf.nn.max_pool2d(x, 2, 2, "SAME")
+
+
 @keras.saving.register_keras_serializable("isa_tf")
 class NonLocal2D(AttentionModule):
     """Non-local block (embedded Gaussian): dense attention, added to its input.
@@ -25,10 +29,12 @@ class NonLocal2D(AttentionModule):
         key_filters: int, channels of theta, phi and g; `None` for half the input's, at least 1.
             Defaults to `None`.
         use_scale: bool, whether affinities are softmax(theta phi^T / sqrt(key_filters)), as
-            mmsegmentation's are; the paper has no scale. Defaults to `False`.
-        sub_sample: bool, whether 2x2 max pooling follows phi and g, which leaves a quarter of the
-            affinities. An odd last row or column is kept, where PyTorch's pooling drops it.
+            mmsegmentation's and those of the authors' code are; the paper's text has no scale.
             Defaults to `False`.
+        sub_sample: bool or "before". `True`: 2x2 max pooling follows phi and g (the paper's text,
+            mmsegmentation), which leaves a quarter of the affinities; "before": they read the
+            pooled map (the authors' code), which leaves a quarter of their own cost, too. An odd
+            last row or column is kept, where PyTorch's pooling drops it. Defaults to `False`.
         filters: int, output channels: `None`, or as many as the input has. Defaults to `None`.
         dropout: float, channel-wise (spatial) dropout of the output. Defaults to 0.
         activation: accepted so that the context modules can stand in for each other; the block has
@@ -47,8 +53,8 @@ class NonLocal2D(AttentionModule):
         (B, H, W, C) -> (B, H, W, C).
 
     Raises:
-        ValueError: for key_filters or filters below 1, filters other than the input's, or an input
-            that is no map.
+        ValueError: for key_filters or filters below 1, an unknown sub_sample, filters other than
+            the input's, `residual=False`, or an input that is no map.
 
     Example:
 
@@ -65,6 +71,8 @@ class NonLocal2D(AttentionModule):
     def __init__(self, key_filters=None, use_scale=False, sub_sample=False, **kwargs):
         super().__init__(**kwargs)
         check_positive(key_filters=key_filters)
+        if not isinstance(sub_sample, bool) and sub_sample != "before":
+            raise ValueError(f'sub_sample must be a bool or "before", got {sub_sample!r}')
         self.key_filters = key_filters
         self.use_scale = use_scale
         self.sub_sample = sub_sample
@@ -80,14 +88,13 @@ class NonLocal2D(AttentionModule):
             return self.linear(name, key_filters, channels, True, initializer)
 
         self.theta, self.phi, self.g = conv("theta"), conv("phi"), conv("g")
-        self.output_conv = self.conv_norm(
-            "output", channels, key_filters, activation=None, gamma_initializer="zeros"
-        )
+        self.output_conv = self.read_out_conv("output", channels, key_filters)
 
     def call(self, inputs, training=None, return_affinity=False):
-        query, key, value = self.theta(inputs), self.phi(inputs), self.g(inputs)
-        if self.sub_sample:
-            key, value = (tf.nn.max_pool2d(t, 2, 2, "SAME") for t in (key, value))
+        read = _pool(inputs) if self.sub_sample == "before" else inputs
+        query, key, value = self.theta(inputs), self.phi(read), self.g(read)
+        if self.sub_sample is True:
+            key, value = _pool(key), _pool(value)
         if not self.use_scale:
             # Undoes the scale of the attention; in float32, since such affinities may be large.
             query, key = tf.cast(query, self.wide_dtype), tf.cast(key, self.wide_dtype)
@@ -99,8 +106,7 @@ class NonLocal2D(AttentionModule):
         query = runtime.refuse_too_large(shape, query)
         context, affinity = ops.grouped_attention(query, key, value)
         context = tf.reshape(context, (-1, *ops.spatial_size(inputs), value.shape[-1]))
-        x = inputs + self.output_conv(context, training=training)
-        x = self.drop(x, training=training)
+        x = self.finish(inputs, self.output_conv(context, training=training), training)
         return (x, affinity) if return_affinity else x
 
     def get_config(self):

@@ -75,6 +75,7 @@ class PyramidPooling(ContextModule):
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        residual: bool, see `ContextModule`. Defaults to `None`, `False`.
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W, also smaller than the pool sizes.
@@ -96,6 +97,8 @@ class PyramidPooling(ContextModule):
     Reference: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017.
     """
 
+    both_forms = True
+
     def __init__(
         self, pool_sizes=(1, 2, 3, 6), pool_filters=None, coordinates="half_pixel", **kwargs
     ):
@@ -111,7 +114,7 @@ class PyramidPooling(ContextModule):
         channels, count = input_shape[-1], len(self.pool_sizes)
         width = self.pool_filters or max(1, channels // count)
         self.pools = [self.conv_norm(f"pool{i + 1}", width, channels) for i in range(count)]
-        self.fusion = self.conv_norm(
+        self.fusion = self.read_out_conv(
             "fusion", self.filters or channels, channels + count * width, kernel_size=3
         )
 
@@ -124,7 +127,7 @@ class PyramidPooling(ContextModule):
             x = ops.resize_bilinear(x, size, self.coordinates)
             maps.append(tf.cast(x, self.compute_dtype))
         x = self.fusion(tf.concat(maps, axis=-1), training=training)
-        return self.drop(x, training=training)
+        return self.finish(inputs, x, training)
 
     def get_config(self):
         return {
@@ -155,6 +158,7 @@ class AtrousSpatialPyramidPooling(ContextModule):
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        residual: bool, see `ContextModule`. Defaults to `None`, `False`.
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
@@ -176,6 +180,8 @@ class AtrousSpatialPyramidPooling(ContextModule):
     Reference: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation",
     arXiv 1706.05587.
     """
+
+    both_forms = True
 
     def __init__(
         self, dilation_rates=(6, 12, 18), branch_filters=256, fusion_kernel_size=1, **kwargs
@@ -199,7 +205,7 @@ class AtrousSpatialPyramidPooling(ContextModule):
             self.conv_norm(f"dilated{i + 1}", width, channels, kernel_size=3, dilation_rate=rate)
             for i, rate in enumerate(self.dilation_rates)
         ]
-        self.fusion = self.conv_norm(
+        self.fusion = self.read_out_conv(
             "fusion",
             self.filters or channels,
             (2 + len(self.dilated)) * width,
@@ -212,7 +218,7 @@ class AtrousSpatialPyramidPooling(ContextModule):
         maps = [layer(inputs, training=training) for layer in (self.pointwise, *self.dilated)]
         maps.insert(0, tf.broadcast_to(mean, tf.shape(maps[0])))
         x = self.fusion(tf.concat(maps, axis=-1), training=training)
-        return self.drop(x, training=training)
+        return self.finish(inputs, x, training)
 
     def get_config(self):
         return {

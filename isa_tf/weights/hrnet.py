@@ -118,6 +118,7 @@ def fill(transfer: Transfer, model):
         transfer: `Transfer` whose names are the backbone's.
         model: `isa_tf.backbones.HRNet`.
     """
+    transfer.keep_contexts(model)
     for layer in conv_layers(model):
         transfer.conv_norm(layer, *names_of(layer.name))
 

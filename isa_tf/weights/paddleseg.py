@@ -79,6 +79,7 @@ def load(model, tensors, path, optional=()) -> Report:
     def pair(layer, name, **arguments):
         transfer.conv_norm(layer, f"{name}._conv", f"{name}._batch_norm", **arguments)
 
+    transfer.keep_contexts(model.backbone)
     for layer in conv_layers(model.backbone):
         if layer.name.startswith("stem_conv"):
             pair(layer, f"backbone.conv1_{layer.name.removeprefix('stem_conv')}")

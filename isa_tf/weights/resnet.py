@@ -126,6 +126,7 @@ def fill(transfer: Transfer, model, bgr=False):
     stem = _stem({name[len(prefix) :] for name in transfer.tensors})
     if stem is None:
         raise ValueError(f"{transfer.path}: no stem of a ResNet is known in it")
+    transfer.keep_contexts(model)
     for layer in conv_layers(model):
         if layer.name.startswith("stem_conv"):
             i = int(layer.name.removeprefix("stem_conv"))

@@ -17,14 +17,21 @@ _COUNTER = ".num_batches_tracked"
 def conv_layers(model) -> list[ConvNormAct]:
     """Every `ConvNormAct` of a model once, also those that other layers hold.
 
-    Name maps go by the layers' names; the order is that of Keras and says nothing of theirs.
+    Those in the context modules inside a backbone, which no checkpoint has, are left out. Name maps
+    go by the layers' names; the order is that of Keras and says nothing of theirs.
 
     Example:
 
     >>> len(conv_layers(isa_tf.backbones.create("resnet18")))
     20
     """
-    return [layer for layer in model._flatten_layers() if isinstance(layer, ConvNormAct)]
+    inside = {id(layer) for module in _contexts(model) for layer in module._flatten_layers()}
+    found = (layer for layer in model._flatten_layers() if isinstance(layer, ConvNormAct))
+    return [layer for layer in found if id(layer) not in inside]
+
+
+def _contexts(model):
+    return model.context_layers().values() if hasattr(model, "context_layers") else ()
 
 
 class Report(NamedTuple):
@@ -86,6 +93,7 @@ class Transfer:
         self.optional = tuple(optional)
         self._values = {}  # id of a variable -> (variable, value)
         self._used = set()
+        self._kept = set()  # ids of variables that stay as they are
 
     def __contains__(self, name):
         return self.prefix + name in self.tensors
@@ -184,16 +192,22 @@ class Transfer:
             total = total + (kernel[:, :, 0, 0].astype("float64") @ shift).astype("float32")
         self.norm(layer.norm, norm, total)
 
+    def keep_contexts(self, backbone):
+        """Leaves the context modules inside a backbone as they are."""
+        self._kept |= {id(v) for module in _contexts(backbone) for v in module.variables}
+
     def include(self, other):
         """Takes over what another transfer from the same tensors, with a prefix, collected."""
         self._values.update(other._values)
         self._used |= other._used
+        self._kept |= other._kept
 
     def finish(self, model, left_over=()) -> Report:
         """Sets every weight of a model.
 
         Args:
-            model: keras model or layer; each of its weights must have been named.
+            model: keras model or layer; each of its weights must have been named, but those of
+                context modules inside a backbone (see `keep_contexts`).
             left_over: tuple of str, how the names of tensors begin that may have no place.
 
         Returns:
@@ -205,7 +219,8 @@ class Transfer:
         """
         weights = [v for v in model.weights if "seed_generator" not in v.path]
         kept = sorted(v.path for v in weights if id(v) not in self._values)
-        unknown = [p for p in kept if not any(part in p for part in self.optional)]
+        needed = sorted(v.path for v in weights if id(v) not in self._values.keys() | self._kept)
+        unknown = [p for p in needed if not any(part in p for part in self.optional)]
         if unknown:
             raise ValueError(f"{self.path}: no names are known for {', '.join(unknown)}")
         left = sorted(self.tensors.keys() - self._used)

@@ -238,6 +238,18 @@ def test_others_make_a_step(name, classes, tmp_path):
         assert model.loss.average == "all" and model.coordinates == "align_corners"
 
 
+def test_a_context_inside_the_backbone_is_told_by_the_config(tmp_path):
+    make_folder(tmp_path, 19)
+    name = "cityscapes-resnet50-isa-mmseg-769x769-40k"
+    config = setup.for_replicas(tiny(name, tmp_path, 19), 1)
+    config.model.backbone, config.model.output_stride = "resnet18", 8
+    context_at = {"c4": {"name": "isa", "partition": (4, 2)}, "c5": "nonlocal", "c3": "none"}
+    config.model.backbone_options = {"filters": 4, "context_at": context_at}
+    model = setup.make_model(config, setup.make_dataset(config))
+    modules = model.backbone.context_layers()
+    assert list(modules) == ["c4", "c5"] and modules["c4"].partitions == [(4, 2)]
+
+
 def test_the_head_learns_faster(tmp_path):
     make_folder(tmp_path, 59)
     config = setup.for_replicas(tiny("pascal_context-resnet101-isa", tmp_path, 59), 1)

@@ -81,8 +81,18 @@ CASES = {
         {"partition": 4, "activation": leaky_relu_001},
         MAP,
     ),
+    "isa-residual": (
+        layers.InterlacedSparseAttention,
+        {"partition": 4, "residual": True},
+        MAP,
+    ),
     "isa-half": (layers.InterlacedSparseAttention, {"partition": 3, "order": "long"}, MAP),
     "rcca": (layers.RecurrentCrissCrossAttention, {"key_filters": 3, "filters": 5}, MAP),
+    "rcca-residual": (
+        layers.RecurrentCrissCrossAttention,
+        {"key_filters": 3, "residual": True},
+        MAP,
+    ),
     "rcca-bare": (layers.RecurrentCrissCrossAttention, {"fuse": False, "recurrence": 1}, MAP),
     # With a large epsilon, phi and g have gradients above the rounding errors; and in these groups
     # no scalar is a small difference of large sums, which bfloat16 would get wrong.
@@ -98,7 +108,7 @@ CASES = {
     ),
     "a2": (layers.DoubleAttention, {"gather_filters": 4, "key_filters": 3}, MAP),
     "nonlocal": (layers.NonLocal2D, {"key_filters": 3, "use_scale": True}, MAP),
-    "nonlocal-sampled": (layers.NonLocal2D, {"sub_sample": True, "filters": 6}, MAP),
+    "nonlocal-sampled": (layers.NonLocal2D, {"sub_sample": "before", "filters": 6}, MAP),
     "ppm": (layers.PyramidPooling, {"filters": 5}, MAP),
     "ppm-corners": (
         layers.PyramidPooling,

@@ -40,12 +40,13 @@ def pooled(x):
 def numpy_non_local(x, layer, use_scale, sub_sample):
     """(output, affinity) of one map (H, W, C) and its N positions."""
 
-    def conv(layer):
+    def conv(layer, x):
         kernel, bias = (np.asarray(w, np.float64) for w in (layer.kernel, layer.bias))
         return x @ kernel[0, 0] + bias
 
-    query, key, value = conv(layer.theta), conv(layer.phi), conv(layer.g)
-    if sub_sample:
+    read = pooled(x) if sub_sample == "before" else x
+    query, key, value = conv(layer.theta, x), conv(layer.phi, read), conv(layer.g, read)
+    if sub_sample is True:
         key, value = pooled(key), pooled(value)
     keys, values = list(np.ndindex(*key.shape[:2])), value.reshape(-1, value.shape[-1])
     context, affinity = np.zeros_like(query), []
@@ -72,7 +73,9 @@ def numpy_non_local(x, layer, use_scale, sub_sample):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("sub_sample", [False, True], ids=["whole", "sub_sample"])
+@pytest.mark.parametrize(
+    "sub_sample", [False, True, "before"], ids=["whole", "sub_sample", "sub_sample_before"]
+)
 @pytest.mark.parametrize("use_scale", [False, True], ids=["plain", "scaled"])
 def test_equals_the_reference(size, sub_sample, use_scale):
     layer = made(use_scale=use_scale, sub_sample=sub_sample, key_filters=4, epsilon=0.01)
@@ -175,6 +178,7 @@ def test_dropout_takes_whole_channels_of_the_output():
         ({"key_filters": 0}, "key_filters .* got 0"),
         ({"filters": -1}, "filters .* got -1"),
         ({"dropout": 1}, "dropout .* got 1"),
+        ({"sub_sample": "after"}, "sub_sample must be a bool or .* got 'after'"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

@@ -95,6 +95,23 @@ def test_of_a_segmenter(prefix, tensors, model):
     np.testing.assert_array_equal(stem, np.moveaxis(tensors["conv1.weight"], (0, 1), (3, 2)))
 
 
+def test_with_a_context_module_inside(tensors, model):
+    """The tensors go where they go without it, and what it has of its own stays."""
+    hooked = HRNet(2, **TINY, context_at={"c3": "isa"})
+    (module,) = hooked.context_layers().values()
+    before = module.get_weights()
+    report = weights_lib.load(hooked, tensors, "file.pth")
+    assert report == ([], sorted(v.path for v in module.weights))
+    weights_lib.load(model, tensors, "file.pth")
+    for layer in model.layers:
+        for ours, theirs in zip(
+            hooked.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    for now, then in zip(module.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -87,6 +87,30 @@ def test_every_tensor_has_its_place(style, depth):
             np.testing.assert_array_equal(variable, tensors[f"{norm}.{part}"])
 
 
+def test_with_context_modules_inside(tmp_path):
+    """The tensors go where they go without them, and what these have of their own stays."""
+    plain = ResNet(18, filters=4)
+    tensors = checkpoint(plain, "torchvision")
+    weights_lib.load(plain, tensors, "file")
+    path = tmp_path / "weights.npz"
+    np.savez(path, **tensors)
+    modules = {"c3": "isa", "c4": {"name": "nonlocal", "sub_sample": "before"}}
+    hooked = ResNet(18, filters=4, recompute=True, context_at=modules, weights=path)
+    x = np.random.default_rng(0).uniform(0, 255, (1, 33, 40, 3)).astype("float32")
+    for level, expected in plain(x).items():
+        np.testing.assert_array_equal(hooked(x)[level], expected)
+    # A file that lacks something changes nothing, in the modules neither.
+    inside = hooked.context_layers().values()
+    own = sorted(v.path for module in inside for v in module.weights)
+    before = hooked.get_weights()
+    less = {name: t for name, t in tensors.items() if name != "layer3.1.bn2.weight"}
+    with pytest.raises(ValueError, match=r"layer3\.1\.bn2\.weight, for .*, is missing"):
+        weights_lib.load(hooked, less, "file")
+    for now, then in zip(hooked.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert weights_lib.load(hooked, tensors, "file").kept == own
+
+
 @pytest.mark.parametrize(
     ("style", "source"),
     [("torchvision", "torchvision"), ("openmmlab", "openmmlab"), ("timm-d", "timm")],
