@@ -150,7 +150,9 @@ def read_run(config, folder):
     if not (folder / RUN).exists():
         return None
     metrics = json.loads((folder / "metrics.json").read_text())
-    asked = [config.data.val_split, make_protocol(config).to_dict(), training.BEST]
+    # What changes places in a mirror, the data set may tell.
+    dataset = setup.make_dataset(config) if config.test.flip else None
+    asked = [config.data.val_split, make_protocol(config, dataset).to_dict(), training.BEST]
     if [metrics["split"], metrics["protocol"], Path(metrics["model"]).name] != asked:
         return None  # scored in another way since: to be scored again
     result = json.loads((folder / RUN).read_text())

@@ -40,35 +40,8 @@ def make_protocol(config, dataset=None):
     # --config.test.stride=None arrives as (None,).
     given = {key: value for key, value in config.test.items() if value != (None,)}
     if given.get("flip") and not given.get("flip_pairs"):
-        given["flip_pairs"] = getattr(dataset, "flip_pairs", ())
+        given["flip_pairs"] = dataset.flip_pairs if dataset is not None else ()
     return inference.Protocol.from_dict(given)
-
-
-def overhear(predictor, batches, hear):
-    """A predictor and batches that tell what goes by, to whoever uses them together.
-
-    Args:
-        predictor: `inference.Predictor`.
-        batches: iterable of batches.
-        hear: function of a batch and of the class ids predicted for it, called once the user is
-            done with the batch, and so has found no fault with it.
-
-    Returns:
-        A function from images to what the predictor answers, and an iterable of the batches.
-    """
-    answers = []
-
-    def predict(images):
-        answer = predictor(images)
-        answers.append(answer[0])
-        return answer
-
-    def passing():
-        for batch in batches:
-            yield batch
-            hear(batch, answers.pop(0))
-
-    return predict, passing()
 
 
 def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=None):
@@ -109,11 +82,14 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
         )
     begin = time.monotonic()
     batches = setup.make_val_data(config, dataset, split, with_index=reports)
-    images, predict = report.ImageScores(dataset.num_classes, dataset.ignore_label), predictor
-    if reports:
-        predict, batches = overhear(predictor, batches, images.add_batch)
+    images = report.ImageScores(dataset.num_classes, dataset.ignore_label)
     confusion, inside = inference.confusion_matrix(
-        predict, batches, dataset.num_classes, dataset.ignore_label, band=BAND
+        predictor,
+        batches,
+        dataset.num_classes,
+        dataset.ignore_label,
+        band=BAND,
+        hear=images.add_batch if reports else None,
     )
     result = {"model": str(model), "dataset": dataset.name, "split": split}
     result["protocol"] = protocol.to_dict()

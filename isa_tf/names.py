@@ -1,6 +1,7 @@
 """Things by name: the registry that every kind of them has, and what to say of unknown names."""
 
 import difflib
+import operator
 
 _FEW = 12
 
@@ -122,3 +123,31 @@ def two_ints(name, value):
     if len(ints) not in (1, 2) or not all(type(n) is int and n > 0 for n in ints):
         raise ValueError(f"{name} must be an int above 0 or two of them, got {value!r}")
     return (ints * 2)[:2]
+
+
+def id_pairs(name, value):
+    """Pairs of class ids, as a tuple of tuples of ints.
+
+    Args:
+        name: str, of the argument, for the error.
+        value: sequence of pairs of ints from 0 on, none of which stands there twice.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+
+    >>> id_pairs("flip_pairs", [[14, 15], [16, 17]])
+    ((14, 15), (16, 17))
+    """
+    try:
+        pairs = tuple(tuple(map(operator.index, pair)) for pair in value)
+    except TypeError:
+        pairs = ((),)
+    ids = [i for pair in pairs for i in pair]
+    if any(len(pair) != 2 for pair in pairs) or len({*ids}) != len(ids) or min(ids, default=0) < 0:
+        raise ValueError(
+            f"{name} must be pairs of class ids, no id twice, such as ((14, 15), (16, 17)), "
+            f"got {value!r}"
+        )
+    return pairs

@@ -1,15 +1,13 @@
 """Losses against loops over pixels."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from dealt_out import over_replicas
 
 from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
 from isa_tf.metrics import MeanIoU
-from isa_tf.ops import alone
 
 CLASSES = 4
 
@@ -103,29 +101,6 @@ def test_graph_and_xla_agree():
     for jit_compile in (False, True):
         compiled = tf.function(PixelCrossEntropy(), jit_compile=jit_compile)
         np.testing.assert_allclose(compiled(labels, logits), expected, rtol=1e-5)
-
-
-def part(strategy, values):
-    parts = np.split(values, strategy.num_replicas_in_sync)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-    )
-
-
-def over_replicas(strategy, loss, *batch, evaluated_alone=False):
-    """(loss, gradient) of a batch that is dealt out, as an optimizer adds it up."""
-
-    def share(labels, logits, *weights):
-        context = alone() if evaluated_alone else contextlib.nullcontext()
-        with context, tf.GradientTape() as tape:
-            tape.watch(logits)
-            value = loss(labels, logits, *weights)
-        return value, tape.gradient(value, logits)
-
-    run = tf.function(lambda *parts: strategy.run(share, parts))
-    shares, gradients = run(*(part(strategy, values) for values in batch))
-    gradients = strategy.experimental_local_results(gradients)
-    return float(strategy.reduce("SUM", shares, axis=None)), np.concatenate(gradients)
 
 
 def on_one_device(loss, labels, logits, *weights):

@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from isa_tf import data
+from isa_tf.data.prepared import prepared_folders
 from isa_tf.training.callbacks import duration
 from tools import plugins, progress
 
@@ -70,7 +71,7 @@ def main(argv):
             raise app.UsageError(f"Give --{flag.name}, or --list to see what there is")
     name, data_dir = _NAME.value, Path(_DATA_DIR.value)
     logging.set_verbosity(logging.ERROR)  # tensorflow-datasets tells what it does step by step
-    before, begin = set(_prepared(data_dir, name)), time.monotonic()
+    before, begin = {path.resolve() for path in prepared_folders(data_dir, name)}, time.monotonic()
     try:
         folder = data.prepare(
             name,
@@ -94,19 +95,13 @@ def main(argv):
         print(f"{name} is there already, nothing was done; to prepare it anew, remove {folder}")
     else:
         print(f"{name} is prepared, in {duration(time.monotonic() - begin)}")
-    print("\n".join(_table(prepared, getattr(data.builder(name), "sizes", {}))))
-    where = data_dir if len(_prepared(data_dir, name)) == 1 else folder
+    print("\n".join(_table(prepared, data.builder(name).sizes)))
+    where = data_dir if len(prepared_folders(data_dir, name)) == 1 else folder
     print("To look at all of it, and to train on it:")
     print(f"    python -m tools.check_dataset --dataset={name} --data_dir={where}")
     print(f"    python -m experiments.train --workdir=runs/{name} {_config(name)} \\")
     print(f"        --config.data.data_dir={where}")
     return 0
-
-
-def _prepared(data_dir, name):
-    """The folders of what is prepared of a data set."""
-    found = (data_dir / f"isa_tf_{name}").glob("**/dataset_info.json")
-    return [p.parent.resolve() for p in found if not p.parent.name.startswith("incomplete.")]
 
 
 def _table(prepared, official):

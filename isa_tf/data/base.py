@@ -1,7 +1,7 @@
 """What every segmentation dataset is: names, colours, splits, and `read(split, index)`."""
 
 import atexit
-import operator
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import logging
+
+from isa_tf.names import id_pairs
 
 IGNORE_LABEL = 255
 
@@ -21,6 +23,13 @@ class DataError(ValueError):
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason
+
+    @classmethod
+    def of_all(cls, faults):
+        """The first of several, which tells how many more there are."""
+        first, *others = faults
+        more = f" (and {len(others)} more such files)" if others else ""
+        return cls(first.path, first.reason + more)
 
 
 def voc_palette(num_classes):
@@ -163,19 +172,14 @@ class SegmentationDataset:
 
 
 def _checked_pairs(flip_pairs, num_classes):
-    try:
-        pairs = tuple(tuple(map(operator.index, pair)) for pair in flip_pairs)
-    except TypeError:
-        pairs = ((),)
-    ids = [i for pair in pairs for i in pair]
-    if any(len(pair) != 2 for pair in pairs) or not set(ids) <= set(range(num_classes)):
-        ids = [None, None]
-    if len(set(ids)) != len(ids):
-        raise ValueError(
-            f"`flip_pairs` are pairs of class ids, 0 to {num_classes - 1}, no id twice. "
-            f"Received: {flip_pairs!r}"
-        )
-    return pairs
+    with contextlib.suppress(ValueError):
+        pairs = id_pairs("flip_pairs", flip_pairs)
+        if all(max(pair) < num_classes for pair in pairs):
+            return pairs
+    raise ValueError(
+        f"`flip_pairs` are pairs of class ids, 0 to {num_classes - 1}, no id twice. "
+        f"Received: {flip_pairs!r}"
+    )
 
 
 class _Calls:

@@ -7,7 +7,7 @@ from pathlib import Path
 from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
 from isa_tf.data.folder import FolderDataset
-from isa_tf.data.prepared import PreparedDataset
+from isa_tf.data.prepared import PreparedDataset, prepared_folders
 from isa_tf.data.synthetic import SyntheticDataset
 from isa_tf.names import Registry
 
@@ -161,9 +161,7 @@ def _prepared(name, data_dir):
     """The folder of what is prepared of a data set, or `None`."""
     if (data_dir / "dataset_info.json").is_file():
         return data_dir
-    top = data_dir / f"isa_tf_{name}"
-    found = sorted(path.parent for path in top.glob("**/dataset_info.json"))
-    found = [path for path in found if not path.name.startswith("incomplete.")]
+    found = prepared_folders(data_dir, name)
     if not found:
         return None
     version = str(builder(name).VERSION)
@@ -175,6 +173,7 @@ def _prepared(name, data_dir):
         )
     if len(fitting) > 1:
         raise DataError(
-            top, f"there are several: {', '.join(map(str, fitting))}; give the one that is meant"
+            data_dir / f"isa_tf_{name}",
+            f"there are several: {', '.join(map(str, fitting))}; give the one that is meant",
         )
     return fitting[0]

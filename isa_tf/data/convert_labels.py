@@ -431,8 +431,7 @@ def convert_colors(
             raise DataError(images, "no such folder; it is where the images lie")
         found = match_files(Path(images), Path(labels), faults, names)
         if faults:
-            more = f" (and {len(faults) - 1} more such files)" if len(faults) > 1 else ""
-            raise DataError(faults[0].path, faults[0].reason + more)
+            raise DataError.of_all(faults)
         tasks[split] = [_Task(i, f"{name}{i.suffix}", name, label) for name, i, label in found]
     lookup = np.full(2**24, -1, np.int16)
     for color, class_id in colors.ids.items():
@@ -445,11 +444,8 @@ def convert_colors(
     def make(task):
         look, label = pictures.look_at_image(task.image), _ids_of(task.label, lookup)
         if label.shape != look.upright:
-            raise DataError(
-                task.label,
-                f"the label is {label.shape[1]}x{label.shape[0]} and its image {task.image} is "
-                f"{look.upright[1]}x{look.upright[0]} (width x height)",
-            )
+            reason = pictures.size_reason(label.shape, look.upright, task.image)
+            raise DataError(task.label, reason)
         unknown = label == -1
         if unknown.any() and not ignore_unknown:
             raise DataError(task.label, _unknown_reason(task.label, unknown))

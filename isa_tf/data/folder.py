@@ -14,9 +14,7 @@ from absl import logging
 from isa_tf.data import pictures
 from isa_tf.data.base import (
     DataError,
-    GraphReader,
     SegmentationDataset,
-    on_image,
     voc_palette,
 )
 from isa_tf.data.groups import group
@@ -164,8 +162,7 @@ class FolderDataset(SegmentationDataset):
             self._plain[split] = np.array([found[i].plain for i in sound], bool)
         self.faults = tuple(faults)
         if faults and on_error == "raise":
-            more = f" (and {len(faults) - 1} more such files)" if len(faults) > 1 else ""
-            raise DataError(faults[0].path, faults[0].reason + more)
+            raise DataError.of_all(faults)
         for fault in faults:
             logging.warning("Left out of %s: %s", self.name, fault)
 
@@ -184,7 +181,7 @@ class FolderDataset(SegmentationDataset):
         image = pictures.read_image(image_path)
         label = pictures.read_label(label_path, self._stored_classes)
         if image.shape[:2] != label.shape:
-            raise DataError(label_path, _size_reason(label.shape, image.shape, image_path))
+            raise DataError(label_path, pictures.size_reason(label.shape, image.shape, image_path))
         return image, label if self._group_of is None else self._group_of[label]
 
     def graph_reader(self, split):
@@ -193,26 +190,11 @@ class FolderDataset(SegmentationDataset):
             return None
         paths = tf.constant([[str(path) for path in pair] for pair in self._pairs[split]])
 
-        def label_of(path):
-            label = pictures.decode_label(tf.io.read_file(path), self._stored_classes)
-            if self._group_of is None:
-                return label
-            return tf.gather(tf.constant(self._group_of), tf.cast(label, tf.int32))
+        def fetch(index):
+            return tf.io.read_file(paths[index, 0]), tf.io.read_file(paths[index, 1])
 
-        def read(index):
-            label = label_of(paths[index, 1])
-            image = tf.io.read_file(paths[index, 0])
-            return pictures.decode_image(image, tf.shape(label)), label
-
-        def read_part(index, place_of):
-            label = label_of(paths[index, 1])
-            place = place_of(label)
-            first, last = on_image(place, tf.shape(label))
-            image = tf.io.read_file(paths[index, 0])
-            image = pictures.decode_part(image, tf.shape(label), first, last)
-            return image, label[first[0] : last[0], first[1] : last[1]], place
-
-        return GraphReader(read, self._plain[split], read_part)
+        able = self._plain[split]
+        return pictures.graph_reader(fetch, self._stored_classes, self._group_of, able)
 
 
 # === Looking at a pair ===
@@ -232,18 +214,11 @@ def _look(pair):
     except DataError as error:
         return _Look(error)
     if label.size != image.upright:
-        reason = _size_reason(label.size, image.upright, image_path)
+        reason = pictures.size_reason(label.size, image.upright, image_path)
         if label.size == image.stored:
             reason += ": its EXIF orientation turns it, so turn the label or drop the tag"
         return _Look(DataError(label_path, reason))
     return _Look(None, image.plain and label.plain and not image.turned)
-
-
-def _size_reason(label_shape, image_shape, image_path):
-    return (
-        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
-        f"{image_shape[1]}x{image_shape[0]} (width x height)"
-    )
 
 
 # === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from isa_tf.data.base import IGNORE_LABEL, DataError
+from isa_tf.data.base import IGNORE_LABEL, DataError, GraphReader, on_image
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
@@ -367,3 +367,58 @@ def _decode(contents):
 def _of_size(image, size):
     with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(image)[:2], size)]):
         return tf.identity(image)
+
+
+def graph_reader(fetch, num_classes, new_ids=None, able=None):
+    """A `GraphReader` of plain pictures.
+
+    Args:
+        fetch: function of a position in the split that gives the bytes of an image and of a label,
+            string scalar tensors.
+        num_classes: int, of the stored classes.
+        new_ids: uint8 array (256,), what stored ids become; `None` for what they are. Defaults to
+            `None`.
+        able: see `GraphReader`. Defaults to `None`.
+
+    Example:
+
+    >>> files = tf.constant([["photo.jpg", "label.png"]])
+    >>> reader = graph_reader(lambda i: tf.unstack(tf.map_fn(tf.io.read_file, files[i])), 3)
+    >>> reader.read(0)[0].shape
+    TensorShape([96, 128, 3])
+    """
+
+    def fetch_label(index):
+        image, label = fetch(index)
+        label = decode_label(label, num_classes)
+        if new_ids is not None:
+            label = tf.gather(tf.constant(new_ids), tf.cast(label, tf.int32))
+        return image, label
+
+    def read(index):
+        image, label = fetch_label(index)
+        return decode_image(image, tf.shape(label)), label
+
+    def read_part(index, place_of):
+        image, label = fetch_label(index)
+        place = place_of(label)
+        first, last = on_image(place, tf.shape(label))
+        image = decode_part(image, tf.shape(label), first, last)
+        return image, label[first[0] : last[0], first[1] : last[1]], place
+
+    return GraphReader(read, able, read_part)
+
+
+# === What errors say ===
+
+
+def size_reason(label_shape, image_shape, image_path):
+    """What is wrong with a label whose image is of another size, as a `DataError` has it.
+
+    >>> size_reason((2, 3), (4, 5), "a.jpg")
+    'the label is 3x2 and its image a.jpg is 5x4 (width x height)'
+    """
+    return (
+        f"the label is {label_shape[1]}x{label_shape[0]} and its image {image_path} is "
+        f"{image_shape[1]}x{image_shape[0]} (width x height)"
+    )

@@ -11,9 +11,7 @@ import tensorflow as tf
 from isa_tf.data import pictures
 from isa_tf.data.base import (
     DataError,
-    GraphReader,
     SegmentationDataset,
-    on_image,
     python_operation,
 )
 from isa_tf.data.groups import group
@@ -111,23 +109,26 @@ class PreparedDataset(SegmentationDataset):
             found = tf.io.parse_single_example(record, features)
             plain = tf.debugging.Assert(found["plain"] == 1, ["not a plain image"])
             with tf.control_dependencies([plain]):
-                label = pictures.decode_label(found["label"], self._stored_classes)
-            if self._group_of is not None:
-                label = tf.gather(tf.constant(self._group_of), tf.cast(label, tf.int32))
-            return found["image"], label
+                return found["image"], tf.identity(found["label"])
 
-        def read(index):
-            image, label = fetch(index)
-            return pictures.decode_image(image, tf.shape(label)), label
+        return pictures.graph_reader(fetch, self._stored_classes, self._group_of)
 
-        def read_part(index, place_of):
-            image, label = fetch(index)
-            place = place_of(label)
-            first, last = on_image(place, tf.shape(label))
-            image = pictures.decode_part(image, tf.shape(label), first, last)
-            return image, label[first[0] : last[0], first[1] : last[1]], place
 
-        return GraphReader(read, read_part=read_part)
+def prepared_folders(data_dir, name):
+    """What is prepared of a data set: a list of paths, each of one version.
+
+    Args:
+        data_dir: `Path` of the folder of all prepared data sets.
+        name: str, of the data set.
+
+    Example:
+
+    >>> [folder.name for folder in prepared_folders(Path("prepared"), "camvid")]
+    ['1.0.0']
+    """
+    found = (data_dir / f"isa_tf_{name}").glob("**/dataset_info.json")
+    folders = sorted(path.parent for path in found)
+    return [folder for folder in folders if not folder.name.startswith("incomplete.")]
 
 
 class _Records:

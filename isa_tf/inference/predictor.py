@@ -222,7 +222,9 @@ def _before_resizing(model):
     return keras.Model(model.inputs, step.input[0]), step
 
 
-def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL, band=None):
+def confusion_matrix(
+    predictor, batches, num_classes, ignore_label=IGNORE_LABEL, band=None, hear=None
+):
     """Counts which class was predicted where which was true.
 
     Args:
@@ -234,6 +236,8 @@ def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL,
         band: int, to count a second time without the pixels that lie so near a boundary between
             labels, see `isa_tf.metrics.boundary_band`; nothing is predicted twice. Defaults to
             `None`.
+        hear: function that is told of each batch, once no fault has been found with it: it gets
+            the batch and the class ids that were predicted. Defaults to `None`.
 
     Returns:
         int64 array (num_classes, num_classes); rows are truth. `isa_tf.metrics.scores` makes
@@ -277,6 +281,8 @@ def confusion_matrix(predictor, batches, num_classes, ignore_label=IGNORE_LABEL,
             cells.append(cells[0][~boundary_band(label, band)[counted]])
         for matrix, some in zip(matrices, cells, strict=True):
             matrix += np.bincount(some, minlength=num_classes**2).reshape(matrix.shape)
+        if hear is not None:
+            hear(batch, predicted)
     return matrices[0] if band is None else tuple(matrices)
 
 

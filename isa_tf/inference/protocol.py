@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import math
-import operator
 from collections.abc import Mapping
 
 import numpy as np
 
-from isa_tf.names import two_ints, unknown
+from isa_tf.names import id_pairs, two_ints, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Protocol:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, two_ints(name, getattr(self, name)))
         object.__setattr__(self, "scales", _scales(self.scales))
-        object.__setattr__(self, "flip_pairs", _flip_pairs(self.flip_pairs))
+        object.__setattr__(self, "flip_pairs", id_pairs("flip_pairs", self.flip_pairs))
         windows = (self.crop_size, self.stride)
         if self.mode not in ("whole", "slide"):
             raise ValueError(f'mode must be "whole" or "slide", got {self.mode!r}')
@@ -171,17 +170,3 @@ def _scales(value):
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"scales must be numbers above 0, at least one, got {value!r}")
     return scales
-
-
-def _flip_pairs(value):
-    try:
-        pairs = tuple(tuple(map(operator.index, pair)) for pair in value)
-    except TypeError:
-        pairs = ((),)
-    ids = [i for pair in pairs for i in pair]
-    if any(len(pair) != 2 for pair in pairs) or len({*ids}) != len(ids) or min(ids, default=0) < 0:
-        raise ValueError(
-            "flip_pairs must be pairs of class ids, no id twice, such as ((14, 15), (16, 17)), "
-            f"got {value!r}"
-        )
-    return pairs

@@ -13,40 +13,25 @@ from isa_tf.losses.base import (
 from isa_tf.ops import replicas_summed, sum_over_replicas
 
 
-class _Overlap(keras.losses.Loss):
-    """One minus the mean over classes of how far soft predictions and labels overlap.
-
-    What an overlap is, subclasses say in `overlap`.
-    """
+class _OfClasses(keras.losses.Loss):
+    """A mean over the classes that the labels hold; what each gives, subclasses say in `call`."""
 
     def __init__(self, ignore_label=255, class_weights=None, name=None):
         super().__init__(name=name)
         self.ignore_label = ignore_label
         self.class_weights = checked_class_weights(class_weights)
 
-    def overlap(self, both, scores, truth):
-        """Of a class's sums, (classes,) each: sum(p y), sum(p) and sum(y)."""
-        raise NotImplementedError
-
     def __call__(self, y_true, y_pred, sample_weight=None):
         with keras.name_scope(self.name):
             return self.call(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred, sample_weight=None):
-        labels, logits, weights = flat_pixels(y_true, y_pred, sample_weight, self.ignore_label)
-        classes = logits.shape[-1]
-        check_classes(self.class_weights, classes)
-        scores = weigh(tf.nn.softmax(logits), weights[:, None])
-        truth = tf.one_hot(labels, classes, dtype=logits.dtype)
-        both, truth = scores * truth, weigh(truth, weights[:, None])
-        sums = tf.stack([tf.reduce_sum(x, axis=0) for x in (both, scores, truth)])
-        both, scores, truth = tf.unstack(sum_over_replicas(sums))
-        present = tf.cast(truth > 0, logits.dtype)
+    def mean(self, losses, truth):
+        """The mean of the losses (classes,) of those classes that have a `truth` above 0."""
+        check_classes(self.class_weights, losses.shape[0])
+        present = tf.cast(truth > 0, losses.dtype)
         if self.class_weights is not None:
-            present *= tf.constant(self.class_weights, logits.dtype)
-        missed = present * (1.0 - self.overlap(both, scores, truth))
-        missed = tf.math.divide_no_nan(tf.reduce_sum(missed), tf.reduce_sum(present))
-        return missed / tf.distribute.get_strategy().num_replicas_in_sync
+            present *= tf.constant(self.class_weights, losses.dtype)
+        return tf.math.divide_no_nan(tf.reduce_sum(present * losses), tf.reduce_sum(present))
 
     def get_config(self):
         return {
@@ -54,6 +39,27 @@ class _Overlap(keras.losses.Loss):
             "ignore_label": self.ignore_label,
             "class_weights": self.class_weights,
         }
+
+
+class _Overlap(_OfClasses):
+    """One minus the mean over classes of how far soft predictions and labels overlap.
+
+    What an overlap is, subclasses say in `overlap`.
+    """
+
+    def overlap(self, both, scores, truth):
+        """Of a class's sums, (classes,) each: sum(p y), sum(p) and sum(y)."""
+        raise NotImplementedError
+
+    def call(self, y_true, y_pred, sample_weight=None):
+        labels, logits, weights = flat_pixels(y_true, y_pred, sample_weight, self.ignore_label)
+        scores = weigh(tf.nn.softmax(logits), weights[:, None])
+        truth = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        both, truth = scores * truth, weigh(truth, weights[:, None])
+        sums = tf.stack([tf.reduce_sum(x, axis=0) for x in (both, scores, truth)])
+        both, scores, truth = tf.unstack(sum_over_replicas(sums))
+        missed = self.mean(1.0 - self.overlap(both, scores, truth), truth)
+        return missed / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -139,7 +145,7 @@ class DiceLoss(_Overlap):
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class LovaszSoftmax(keras.losses.Loss):
+class LovaszSoftmax(_OfClasses):
     """The Lovász extension of the Jaccard index, of the softmax's errors.
 
     Of each class the pixels are sorted by how wrong they are, and each counts by what its being
@@ -173,18 +179,11 @@ class LovaszSoftmax(keras.losses.Loss):
     """
 
     def __init__(self, ignore_label=255, name="lovasz_softmax", class_weights=None):
-        super().__init__(name=name)
-        self.ignore_label = ignore_label
-        self.class_weights = checked_class_weights(class_weights)
-
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        with keras.name_scope(self.name):
-            return self.call(y_true, y_pred, sample_weight)
+        super().__init__(ignore_label, class_weights, name)
 
     def call(self, y_true, y_pred, sample_weight=None):
         labels, logits, weights = flat_pixels(y_true, y_pred, sample_weight, self.ignore_label)
         classes = logits.shape[-1]
-        check_classes(self.class_weights, classes)
         truth = tf.transpose(tf.one_hot(labels, classes, dtype=logits.dtype))
         errors = tf.abs(truth - tf.transpose(tf.nn.softmax(logits)))  # (classes, N)
         mine = tf.stop_gradient(tf.stack([errors, truth * weights, (1.0 - truth) * weights]))
@@ -193,19 +192,8 @@ class LovaszSoftmax(keras.losses.Loss):
         everyones = tf.reshape(tf.transpose(everyones, (1, 2, 0, 3)), (3, classes, -1))
         counts, total = _lost_jaccard(*tf.unstack(everyones))
         counts = tf.reshape(counts, (classes, size[0], size[3]))[:, replica]
-        present = tf.cast(total > 0, logits.dtype)
-        if self.class_weights is not None:
-            present *= tf.constant(self.class_weights, logits.dtype)
-        lost = present * tf.reduce_sum(errors * counts, axis=1)
-        loss = tf.math.divide_no_nan(tf.reduce_sum(lost), tf.reduce_sum(present))
+        loss = self.mean(tf.reduce_sum(errors * counts, axis=1), total)
         return loss * part_of_one(loss.dtype)
-
-    def get_config(self):
-        return {
-            "name": self.name,
-            "ignore_label": self.ignore_label,
-            "class_weights": self.class_weights,
-        }
 
 
 def _of_all_replicas(values):

@@ -7,6 +7,7 @@ so that only the output is written; TensorFlow's own operators write a map's wor
 
 import tensorflow as tf
 
+from isa_tf.ops.boxes import box_area
 from isa_tf.ops.partition import spatial_size
 
 
@@ -196,8 +197,7 @@ def roi_levels(boxes, lowest, highest, canonical_size=224, canonical_level=4):
     >>> roi_levels(tf.constant([[0.0, 0, 9, 9], [0, 0, 112, 112], [0, 0, 800, 800]]), 2, 5).numpy()
     array([0, 1, 3], dtype=int32)
     """
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    side = tf.sqrt(tf.maximum(width * height, 0))
+    side = tf.sqrt(tf.maximum(box_area(boxes), 0))
     # A millionth of a level is added before levels are cut off, as the detectors in use do.
     steps = [2.0 ** (n - canonical_level - 1e-6) for n in range(lowest + 1, highest + 1)]
     reached = side[..., None] >= tf.constant(steps, side.dtype) * canonical_size

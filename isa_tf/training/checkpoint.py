@@ -180,9 +180,3 @@ def _digest(arrays, facts):
         sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
         sha.update(np.asarray(array, order="C").reshape(-1).view("uint8").data)
     return sha.hexdigest()
-
-
-def file_digest(path):
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,7 +27,7 @@ from isa_tf.training.callbacks import (
     read_log,
     write_log,
 )
-from isa_tf.training.checkpoint import Checkpoints, Damaged, file_digest
+from isa_tf.training.checkpoint import Checkpoints, Damaged
 from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
 
 CONFIG = "config.json"
@@ -532,7 +532,7 @@ class Run:
             self._copy = self.model.from_config(self.model.get_config())
         self._copy.set_weights(self.model.get_weights())
         files.save_model(self._copy, self.workdir / BEST)
-        self.best["sha256"] = file_digest(self.workdir / BEST)
+        self.best["sha256"] = files.digest(self.workdir / BEST)
         self._write_best()
 
     def _write_best(self):
@@ -669,7 +669,7 @@ class Run:
         path, model = self.workdir / BEST_SCORE, self.workdir / BEST
         if self.best is None:
             return
-        digest = file_digest(model) if model.exists() else None
+        digest = files.digest(model) if model.exists() else None
         theirs, reason = _read_json(path)
         if digest == self.best["sha256"]:
             if theirs != self.best:

@@ -1,6 +1,5 @@
 """Weights that others publish: fetched once, checked, kept in Keras's cache."""
 
-import hashlib
 import json
 import logging
 import os
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from isa_tf.files import replacing
+from isa_tf.files import digest, replacing
 
 FOLDER = "isa_tf"  # in Keras's cache
 
@@ -92,14 +91,13 @@ def _check(path, sha256, size, record):
     with open(path, "rb") as file:
         if file.read(512).lstrip().startswith(b"<"):
             raise ValueError("this is a web page (HTML), not the weights")
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    found = {"sha256": digest, "bytes": path.stat().st_size}
+    whole = digest(path)
+    found = {"sha256": whole, "bytes": path.stat().st_size}
     if size is not None and found["bytes"] != size:
         raise ValueError(f"it has {found['bytes']:,} bytes, the published file has {size:,}")
-    if sha256 is not None and not digest.startswith(sha256):
+    if sha256 is not None and not whole.startswith(sha256):
         raise ValueError(
-            f"its sha256 begins with {digest[: len(sha256)]}, that of the published file with "
+            f"its sha256 begins with {whole[: len(sha256)]}, that of the published file with "
             f"{sha256}"
         )
     if record is not None and record.exists():

@@ -198,6 +198,23 @@ class TestStudy:
         assert not make_study(story[0].parent, config).results
         assert len(make_study(story[0].parent).results) == 4
 
+    def test_scores_by_the_dataset_s_own_pairs_are_taken(self, story, monkeypatch):
+        config = make_config()
+        config.test.flip = True
+        folder = story[0] / "isa/seed0"
+        kept = (folder / "metrics.json").read_text()
+        told = json.loads(kept)
+        told["protocol"] |= {"flip": True, "flip_pairs": [[1, 2]]}
+        dataset = ablate.setup.make_dataset(config)
+        monkeypatch.setattr(ablate.setup, "make_dataset", lambda config: dataset)
+        (folder / "metrics.json").write_text(json.dumps(told))
+        try:
+            assert ablate.read_run(config, folder) is None
+            dataset.flip_pairs = ((1, 2),)
+            assert ablate.read_run(config, folder)["miou"] == told["miou"]
+        finally:
+            (folder / "metrics.json").write_text(kept)
+
 
 def test_foreign_folders_are_refused(tmp_path):
     (tmp_path / "context").mkdir()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments import setup
 from experiments.configs import synthetic
-from experiments.evaluate import evaluate, make_protocol, overhear, write_predictions
+from experiments.evaluate import evaluate, make_protocol, write_predictions
 from isa_tf import load_predictor, training
 from isa_tf.inference import Protocol
 
@@ -204,16 +204,3 @@ def test_what_a_report_cannot_be_made_of_is_told_first(config, tmp_path):
     with pytest.raises(ValueError, match="log.csv: line 2 is no row of a log"):
         evaluate(config, tmp_path, report_images=2)
     assert {path.name for path in tmp_path.iterdir()} == before | {training.LOG}
-
-
-def test_overhearing_tells_what_was_used():
-    heard = []
-    predict, batches = overhear(
-        lambda image: (image + 1, "score"), iter([1, 2, 3]), lambda *pair: heard.append(pair)
-    )
-    used = []
-    for batch in batches:
-        assert heard == [(n, n + 1) for n in used]  # not before it has been used
-        assert predict(batch) == (batch + 1, "score")
-        used.append(batch)
-    assert heard == [(1, 2), (2, 3), (3, 4)]

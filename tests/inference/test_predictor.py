@@ -304,6 +304,24 @@ def test_a_model_of_one_size():
 # === confusion_matrix ===
 
 
+def test_who_listens_hears_each_batch_once_it_is_counted():
+    heard, given = [], []
+    sound = np.zeros((2, 4, 5), np.uint8)
+    images = np.zeros((2, 4, 5, 3), np.uint8)
+
+    def batches():
+        for label in (sound, sound + 1, sound + 9):
+            assert len(heard) == len(given)  # not before it has been used
+            given.append({"image": images, "label": label, "more": len(given)})
+            yield given[-1]
+
+    with pytest.raises(ValueError, match="batch 2: label 9"):
+        confusion_matrix(echo, batches(), 3, hear=lambda *pair: heard.append(pair))
+    assert [batch["more"] for batch, _ in heard] == [0, 1]  # none with a fault
+    for batch, predicted in heard:
+        np.testing.assert_array_equal(predicted, echo(batch["image"])[0])
+
+
 def test_counts():
     images = np.zeros((1, 2, 3, 3), np.uint8)
     images[0, :, :, 0] = [[0, 1, 2], [2, 2, 1]]

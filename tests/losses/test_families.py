@@ -1,11 +1,10 @@
 """The hard pixels, the focus, the boundary, Dice and Lovász, against slow NumPy in float64."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from dealt_out import over_replicas
 
 from isa_tf import losses
 from isa_tf.losses import (
@@ -16,7 +15,6 @@ from isa_tf.losses import (
     OHEMCrossEntropy,
     PixelCrossEntropy,
 )
-from isa_tf.ops import alone
 
 CLASSES = 4
 WEIGHTS = (0.5, 1.0, 2.0, 0.25)
@@ -249,27 +247,6 @@ def test_config_round_trip(loss):
     assert type(twin) is type(loss) and twin.get_config() == loss.get_config()
     labels, logits = batch()
     assert float(twin(labels, logits)) == float(loss(labels, logits))
-
-
-def part(strategy, values):
-    parts = np.split(values, strategy.num_replicas_in_sync)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-    )
-
-
-def over_replicas(strategy, loss, *batch, evaluated_alone=False):
-    def share(labels, logits, *weights):
-        context = alone() if evaluated_alone else contextlib.nullcontext()
-        with context, tf.GradientTape() as tape:
-            tape.watch(logits)
-            value = loss(labels, logits, *weights)
-        return value, tape.gradient(value, logits)
-
-    run = tf.function(lambda *parts: strategy.run(share, parts))
-    shares, gradients = run(*(part(strategy, values) for values in batch))
-    gradients = strategy.experimental_local_results(gradients)
-    return float(strategy.reduce("SUM", shares, axis=None)), np.concatenate(gradients)
 
 
 @pytest.mark.parametrize("ignored", ["few", "all of one"])

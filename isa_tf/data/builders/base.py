@@ -94,6 +94,34 @@ def pair(images, labels, image_name=lambda stem: stem, label_name=lambda stem: s
     return [Example(name, images[name], labels[name]) for name in sorted(images)]
 
 
+def listed(names, images, labels, files):
+    """The examples that a list names.
+
+    Args:
+        names: list of str, in the order of the examples.
+        images: dict of `Member` by name.
+        labels: dict of labels by name.
+        files: `Files`, for the error.
+
+    Returns:
+        List of `Example`.
+
+    Raises:
+        DataError: for a name without an image or a label.
+
+    Example:
+
+    >>> image, label, files = Member(None, "a.jpg"), Member(None, "a.png"), Files(".", ".")
+    >>> [example.name for example in listed(["a"], {"a": image}, {"a": label}, files)]
+    ['a']
+    """
+    for name in names:
+        for what, those in (("image", images), ("label", labels)):
+            if name not in those:
+                raise DataError(files.folder, f"there is no {what} of {name}, which is listed")
+    return [Example(name, images[name], labels[name]) for name in names]
+
+
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepares a data set once: shards of images as they came and labels as PNGs of train ids.
 
@@ -141,7 +169,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     labels: LabelSet
     archives = ()
-    sizes: dict
+    sizes = {}
     train_ids: np.ndarray
     flip_pairs = ()
     labels_upright = False

@@ -5,7 +5,6 @@ from isa_tf.data.builders.archives import Archive
 from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
 from isa_tf.data.builders.folder import plain_examples
 from isa_tf.data.builders.matlab import read_mat
-from isa_tf.data.pictures import read_ids
 
 _ARCHIVE = Archive(
     "clothing-co-parsing-master.zip", "https://github.com/bearpaw/clothing-co-parsing"
@@ -48,4 +47,4 @@ class Ccp(SegmentationBuilder):
     def read_ids(files, label):
         if label.name.endswith(".mat"):
             return read_mat(files, label, "groundtruth")
-        return read_ids(label, files.read(label))
+        return SegmentationBuilder.read_ids(files, label)

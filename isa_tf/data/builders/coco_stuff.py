@@ -1,9 +1,8 @@
 """COCO-Stuff, the first 10 000 images and all of COCO 2017."""
 
 from isa_tf.data import label_sets
-from isa_tf.data.base import DataError
 from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, pair
+from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed, pair
 from isa_tf.data.builders.matlab import read_mat
 
 _10K = Archive(
@@ -52,15 +51,9 @@ class CocoStuff10k(_CocoStuff):
         images = {m.stem: m for m in files.find("images/*.jpg", _10K)}
         labels = {m.stem: m for m in files.find("annotations/*.mat", _10K)}
 
-        def example(name):
-            if name not in images or name not in labels:
-                what = "image" if name not in images else "label"
-                raise DataError(files.folder, f"there is no {what} of {name}, which is listed")
-            return Example(name, images[name], labels[name])
-
         # The star is for folders made by mmsegmentation's guide, which writes "imagesLists".
         return {
-            split: [example(name) for name in files.lines(f"image*Lists/{split}.txt", _10K)]
+            split: listed(files.lines(f"image*Lists/{split}.txt", _10K), images, labels, files)
             for split in self.sizes
         }
 

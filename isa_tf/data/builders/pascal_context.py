@@ -8,8 +8,7 @@ import numpy as np
 from isa_tf.data import label_sets, run_lengths
 from isa_tf.data.base import DataError
 from isa_tf.data.builders.archives import Archive, Member
-from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
-from isa_tf.data.pictures import read_ids
+from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed
 
 _VOC = Archive(
     "VOCtrainval_03-May-2010.tar",
@@ -85,17 +84,13 @@ class _PascalContext(SegmentationBuilder, skip_registration=True):
                 for split in self.sizes
             }
 
-        def example(name):
-            if name not in images or name not in labels:
-                what = "image" if name not in images else "mask"
-                raise DataError(files.folder, f"there is no {what} of {name}, which is listed")
-            return Example(name, images[name], labels[name])
-
-        return {split: [example(name) for name in sorted(some)] for split, some in names.items()}
+        return {split: listed(sorted(some), images, labels, files) for split, some in names.items()}
 
     @staticmethod
     def read_ids(files, label):
-        return read_ids(label, files.read(label)) if isinstance(label, Member) else label.ids()
+        if isinstance(label, Member):
+            return SegmentationBuilder.read_ids(files, label)
+        return label.ids()
 
 
 class PascalContext(_PascalContext):

@@ -1,11 +1,10 @@
 """PASCAL VOC 2012, and its training set augmented by SBD."""
 
 from isa_tf.data import label_sets
-from isa_tf.data.base import DataError, voc_palette
+from isa_tf.data.base import voc_palette
 from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
+from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed
 from isa_tf.data.builders.matlab import read_mat
-from isa_tf.data.pictures import read_ids
 
 _VOC = Archive(
     "VOCtrainval_11-May-2012.tar",
@@ -54,22 +53,17 @@ class Voc2012(SegmentationBuilder):
         }
         more = {m.stem: m for m in files.find("dataset/cls/*.mat", _SBD, not self.check_sizes)}
         if more:
-            listed = [
+            of_sbd = [
                 *files.lines("dataset/train.txt", _SBD),
                 *files.lines("dataset/val.txt", _SBD),
             ]
-            lists["trainaug"] = sorted({*lists["train"], *listed} - {*lists["val"]})
+            lists["trainaug"] = sorted({*lists["train"], *of_sbd} - {*lists["val"]})
 
-        def example(name):
-            if name not in images or (name not in masks and name not in more):
-                what = "image" if name not in images else "mask"
-                raise DataError(files.folder, f"there is no {what} of {name}, which is listed")
-            return Example(name, images[name], masks.get(name) or more[name])
-
-        return {split: [example(name) for name in names] for split, names in lists.items()}
+        labels = {**more, **masks}
+        return {split: listed(names, images, labels, files) for split, names in lists.items()}
 
     @staticmethod
     def read_ids(files, label):
         if label.name.endswith(".mat"):
             return read_mat(files, label, "GTcls", "Segmentation")
-        return read_ids(label, files.read(label))
+        return SegmentationBuilder.read_ids(files, label)
