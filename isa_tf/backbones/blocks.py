@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from isa_tf.layers import ConvNormAct, Recomputed
+from isa_tf.layers.conv import BN_EPSILON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Blocks:
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy. Defaults to `None`, the global policy.
+        epsilon: float, of the normalisations. Defaults to 1e-5.
 
     Example:
 
@@ -29,6 +31,7 @@ class Blocks:
     minimal_filtering: int | None = None
     synchronized: bool = False
     dtype: object = None
+    epsilon: float = BN_EPSILON
 
     def conv(self, name, filters, kernel_size=1, **arguments) -> ConvNormAct:
         """A convolution with PyTorch's symmetric padding; `arguments` are those of the layer."""
@@ -36,6 +39,7 @@ class Blocks:
             filters,
             kernel_size,
             padding="symmetric",
+            epsilon=self.epsilon,
             synchronized=self.synchronized,
             minimal_filtering=self.minimal_filtering,
             dtype=self.dtype,
@@ -67,6 +71,7 @@ class Blocks:
         rates=(1, 1),
         pool_shortcut=False,
         keep_shortcut=False,
+        stride_in_1x1=False,
     ):
         """A residual block.
 
@@ -75,19 +80,22 @@ class Blocks:
             name: str, before the names of its layers.
             width: int, filters of its 3x3 convolutions.
             bottleneck: bool: 1x1, 3x3 and 1x1 to four times the width, or two 3x3.
-            strides: int, of the first 3x3 convolution. Defaults to 1.
+            strides: int, of the first 3x3 convolution, unless `stride_in_1x1`. Defaults to 1.
             rates: two ints, the dilation of the convolution that has the strides and of what comes
                 after it. Defaults to (1, 1).
             pool_shortcut: bool, whether a shortcut with strides is 2x2 average pooling and a 1x1
                 convolution. Defaults to `False`.
             keep_shortcut: bool, whether a shortcut's convolution is not recomputed, as it should
                 where it is an expensive one. Defaults to `False`.
+            stride_in_1x1: bool, whether the first convolution of a bottleneck has the strides.
+                Defaults to `False`.
         """
         outputs = 4 * width if bottleneck else width
-        strided = {"kernel_size": 3, "strides": strides, "dilation_rate": rates[0]}
+        first = strides if stride_in_1x1 else 1
+        strided = {"kernel_size": 3, "strides": strides // first, "dilation_rate": rates[0]}
         if bottleneck:
             convs = [
-                self.conv(f"{name}_conv1", width),
+                self.conv(f"{name}_conv1", width, strides=first),
                 self.conv(f"{name}_conv2", width, **strided),
                 self.conv(f"{name}_conv3", outputs, activation=None),
             ]

@@ -12,6 +12,7 @@ from isa_tf.backbones.backbone import (
 )
 from isa_tf.backbones.blocks import Blocks
 from isa_tf.backbones.contexts import StageContexts
+from isa_tf.layers.conv import BN_EPSILON
 from isa_tf.weights import resnet as weights_lib
 from isa_tf.weights.architectures import BASIC, DEPTHS
 
@@ -27,7 +28,7 @@ SHORTCUTS = ("conv", "vd")
 
 @keras.saving.register_keras_serializable("isa_tf")
 class ResNet(Backbone):
-    """ResNet with stride in the 3x3 convolution and PyTorch's symmetric padding.
+    """ResNet with PyTorch's symmetric padding, and strides in the 3x3 convolutions or before them.
 
     Below an output stride of 32 strides become dilation: 2 in the last stage at 16; 2 in stage
     3 and 4 in stage 4 at 8. With `contract_dilation` and shortcut "conv" the network at output
@@ -68,6 +69,10 @@ class ResNet(Backbone):
             and some more time; files of weights are of one kind or the other. Defaults to `False`.
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
+        stride_in_1x1: bool, whether the first 1x1 convolution of a bottleneck has the strides, as
+            in the network of its paper and Detectron2's; else the 3x3 one has them. Defaults to
+            `False`.
+        epsilon: float, of the normalisations. Defaults to 1e-5.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         **kwargs: name, trainable.
 
@@ -77,7 +82,8 @@ class ResNet(Backbone):
 
     Raises:
         ValueError: for an unknown depth, output stride, stem, shortcut, stage or context module, a
-            module that does not add to its input, or weights that do not fit.
+            module that does not add to its input, `stride_in_1x1` of basic blocks, an epsilon
+            below 0, or weights that do not fit.
         OSError: for weights that cannot be read or fetched.
 
     Example:
@@ -106,6 +112,8 @@ class ResNet(Backbone):
         minimal_filtering=None,
         synchronized=False,
         context_at=None,
+        stride_in_1x1=False,
+        epsilon=BN_EPSILON,
         dtype=None,
         **kwargs,
     ):
@@ -119,9 +127,13 @@ class ResNet(Backbone):
         check_output_stride(output_stride)
         if isinstance(filters, bool) or filters not in range(2, 1 << 16, 2):
             raise ValueError(f"filters must be an even int above 0, got {filters!r}")
+        if stride_in_1x1 and depth in BASIC:
+            raise ValueError(f"stride_in_1x1 is of bottlenecks, which depth {depth} has not")
+        if epsilon < 0:
+            raise ValueError(f"epsilon must be at least 0, got {epsilon}")
         kwargs.setdefault("name", f"resnet{depth}")
 
-        make = Blocks(recompute, minimal_filtering, synchronized, dtype)
+        make = Blocks(recompute, minimal_filtering, synchronized, dtype, epsilon)
         shared = {"minimal_filtering": minimal_filtering, "synchronized": synchronized}
         context = StageContexts(context_at, ("c2", "c3", "c4", "c5"), dtype, **shared)
 
@@ -156,6 +168,7 @@ class ResNet(Backbone):
                     (first if b == 1 else rate, rate),
                     pool_shortcut=shortcut == "vd",
                     keep_shortcut=s == 4,
+                    stride_in_1x1=stride_in_1x1,
                 )
             maps[f"c{s + 1}"], map_strides[f"c{s + 1}"] = x, stride
         super().__init__(
@@ -175,6 +188,8 @@ class ResNet(Backbone):
         self.recompute = recompute
         self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
+        self.stride_in_1x1 = stride_in_1x1
+        self.epsilon = epsilon
 
         if weights is not None:
             self.load_file(weights_lib.find(self, weights), weights_lib.load)
@@ -195,4 +210,6 @@ class ResNet(Backbone):
             "recompute": self.recompute,
             "minimal_filtering": self.minimal_filtering,
             "synchronized": self.synchronized,
+            "stride_in_1x1": self.stride_in_1x1,
+            "epsilon": self.epsilon,
         }

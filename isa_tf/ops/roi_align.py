@@ -85,6 +85,81 @@ _pool_compiled = tf.function(_pool, jit_compile=True)
 _spread_compiled = tf.function(_spread, jit_compile=True)
 
 
+def _as_long_as_bins(start, end, bins, size, aligned):
+    """(positions (p,), weights (bins, p)) of one box and axis, as many samples as a bin is long."""
+    if aligned:
+        start, end = start - 0.5, end - 0.5
+    length = end - start
+    if not aligned:
+        length = tf.maximum(length, 1)
+    samples = tf.maximum(tf.cast(tf.math.ceil(length / bins), tf.int32), 0)
+    number = bins * samples
+    index = tf.range(tf.cast(number, start.dtype)) + 0.5
+    places = start + index * (length / tf.cast(tf.maximum(number, 1), start.dtype))
+    limit = tf.cast(size, start.dtype)
+    inside = tf.cast((places >= -1) & (places <= limit), places.dtype)
+    places = tf.clip_by_value(places, 0, limit - 1)
+    # Of no samples, one position of weight 0: shapes of nothing have no least value.
+    first = tf.cast(tf.reduce_min(tf.concat([places, [limit - 1]], 0)), tf.int32)
+    last = tf.cast(tf.math.ceil(tf.reduce_max(tf.concat([places, [0.0]], 0))), tf.int32)
+    positions = tf.range(first, tf.maximum(last, first) + 1)
+    away = tf.abs(places[:, None] - tf.cast(positions, places.dtype))
+    weights = tf.maximum(1 - away, 0) * inside[:, None]
+    weights = tf.reshape(weights, (bins, samples, tf.size(positions)))
+    return positions, tf.reduce_sum(weights, 1) / tf.cast(tf.maximum(samples, 1), weights.dtype)
+
+
+def _pool_adaptive(table, box, size, aligned):
+    """Sums (h, w, C) of a box over positions (P, C), and what they were made of.
+
+    Samples lie on a grid, so that rows and columns are weighed one after the other.
+    """
+    x1, y1, x2, y2, begin, height, width = box
+    row, row_weights = _as_long_as_bins(y1, y2, size[0], height, aligned)
+    column, column_weights = _as_long_as_bins(x1, x2, size[1], width, aligned)
+    indices = begin + row[:, None] * width + column
+    channels = table.shape[-1]
+    patch = tf.reshape(tf.gather(table, indices), (tf.size(row), -1))
+    rows = tf.reshape(row_weights @ patch, (size[0], tf.size(column), channels))
+    return column_weights @ rows, (indices, row_weights, column_weights)
+
+
+def _spread_adaptive(upstream, made_of):
+    """The adjoint of `_pool_adaptive`: (indices (n,), values (n, C))."""
+    indices, row_weights, column_weights = made_of
+    channels = upstream.shape[-1]
+    rows = tf.matmul(column_weights, upstream, transpose_a=True)
+    rows = tf.reshape(rows, (tf.shape(upstream)[0], -1))
+    patch = tf.matmul(row_weights, rows, transpose_a=True)
+    return tf.reshape(indices, (-1,)), tf.reshape(patch, (-1, channels))
+
+
+def _adaptive(boxes, size, aligned):
+    """The function from positions (P, C) to sums (R, h, w, C), box after box, with its gradient."""
+
+    @tf.custom_gradient
+    def pooled(positions):
+        spec = tf.TensorSpec((*size, positions.shape[-1]), positions.dtype)
+
+        def pool(box):
+            return _pool_adaptive(positions, box, size, aligned)[0]
+
+        def gradient(upstream):
+            def add(i, total):
+                box = [part[i] for part in boxes]
+                made_of = _pool_adaptive(positions, box, size, aligned)[1]
+                indices, values = _spread_adaptive(upstream[i], made_of)
+                return i + 1, tf.tensor_scatter_nd_add(total, indices[:, None], values)
+
+            number = tf.shape(upstream)[0]
+            loop = (0, tf.zeros_like(positions))
+            return tf.while_loop(lambda i, _: i < number, add, loop, parallel_iterations=1)[1]
+
+        return tf.map_fn(pool, boxes, fn_output_signature=spec), gradient
+
+    return pooled
+
+
 def _align(maps, boxes, levels, scales, size, sampling_ratio, aligned, jit_compile):
     """RoIAlign of boxes (B, K, 4), each over the one of `maps` that `levels` (B, K) names."""
     channels, dtype = maps[0].shape[-1], maps[0].dtype
@@ -101,6 +176,12 @@ def _align(maps, boxes, levels, scales, size, sampling_ratio, aligned, jit_compi
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
     height, width = tf.gather(heights, levels), tf.gather(widths, levels)
     begin = tf.gather(ends, levels) - height * width + tf.range(batch)[:, None] * ends[-1]
+    # Sums and weights are float32, whatever the maps are.
+    table = tf.cast(tf.reshape(table, (-1, channels)), tf.float32)
+    if not sampling_ratio:
+        parts = [tf.reshape(v, (-1,)) for v in (x1, y1, x2, y2, begin, height, width)]
+        y = _adaptive(parts, size, aligned)(table)
+        return tf.cast(tf.reshape(y, (batch, number, *size, channels)), dtype)
 
     def axis(start, end, bins, length):
         places = sample_places(start, end, bins, sampling_ratio, aligned)
@@ -123,18 +204,17 @@ def _align(maps, boxes, levels, scales, size, sampling_ratio, aligned, jit_compi
 
         return pool(positions, *taps), gradient
 
-    # Sums and weights are float32, whatever the maps are.
-    y = pooled(tf.cast(tf.reshape(table, (-1, channels)), tf.float32))
-    y = tf.reshape(y, (batch, number, *size, channels))
+    y = tf.reshape(pooled(table), (batch, number, *size, channels))
     return tf.cast(y, dtype)
 
 
 def _check(boxes, size, sampling_ratio):
     if boxes.shape.rank != 3 or boxes.shape[-1] != 4:
         raise ValueError(f"boxes must be (B, K, 4), got {boxes.shape}")
-    if sampling_ratio < 1 or min(size) < 1:
+    if sampling_ratio < 0 or min(size) < 1:
         raise ValueError(
-            f"size and sampling_ratio must be positive, got {tuple(size)} and {sampling_ratio}"
+            "size must be positive and sampling_ratio at least 0, "
+            f"got {tuple(size)} and {sampling_ratio}"
         )
 
 
@@ -147,19 +227,23 @@ def roi_align(x, boxes, size, scale=1.0, sampling_ratio=2, aligned=False, jit_co
             must be finite; zeros do.
         size: (height, width) of the output, ints.
         scale: positions of the map for a pixel, such as 1 / 16. Defaults to 1.
-        sampling_ratio: int, samples a bin and axis. Defaults to 2.
+        sampling_ratio: int, samples a bin and axis; 0 for as many as a bin is positions long,
+            rounded up, as Detectron2's and mmdetection's detectors take them. Then one box is
+            computed after the other, by shapes that depend on it, which XLA compiles nowhere: not
+            in a model that is compiled by it either. Defaults to 2.
         aligned: bool. If `False`, as torchvision's detectors have it, position (0, 0) stands for
             pixel coordinates (0, 0) and a box is at least one position wide and high; if `True`,
             as Detectron2's, it stands for the pixel's center, (0.5, 0.5) positions, and a box may
             be of any size. Defaults to `False`.
-        jit_compile: bool, whether XLA compiles it, once for every shape. Defaults to `True`.
+        jit_compile: bool, whether XLA compiles it, once for every shape, with a `sampling_ratio`
+            above 0. Defaults to `True`.
 
     Returns:
         Tensor (B, K, height, width, C) in the dtype of `x`, computed in float32. A sample farther
         than one position outside of the map is 0. Gradients flow to `x`, none to `boxes`.
 
     Raises:
-        ValueError: for boxes of another shape, a size or ratio that is not positive.
+        ValueError: for boxes of another shape, a size that is not positive, a negative ratio.
 
     Paper: He et al., "Mask R-CNN", 3; arXiv 1703.06870.
 
@@ -224,7 +308,7 @@ def pyramid_roi_align(
             must be finite; zeros do.
         size: (height, width) of the output, ints.
         lowest_level: int, the level of the first map. Defaults to 2.
-        sampling_ratio: int, samples a bin and axis. Defaults to 2.
+        sampling_ratio: int, as for `roi_align`. Defaults to 2.
         aligned: bool, as for `roi_align`. Defaults to `False`.
         canonical_size: as for `roi_levels`. Defaults to 224.
         canonical_level: as for `roi_levels`. Defaults to 4.
@@ -234,7 +318,8 @@ def pyramid_roi_align(
         Tensor (B, K, height, width, C) in the dtype of the maps. Gradients flow to the maps.
 
     Raises:
-        ValueError: for no maps, boxes of another shape, a size or ratio that is not positive.
+        ValueError: for no maps, boxes of another shape, a size that is not positive, a negative
+            ratio.
 
     Paper: Lin et al., "Feature Pyramid Networks for Object Detection"; He et al., "Mask R-CNN".
 

@@ -24,6 +24,8 @@ BOXES = [
 ]
 BOXES = np.float32([BOXES, np.float32(BOXES)[::-1] + 0.77])
 SCALE = 1 / 4
+# No side is a whole number of bins long, where rounding decides how many samples there are.
+UNEVEN = BOXES * np.float32(0.987)
 
 
 def bilinear(image, y, x):
@@ -67,11 +69,11 @@ def a_map(height=10, width=12, channels=3, seed=0):
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize(("size", "samples"), [((3, 2), 2), ((7, 7), 2), ((2, 3), 1), ((2, 2), 3)])
+@pytest.mark.parametrize(("size", "samples"), [((3, 2), 2), ((7, 7), 2), ((2, 3), 1), ((2, 2), 3), ((2, 3), 0)])
 def test_equals_loops(size, samples, aligned):
-    x = a_map()
-    found = ops.roi_align(x, BOXES, size, SCALE, samples, aligned, jit_compile=False)
-    expected = batch_by_loops(x.astype(float), BOXES, size, SCALE, samples, aligned)
+    x, boxes = a_map(), BOXES if samples else UNEVEN
+    found = ops.roi_align(x, boxes, size, SCALE, samples, aligned, jit_compile=False)
+    expected = batch_by_loops(x.astype(float), boxes, size, SCALE, samples, aligned)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     # Outside is nothing at all, rather than an edge that goes on.
     assert not found[0, 5:7].numpy().any()
@@ -120,15 +122,17 @@ LEVELLED = np.float32([LEVELLED, LEVELLED[::-1]])
 CANONICAL = {"canonical_size": 28, "canonical_level": 3}
 
 
+@pytest.mark.parametrize("samples", [2, 0])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_each_box_reads_the_level_of_its_size(aligned):
-    found = ops.pyramid_roi_align(PYRAMID, LEVELLED, (3, 3), aligned=aligned, **CANONICAL)
+def test_each_box_reads_the_level_of_its_size(aligned, samples):
+    options = {"aligned": aligned, "sampling_ratio": samples, **CANONICAL}
+    found = ops.pyramid_roi_align(PYRAMID, LEVELLED, (3, 3), **options)
     levels = ops.roi_levels(LEVELLED, 2, 4, **CANONICAL).numpy()
     assert levels.tolist() == [[0, 1, 2, 2, 0], [0, 2, 2, 1, 0]]
     for image, box in np.ndindex(*levels.shape):
         level = levels[image, box]
         x = PYRAMID[level][image].astype(float)
-        expected = by_loops(x, LEVELLED[image, box], (3, 3), 2.0 ** -(2 + level), 2, aligned)
+        expected = by_loops(x, LEVELLED[image, box], (3, 3), 2.0 ** -(2 + level), samples, aligned)
         np.testing.assert_allclose(found[image, box], expected, atol=2e-5)
 
 
@@ -143,14 +147,15 @@ def test_pyramid_with_unknown_sizes_compiled():
     np.testing.assert_allclose(inside(PYRAMID, LEVELLED), eager, atol=1e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_gradients_equal_finite_differences(jit_compile):
+@pytest.mark.parametrize(("samples", "jit_compile"), [(2, False), (2, True), (0, False)])
+def test_gradients_equal_finite_differences(samples, jit_compile):
     maps, weights = PYRAMID, np.random.default_rng(5).normal(size=(2, 5, 2, 2, 2))
 
     def gradients(*maps):
         with tf.GradientTape() as tape:
             tape.watch(maps)
-            y = ops.pyramid_roi_align(maps, LEVELLED, (2, 2), **CANONICAL, jit_compile=jit_compile)
+            options = {"sampling_ratio": samples, "jit_compile": jit_compile, **CANONICAL}
+            y = ops.pyramid_roi_align(maps, LEVELLED, (2, 2), **options)
             loss = tf.reduce_sum(y * tf.constant(weights, tf.float32))
         return tape.gradient(loss, maps)
 
@@ -160,7 +165,7 @@ def test_gradients_equal_finite_differences(jit_compile):
     def loss(maps):
         return sum(
             (
-                by_loops(maps[level][i], LEVELLED[i, k], (2, 2), 2.0 ** -(2 + level), 2, False)
+                by_loops(maps[level][i], LEVELLED[i, k], (2, 2), 2.0 ** -(2 + level), samples, False)
                 * weights[i, k]
             ).sum()
             for (i, k), level in np.ndenumerate(levels)
@@ -178,6 +183,25 @@ def test_gradients_equal_finite_differences(jit_compile):
             ends.append(loss(moved))
         difference = (ends[0] - ends[1]) / (2 * step)
         np.testing.assert_allclose(found[level][place], difference, atol=1e-5)
+
+
+def test_as_many_samples_as_a_bin_is_long_with_unknown_sizes():
+    """In a graph of one signature, gradients included."""
+    x, weights = a_map(), np.random.default_rng(5).normal(size=(2, 10, 3, 2, 3)).astype("float32")
+    specs = [tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((None, None, 4))]
+
+    def both(x, boxes):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = ops.roi_align(x, boxes, (3, 2), SCALE, 0, True)
+            loss = tf.reduce_sum(y * weights)
+        return y, tape.gradient(loss, x)
+
+    found, eager = tf.function(both, input_signature=specs)(x, UNEVEN), both(tf.constant(x), UNEVEN)
+    expected = batch_by_loops(x.astype(float), UNEVEN, (3, 2), SCALE, None, True)
+    np.testing.assert_allclose(found[0], expected, atol=2e-5)
+    assert np.abs(eager[1]).max() > 0.1
+    np.testing.assert_allclose(found[1], eager[1], atol=1e-5)
 
 
 def test_half_precision_is_summed_in_single():
@@ -209,8 +233,8 @@ def test_no_boxes():
     ("call", "message"),
     [
         (lambda: ops.roi_align(a_map(), BOXES[0], (2, 2)), r"boxes must be \(B, K, 4\)"),
-        (lambda: ops.roi_align(a_map(), BOXES, (0, 2)), "must be positive, got"),
-        (lambda: ops.roi_align(a_map(), BOXES, (2, 2), sampling_ratio=0), "must be positive, got"),
+        (lambda: ops.roi_align(a_map(), BOXES, (0, 2)), "must be positive and"),
+        (lambda: ops.roi_align(a_map(), BOXES, (2, 2), sampling_ratio=-1), "at least 0, got"),
         (lambda: ops.pyramid_roi_align([], BOXES, (2, 2)), "one map at least, got none"),
     ],
 )
