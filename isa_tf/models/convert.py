@@ -6,6 +6,7 @@ import keras
 
 from isa_tf.backbones import HRNet, ResNet
 from isa_tf.models.isanet import ISANet
+from isa_tf.models.mask_rcnn import MaskRCNN
 from isa_tf.names import unknown
 from isa_tf.weights import hrnet, list_sources, read_checkpoint, resnet, sources
 from isa_tf.weights.transfer import Report
@@ -24,7 +25,7 @@ class Converted(NamedTuple):
     """A model with the weights of a checkpoint.
 
     Attributes:
-        model: `isa_tf.models.ISANet`, or `ResNet` or `HRNet` of `isa_tf.backbones`.
+        model: `isa_tf.models.ISANet` or `MaskRCNN`, or `ResNet` or `HRNet` of `isa_tf.backbones`.
         source: str, whose checkpoint it is.
         report: `isa_tf.weights.Report`: the tensors and the weights that were left over.
     """
@@ -38,14 +39,15 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
     """Makes the model that a checkpoint was trained with, and gives it the weights.
 
     Args:
-        path: `.pth`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework and
+        path: `.pth`, `.pkl`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework and
             without running anything in it.
         source: "mmseg", "openseg", "paddleseg" or another of `isa_tf.weights.list_sources` for
-            ISANets; "torchvision", "openmmlab" or "timm" for ImageNet weights of ResNets, "hrnet"
-            for those of HRNets; `None` to tell it from the tensors' names. Defaults to `None`.
+            ISANets, "torchvision_detection", "detectron2" or "mmdet" for Mask R-CNNs;
+            "torchvision", "openmmlab" or "timm" for ImageNet weights of ResNets, "hrnet" for those
+            of HRNets; `None` to tell it from the tensors' names. Defaults to `None`.
         num_classes: int, for other classes than the checkpoint's: the classifiers are then new,
             with random weights. Defaults to `None`, the checkpoint's.
-        **arguments: of `Segmenter` that the tensors do not tell or that are to differ:
+        **arguments: of `Segmenter` or `MaskRCNN` that the tensors do not tell or that are to differ:
             coordinates, class_names, palette, protocol, dropout, dtype, ...; `context_options` is
             a dict of those of `InterlacedSparseAttention`: partition, mask_padding, dropout;
             `backbone` is one of those of `ResNet` or `HRNet`, and all there is to set of a
@@ -74,18 +76,26 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
         return _backbone(tensors, path, source, settings)
     module = sources.SOURCES[source]
     found = module.arguments(tensors, path)
-    partitions = found.pop("partitions", 1)
-    # Without a mask, as all of them were trained.
-    trained = {"context_options": {"partition": 8, "mask_padding": False}}
-    settings = _merge(trained, found, module.SETTINGS, arguments)
-    _check_partitions(path, partitions, settings["context_options"]["partition"])
+    make = ISANet
+    if getattr(module, "TASK", None) == MaskRCNN.task:
+        make, settings = MaskRCNN, _merge(found, module.SETTINGS, arguments)
+        if settings.pop("context_options"):
+            raise ValueError(
+                f"{path}: a Mask R-CNN has no context_options; its backbone has context_at"
+            )
+    else:
+        partitions = found.pop("partitions", 1)
+        # Without a mask, as all of them were trained.
+        trained = {"context_options": {"partition": 8, "mask_padding": False}}
+        settings = _merge(trained, found, module.SETTINGS, arguments)
+        _check_partitions(path, partitions, settings["context_options"]["partition"])
     changed = num_classes not in (None, found["num_classes"])
     if num_classes is not None:
         settings["num_classes"] = num_classes
     shared = {name: settings[name] for name in ("dtype", "synchronized") if name in settings}
     network = HRNet if "width" in settings["backbone"] else ResNet
     settings["backbone"] = network(**settings["backbone"], **shared)
-    model = ISANet(**settings)
+    model = make(**settings)
     report = module.load(model, tensors, path, ("classifier",) if changed else ())
     return Converted(model, source, report)
 

@@ -73,7 +73,7 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
     * PyTorch (`.pth`): the zip archive of version 1.6 and later, and the stream of pickles and
       raw storages before it;
     * PaddlePaddle (`.pdparams`): the pickle of `paddle.save`. Tensors that it cut into slices are
-      joined again;
+      joined again; and Detectron2 (`.pkl`), whose published files are such pickles of arrays;
     * safetensors (`.safetensors`);
     * NumPy (`.npz`), compressed or not.
 
@@ -121,19 +121,20 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
 
 
 def state_dict(checkpoint) -> dict[str, np.ndarray]:
-    """The tensors of a loaded checkpoint: of its "state_dict" entry where it has one.
+    """The tensors of a loaded checkpoint: of its "state_dict" or "model" entry where it has one.
 
     Entries that are no arrays (a version, an epoch) are left out.
 
     Args:
-        checkpoint: dict of arrays by name, or {"state_dict": such a dict, ...}.
+        checkpoint: dict of arrays by name, or {"state_dict": such a dict, ...} or, as Detectron2
+            has it, {"model": such a dict, ...}.
 
     Raises:
         ValueError: where there is no array in it.
     """
     if isinstance(checkpoint, dict):
-        inner = checkpoint.get("state_dict")
-        entries = inner if isinstance(inner, dict) else checkpoint
+        inner = (checkpoint.get(name) for name in ("state_dict", "model"))
+        entries = next((each for each in inner if isinstance(each, dict)), checkpoint)
         arrays = {str(key): _array(value) for key, value in entries.items()}
         arrays = {name: array for name, array in arrays.items() if array is not None}
         if arrays:

@@ -22,7 +22,7 @@ _STEMS = {
     "torchvision": (("conv1", "bn1"),),
 }
 _BLOCKS = re.compile(r"layer(\d)\.(\d+)\.conv(\d)\.weight")
-_LAYER = re.compile(r"stage(\d)_block(\d+)_(conv(\d)|shortcut)")
+_LAYER = re.compile(r"stage(\d)_block(\d+)_(conv\d|shortcut)")
 REVERSED = (2, 1, 0)  # BGR for RGB
 # Who publishes ImageNet weights of ResNets, and a tensor that only their stem has.
 SOURCES = {
@@ -113,6 +113,14 @@ def arguments(tensors, path, prefix="") -> dict:
     }
 
 
+def place(layer):
+    """(stage, block, part) of a convolution in a block of a `ResNet`: ints from 1, "conv2" or
+    "shortcut", ...
+    """
+    stage, block, part = _LAYER.fullmatch(layer.name).groups()
+    return int(stage), int(block), part
+
+
 def fill(transfer: Transfer, model, bgr=False):
     """Says what each weight of a `ResNet` becomes.
 
@@ -137,8 +145,8 @@ def fill(transfer: Transfer, model, bgr=False):
                 )
             transfer.conv_norm(layer, *stem[i - 1], inputs=REVERSED if bgr and i == 1 else None)
             continue
-        stage, number, part, conv = _LAYER.fullmatch(layer.name).groups()
-        block = f"layer{stage}.{int(number) - 1}"
+        stage, number, part = place(layer)
+        block = f"layer{stage}.{number - 1}"
         if part == "shortcut":
             # timm's average pooling has a place in the sequence, even where it does nothing.
             first = 1 if f"{block}.downsample.2.weight" in transfer else 0
@@ -146,7 +154,7 @@ def fill(transfer: Transfer, model, bgr=False):
                 layer, f"{block}.downsample.{first}", f"{block}.downsample.{first + 1}"
             )
         else:
-            transfer.conv_norm(layer, f"{block}.conv{conv}", f"{block}.bn{conv}")
+            transfer.conv_norm(layer, f"{block}.{part}", f"{block}.bn{part[-1]}")
 
 
 def load(model, tensors, path) -> Report:

@@ -3,8 +3,10 @@
 A source is a module, or any object, with
 
 * `is_source(tensors)`: whether tensors of these names look like its own;
-* `arguments(tensors, path)`: what the tensors tell of the network, a dict of arguments of
-  `Segmenter`, num_classes among them. "backbone" is a dict of those of `ResNet`, or of those of
+* `TASK`: which kind of model it is of, "instance_segmentation" for a `MaskRCNN`; where it has no
+  such attribute, a `Segmenter`;
+* `arguments(tensors, path)`: what the tensors tell of the network, a dict of arguments of the
+  `Segmenter` or the `MaskRCNN`, num_classes among them. "backbone" is a dict of those of `ResNet`, or of those of
   `HRNet` with its width, "context_options" of those of `InterlacedSparseAttention`, and
   "partitions" says of how many there are weights, where it is not 1;
 * `SETTINGS`: such a dict of what the tensors do not tell;
@@ -16,12 +18,22 @@ most of what `load` has to do.
 """
 
 from isa_tf.names import Registry
-from isa_tf.weights import mmseg, openseg, paddleseg
+from isa_tf.weights import (
+    detectron2,
+    mmdet,
+    mmseg,
+    openseg,
+    paddleseg,
+    torchvision_detection,
+)
 
 SOURCES = Registry("source")
 SOURCES.register("mmseg", mmseg)
 SOURCES.register("openseg", openseg)
 SOURCES.register("paddleseg", paddleseg)
+SOURCES.register("torchvision_detection", torchvision_detection)
+SOURCES.register("detectron2", detectron2)
+SOURCES.register("mmdet", mmdet)
 
 
 def register(name, source=None):

@@ -1,5 +1,6 @@
 """From the tensors of a checkpoint to the weights of a model: all of them, or none."""
 
+import math
 import os
 from typing import NamedTuple
 
@@ -32,6 +33,11 @@ def conv_layers(model) -> list[ConvNormAct]:
 
 def _contexts(model):
     return model.context_layers().values() if hasattr(model, "context_layers") else ()
+
+
+def _of_outputs(outputs):
+    """The function that takes some of a tensor's outputs, its first axis, in their order."""
+    return lambda values: values if outputs is None else values[outputs(len(values))]
 
 
 class Report(NamedTuple):
@@ -127,14 +133,18 @@ class Transfer:
             if not any(part in variable.path for part in self.optional):
                 raise
             self._used.discard(self.prefix + name)
+            self._kept.add(id(variable))
 
-    def conv(self, layer, name, inputs=None):
-        """Kernel of a convolution (also depthwise), and its bias if it has one.
+    def conv(self, layer, name, inputs=None, outputs=None):
+        """Kernel of a convolution (also depthwise or transposed), and its bias if it has one.
 
         Args:
-            layer: `keras.layers.Conv2D` or `DepthwiseConv2D`.
+            layer: `keras.layers.Conv2D`, `DepthwiseConv2D` or `Conv2DTranspose`, or
+                `isa_tf.layers.ConvBiasAct`.
             name: str, of the convolution in the checkpoint.
             inputs: permutation of its input channels, or `None`. Defaults to `None`.
+            outputs: function of how many output channels the checkpoint's has to which of them are
+                taken, in the model's order; `None` for all as they are. Defaults to `None`.
         """
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
 
@@ -142,12 +152,37 @@ class Transfer:
             if kernel.ndim != 4:
                 return kernel
             kernel = kernel if inputs is None else kernel[:, inputs]
-            # (C, 1, H, W) -> (H, W, C, 1), or OIHW -> HWIO.
+            kernel = _of_outputs(outputs)(kernel)
+            # (C, 1, H, W) -> (H, W, C, 1), or OIHW -> HWIO, or a transposed one's IOHW -> HWOI.
             return kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
 
         self._maybe(layer.kernel, f"{name}.weight", convert)
-        if layer.use_bias:
-            self._maybe(layer.bias, f"{name}.bias", np.asarray)
+        if getattr(layer, "use_bias", True):
+            self._maybe(layer.bias, f"{name}.bias", _of_outputs(outputs))
+
+    def dense(self, layer, name, read_map=None, outputs=None):
+        """Kernel and bias of a dense layer.
+
+        Args:
+            layer: `keras.layers.Dense`.
+            name: str, of the layer in the checkpoint.
+            read_map: (height, width, channels) of the map that was flattened before it, channels
+                first in the checkpoint and last in the model; `None` where a vector is read.
+                Defaults to `None`.
+            outputs: as for `conv`. Defaults to `None`.
+        """
+
+        def convert(kernel):
+            if kernel.ndim != 2:
+                return kernel
+            if read_map is not None and kernel.shape[1] == math.prod(read_map):
+                height, width, channels = read_map
+                kernel = kernel.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+                kernel = kernel.reshape(len(kernel), -1)
+            return _of_outputs(outputs)(kernel).T
+
+        self._maybe(layer.kernel, f"{name}.weight", convert)
+        self._maybe(layer.bias, f"{name}.bias", _of_outputs(outputs))
 
     def norm(self, layer, name, shift=0.0):
         """Scale, offset and moving statistics of a batch normalisation.
