@@ -69,7 +69,9 @@ def a_map(height=10, width=12, channels=3, seed=0):
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize(("size", "samples"), [((3, 2), 2), ((7, 7), 2), ((2, 3), 1), ((2, 2), 3), ((2, 3), 0)])
+@pytest.mark.parametrize(
+    ("size", "samples"), [((3, 2), 2), ((7, 7), 2), ((2, 3), 1), ((2, 2), 3), ((2, 3), 0)]
+)
 def test_equals_loops(size, samples, aligned):
     x, boxes = a_map(), BOXES if samples else UNEVEN
     found = ops.roi_align(x, boxes, size, SCALE, samples, aligned, jit_compile=False)
@@ -165,7 +167,9 @@ def test_gradients_equal_finite_differences(samples, jit_compile):
     def loss(maps):
         return sum(
             (
-                by_loops(maps[level][i], LEVELLED[i, k], (2, 2), 2.0 ** -(2 + level), samples, False)
+                by_loops(
+                    maps[level][i], LEVELLED[i, k], (2, 2), 2.0 ** -(2 + level), samples, False
+                )
                 * weights[i, k]
             ).sum()
             for (i, k), level in np.ndenumerate(levels)

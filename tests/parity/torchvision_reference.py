@@ -48,10 +48,10 @@ def mask_rcnn(version=1, num_classes=6, seed=0, **arguments):
 # box to box, and boxes that move, but not out of the image.
 _LIVELY = {
     "cls_logits": 2.0,
-    "rpn.head.bbox_pred": 0.2,
+    "rpn.head.bbox_pred": 0.1,
     "box_predictor.cls_score": 2.0,
-    "box_predictor.bbox_pred": 1.0,
-    "mask_fcn_logits": 2.0,
+    "box_predictor.bbox_pred": 0.5,
+    "mask_fcn_logits": 1.5,
 }
 
 
@@ -62,10 +62,12 @@ def enliven(model, forward, seed=0, lively=None):
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.ConvTranspose2d)):
-                reads = module.weight[0].numel()
-                if isinstance(module, torch.nn.ConvTranspose2d):
-                    reads = module.weight.shape[0]
+                conv = isinstance(module, torch.nn.ConvTranspose2d)
+                reads = module.weight.shape[0 if conv else 1]
                 noise = torch.randn(module.weight.shape, generator=generator)
+                # What all inputs have in common is no part of what differs between boxes, and would
+                # make its rounding errors large.
+                noise = noise - noise.mean(0 if conv else 1, keepdim=True)
                 module.weight.copy_(noise * (2 / reads) ** 0.5)
                 module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
     randomize(model, forward, seed)
@@ -198,9 +200,8 @@ def record_losses(model, image, size, targets, seed=0):
         0, the background, "roi_matches" (n,).
     """
     found = {"anchors": [], "rois": [], "roi_labels": [], "roi_matches": []}
-    mean, std = (
-        np.array(v, "float32") * 255 for v in (model.transform.image_mean, model.transform.image_std)
-    )
+    colors = model.transform.image_mean, model.transform.image_std
+    mean, std = (np.array(color, "float32") * 255 for color in colors)
     x = (image - mean) / std
     for one, (height, width) in zip(x, size, strict=True):
         one[height:], one[:, width:] = 0, 0
