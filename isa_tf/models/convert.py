@@ -39,16 +39,16 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
     """Makes the model that a checkpoint was trained with, and gives it the weights.
 
     Args:
-        path: `.pth`, `.pkl`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework and
-            without running anything in it.
+        path: `.pth`, `.pkl`, `.pdparams`, `.safetensors` or `.npz` file, read without its framework
+            and without running anything in it.
         source: "mmseg", "openseg", "paddleseg" or another of `isa_tf.weights.list_sources` for
             ISANets, "torchvision_detection", "detectron2" or "mmdet" for Mask R-CNNs;
             "torchvision", "openmmlab" or "timm" for ImageNet weights of ResNets, "hrnet" for those
             of HRNets; `None` to tell it from the tensors' names. Defaults to `None`.
         num_classes: int, for other classes than the checkpoint's: the classifiers are then new,
             with random weights. Defaults to `None`, the checkpoint's.
-        **arguments: of `Segmenter` or `MaskRCNN` that the tensors do not tell or that are to differ:
-            coordinates, class_names, palette, protocol, dropout, dtype, ...; `context_options` is
+        **arguments: of `Segmenter` or `MaskRCNN` that the tensors do not tell or that are to
+            differ: coordinates, class_names, palette, protocol, dropout, dtype, ...; `context_options` is
             a dict of those of `InterlacedSparseAttention`: partition, mask_padding, dropout;
             `backbone` is one of those of `ResNet` or `HRNet`, and all there is to set of a
             backbone.

@@ -1,13 +1,15 @@
-"""Published ISANets by name: their weights, what they cost, how they were tested."""
+"""Published models by name: their weights, what they cost, how they were tested."""
 
 import dataclasses
 import logging
 
 import keras
+import numpy as np
 
 from isa_tf.data import label_sets
 from isa_tf.files import save_model
 from isa_tf.models.convert import from_checkpoint
+from isa_tf.models.mask_rcnn import MaskRCNN
 from isa_tf.names import unknown
 from isa_tf.version import __version__
 from isa_tf.weights import Published, cache, list_published
@@ -29,10 +31,15 @@ _COSTS = {
     ("paddleseg", 101, "VOC12aug", (512, 512)): (56.7, 455),
     ("openseg", 101, "Cityscapes", (512, 1024)): (59.2, 972),
 }
+# Likewise of detectors by name, of an image of 800x1216 with 1000 proposals and 100 masks; all
+# parameters, also those that were frozen.
+_DETECTOR_COSTS = {
+}
 _LABELS = {
     "Cityscapes": label_sets.CITYSCAPES,
     "ADE20K": label_sets.ADE20K,
     "VOC12aug": label_sets.VOC,
+    "COCO": label_sets.COCO,
 }
 
 logger = logging.getLogger(__name__)
@@ -47,7 +54,7 @@ class Preset(Published):
         arguments: dict of arguments of `isa_tf.models.from_checkpoint` that the weights do not
             tell.
         ...: those of `isa_tf.weights.Published`: name, network, dataset, crop_size, schedule, miou,
-            miou_ms_flip, url, file_name, ...
+            miou_ms_flip, box_ap, mask_ap, url, file_name, ...
 
     Example:
 
@@ -61,8 +68,13 @@ class Preset(Published):
 
     @property
     def source(self) -> str:
-        """Whose it is: "mmseg", "paddleseg" or "openseg"."""
+        """Whose it is, see `isa_tf.weights.list_sources`: "mmseg", "detectron2", ..."""
         return self.converter
+
+    @property
+    def task(self) -> str:
+        """What it is for: "segmentation" or "instance_segmentation"."""
+        return MaskRCNN.task if self.dataset == "COCO" else "segmentation"
 
     @property
     def depth(self) -> int:
@@ -76,13 +88,21 @@ class Preset(Published):
 
     @property
     def parameters(self) -> float:
-        """Trainable ones, the auxiliary head's included, in millions."""
-        return _COSTS[self.source, self.depth, self.dataset, self.crop_size][0]
+        """In millions: a segmenter's trainable ones, the auxiliary head's included; a detector's."""
+        return self._costs[0]
 
     @property
     def gflops(self) -> float:
-        """Of an image of the crop's size, without the auxiliary head; a multiply-add counts 2."""
-        return _COSTS[self.source, self.depth, self.dataset, self.crop_size][1]
+        """Of an image of the crop's size, without the auxiliary head, a detector's of 800x1216; a
+        multiply-add counts 2.
+        """
+        return self._costs[1]
+
+    @property
+    def _costs(self):
+        if self.name in _DETECTOR_COSTS:
+            return _DETECTOR_COSTS[self.name]
+        return _COSTS[self.source, self.depth, self.dataset, self.crop_size]
 
     @property
     def labels(self) -> label_sets.LabelSet:
@@ -116,27 +136,47 @@ def _openseg(depth, *_):
     return f"R-{depth}-D8, deep stem", {}
 
 
-_TOLD = {"mmseg": _mmseg, "paddleseg": _paddleseg, "openseg": _openseg}
+def _detector(depth, *_):
+    return f"R-{depth}-FPN", {}
+
+
+_TOLD = {
+    "mmseg": _mmseg,
+    "paddleseg": _paddleseg,
+    "openseg": _openseg,
+    "torchvision_detection": _detector,
+    "detectron2": _detector,
+    "mmdet": _detector,
+}
+# By name, what differs from others of its source: the first of torchvision's was trained when its
+# frozen normalisations had no epsilon, and is still given none.
+_OWN = {"maskrcnn_resnet50_fpn": {"backbone": {"epsilon": 0.0}}}
 
 
 def _preset(weights):
     told = _TOLD[weights.converter]
     backbone, arguments = told(weights.network["depth"], weights.dataset, weights.crop_size)
+    arguments = {**arguments, **_OWN.get(weights.name, {})}
     return Preset(**vars(weights), backbone=backbone, arguments=arguments)
 
 
 _PRESETS = [_preset(weights) for weights in list_published(*_TOLD)]
 
 
-def list_presets() -> list[Preset]:
+def list_presets(task=None) -> list[Preset]:
     """All published models that `from_preset` knows.
+
+    Args:
+        task: "segmentation" or "instance_segmentation" for those of a kind. Defaults to `None`.
 
     Example:
 
-    >>> max(list_presets(), key=lambda preset: preset.miou).name
+    >>> max(list_presets("segmentation"), key=lambda preset: preset.miou).name
     'isanet_r101-d8_4xb2-80k_cityscapes-769x769'
+    >>> max(list_presets("instance_segmentation"), key=lambda preset: preset.mask_ap).name
+    'maskrcnn_resnet50_fpn_v2'
     """
-    return list(_PRESETS)
+    return [preset for preset in _PRESETS if task in (None, preset.task)]
 
 
 def find_preset(name) -> Preset:
@@ -152,7 +192,7 @@ def find_preset(name) -> Preset:
 
 
 def from_preset(name, num_classes=None, **arguments):
-    """A published ISANet with its weights, class names, colours and test protocol.
+    """A published model with its weights, class names, colours and test protocol.
 
     The weights are fetched into Keras's cache, checked, and converted once for each version of
     this package and each global dtype policy; the converted `.keras` file is kept beside them.
@@ -164,7 +204,7 @@ def from_preset(name, num_classes=None, **arguments):
         **arguments: of `from_checkpoint`: dropout, dtype, synchronized, ...
 
     Returns:
-        `isa_tf.models.ISANet`.
+        `isa_tf.models.ISANet`, or `MaskRCNN` of COCO's 80 classes.
 
     Raises:
         ValueError: for an unknown name, or a file that is not the published one.
@@ -186,12 +226,44 @@ def from_preset(name, num_classes=None, **arguments):
     if plain and converted.exists():
         return keras.models.load_model(converted, compile=False)
     path = preset.fetch()
+    own = num_classes in (None, len(preset.labels.class_names))
+    labels = preset.labels._asdict() if own else {}
+    if own and preset.task == MaskRCNN.task:
+        labels["category_ids"] = label_sets.COCO_IDS
     settings = {**preset.arguments, **arguments}
-    if num_classes in (None, len(preset.labels.class_names)):
-        settings = {**preset.labels._asdict(), **settings}
+    if "backbone" in settings:
+        parts = (each.get("backbone", {}) for each in (preset.arguments, arguments))
+        settings["backbone"] = {name: value for part in parts for name, value in part.items()}
     logger.info("converting %s", path)
-    model = from_checkpoint(path, preset.source, num_classes, **settings).model
+    if own and preset.source == "torchvision_detection":
+        # Its labels are COCO's ids, ten of which stand for nothing.
+        whole = from_checkpoint(path, preset.source, **settings).model
+        model = _keep_classes(whole, [i - 1 for i in label_sets.COCO_IDS], **labels)
+    else:
+        model = from_checkpoint(path, preset.source, num_classes, **{**labels, **settings}).model
     if plain:
         save_model(model, converted)
         logger.info("kept as %s", converted)
     return model
+
+
+def _keep_classes(model, places, **changes):
+    """A `MaskRCNN` of some of a model's classes, in the order of their places among its own.
+
+    The scores of those that are left out go to all others, in proportion.
+    """
+    changes["num_classes"] = len(places)
+    other = MaskRCNN.from_config({**model.get_config(), **changes})
+    for ours, theirs in zip(other.layers, model.layers, strict=True):
+        if ours.name not in ("box_head", "mask_head"):
+            ours.set_weights(theirs.get_weights())
+            continue
+        taken = {
+            ("box_head", "logits"): np.r_[0, np.add(places, 1)],
+            ("box_head", "codes"): np.add.outer(4 * np.array(places), range(4)).ravel(),
+            ("mask_head", "logits"): places,
+        }
+        for layer, own in zip(ours.layers, theirs.layers, strict=True):
+            outputs = taken.get((ours.name, layer.name), slice(None))
+            layer.set_weights([value[..., outputs] for value in own.get_weights()])
+    return other

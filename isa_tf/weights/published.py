@@ -19,7 +19,7 @@ class Published:
         address: str, of the file, with "{revision}" in it where there are several; of a page for
             people where `by_program` is `False`.
         dataset: str, that they were trained on: "ImageNet" of a backbone, "Cityscapes", "ADE20K"
-            or "VOC12aug" of an ISANet.
+            or "VOC12aug" of an ISANet, "COCO" of a Mask R-CNN.
         network: dict of the depth, stem and shortcut of a `ResNet`, or of the width of an `HRNet`.
             Defaults to `None`, there is none.
         file_name: str, in the cache. Defaults to `None`: the file lies in `package`.
@@ -29,9 +29,12 @@ class Published:
         revision: str, which of several at the same address. Defaults to `None`.
         by_program: bool, whether a program can fetch them. Defaults to `True`.
         crop_size: (height, width) of an ISANet's training. Defaults to `None`.
-        schedule: str, its iterations, such as "80k". Defaults to `None`.
+        schedule: str, its iterations, such as "80k", or a detector's, such as "1x", 12 epochs.
+            Defaults to `None`.
         miou: float, published, single scale, %. Defaults to `None`.
         miou_ms_flip: float, published, multi-scale and flip, %. Defaults to `None`.
+        box_ap: float, published, of boxes on COCO's val2017, %. Defaults to `None`.
+        mask_ap: float, likewise, of masks. Defaults to `None`.
 
     Example:
 
@@ -54,6 +57,8 @@ class Published:
     schedule: str | None = None
     miou: float | None = None
     miou_ms_flip: float | None = None
+    box_ap: float | None = None
+    mask_ap: float | None = None
 
     @property
     def url(self) -> str:
@@ -194,6 +199,47 @@ def _paddleseg(depth, dataset, crop_size, schedule, miou, miou_ms_flip):
     )
 
 
+# === Mask R-CNNs ===
+
+
+def _detector(converter, name, depth, address, schedule, box_ap, mask_ap, digits=None):
+    return Published(
+        name=name,
+        converter=converter,
+        address=address,
+        dataset="COCO",
+        network={"depth": depth, "stem": "v1", "shortcut": "conv"},
+        file_name=f"{name}.pkl" if digits is None else address.rsplit("/", 1)[1],
+        sha256=digits,
+        schedule=schedule,
+        box_ap=box_ap,
+        mask_ap=mask_ap,
+    )
+
+
+def _torchvision_detector(name, digits, *aps):
+    """The figures are of `torchvision.models.detection`'s own table, COCO_V1."""
+    address = f"https://download.pytorch.org/models/{name}_coco-{digits}.pth"
+    return _detector("torchvision_detection", name, 50, address, None, *aps, digits)
+
+
+def _detectron2(depth, schedule, number, digits, *aps):
+    """A model of Detectron2's MODEL_ZOO.md; what ends a file's name is of another kind of sum."""
+    name = f"mask_rcnn_R_{depth}_FPN_{schedule}"
+    folder = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation"
+    address = f"{folder}/{name}/{number}/model_final_{digits}.pkl"
+    return _detector("detectron2", name, depth, address, schedule, *aps)
+
+
+def _mmdet(depth, schedule, file, *aps):
+    """A model of mmdetection's metafile; `file` is the end of its file's name."""
+    folder = f"mask_rcnn_r{depth}_fpn_{schedule}_coco"
+    root = "https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn"
+    address = f"{root}/{folder}/{folder}_{file}.pth"
+    digits = file.rsplit("-", 1)[1]
+    return _detector("mmdet", folder, depth, address, schedule, *aps, digits)
+
+
 _WIDE, _SQUARE, _SMALL = (512, 1024), (769, 769), (512, 512)
 # Of those for one and the same network "imagenet" stands for the first.
 _ALL = [
@@ -255,6 +301,15 @@ _ALL = [
         schedule="40k",
         miou=79.55,
     ),
+    _torchvision_detector("maskrcnn_resnet50_fpn", "bf2d0c1e", 37.9, 34.6),
+    _torchvision_detector("maskrcnn_resnet50_fpn_v2", "73cbd019", 47.4, 41.8),
+    _detectron2(50, "1x", 137260431, "a54504", 38.6, 35.2),
+    _detectron2(50, "3x", 137849600, "f10217", 41.0, 37.2),
+    _detectron2(101, "3x", 138205316, "a3ec72", 42.9, 38.6),
+    _mmdet(50, "1x", "20200205-d4b0c5d6", 38.2, 34.7),
+    _mmdet(50, "2x", "bbox_mAP-0.392__segm_mAP-0.354_20200505_003907-3e542a40", 39.2, 35.4),
+    _mmdet(101, "1x", "20200204-1efe0ed5", 40.0, 36.1),
+    _mmdet(101, "2x", "bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7", 40.8, 36.6),
 ]
 PUBLISHED = {entry.name: entry for entry in _ALL}
 

@@ -6,9 +6,9 @@ A source is a module, or any object, with
 * `TASK`: which kind of model it is of, "instance_segmentation" for a `MaskRCNN`; where it has no
   such attribute, a `Segmenter`;
 * `arguments(tensors, path)`: what the tensors tell of the network, a dict of arguments of the
-  `Segmenter` or the `MaskRCNN`, num_classes among them. "backbone" is a dict of those of `ResNet`, or of those of
-  `HRNet` with its width, "context_options" of those of `InterlacedSparseAttention`, and
-  "partitions" says of how many there are weights, where it is not 1;
+  `Segmenter` or the `MaskRCNN`, num_classes among them. "backbone" is a dict of those of `ResNet`,
+  or of those of `HRNet` with its width, "context_options" of those of `InterlacedSparseAttention`,
+  and "partitions" says of how many there are weights, where it is not 1;
 * `SETTINGS`: such a dict of what the tensors do not tell;
 * `load(model, tensors, path, optional)`: gives the model the weights, all or none of them, and
   returns a `Report`. Variables whose path holds one of `optional` may keep their values.

@@ -1,11 +1,12 @@
 """Mask R-CNN beside torchvision's, both versions, with its weights: every part, and the losses."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
-pytest.importorskip(
-    "torchvision", reason="torchvision is in the environment of `make parity` alone"
-)
+if importlib.util.find_spec("torchvision") is None:  # which does not import by itself everywhere
+    pytest.skip("torchvision is in the environment of `make parity` alone", allow_module_level=True)
 
 import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
@@ -229,7 +230,7 @@ def test_losses_of_what_torchvision_draws(pair):
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("samples", [2, 0])
 def test_what_stands_for_torchvisions_operators(samples, aligned):
-    """RoIAlign is torchvision's own plain one, which is too slow; suppression is checked by hand."""
+    """RoIAlign equals torchvision's own plain one, which is too slow; suppression, by hand."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(2, 4, 20, 30)).astype("float32"))
     boxes = np.sort(rng.uniform(0, 1, (40, 2, 2)), 1) * [240, 160]

@@ -1,15 +1,32 @@
 """torchvision beside the CPU build of PyTorch, where its compiled operators do not load.
 
-Importing this module before torchvision puts plain PyTorch in their places: suppression as
-`torchvision::nms` does it, and RoIAlign as its kernels compute it. The rest is torchvision's own.
-Written for what is compared here, not for speed: nothing that uses them is timed.
+Importing this module before torchvision puts plain PyTorch in their places, where they do not:
+suppression as `torchvision::nms` does it, and RoIAlign as its kernels compute it. The rest is
+torchvision's own. Written for what is compared here, not for speed: nothing that uses them is timed.
 """
+
+import importlib.util
+from pathlib import Path
 
 import torch
 
-_LIBRARY = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+def _load():
+    """Whether torchvision's compiled operators load."""
+    folder = Path(importlib.util.find_spec("torchvision").origin).parent
+    try:
+        for path in folder.glob("_C*.so"):
+            torch.ops.load_library(path)
+    except OSError:  # a library of CUDA's is missing, or a symbol
+        return False
+    return hasattr(torch.ops.torchvision, "nms")
+
+
+COMPILED = _load()
+if not COMPILED:
+    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import torchvision.models.detection.roi_heads  # noqa: E402
 import torchvision.ops.poolers  # noqa: E402
@@ -72,7 +89,8 @@ def roi_align(input, boxes, output_size, spatial_scale=1.0, sampling_ratio=-1, a
     return torch.stack(found) if found else input.new_zeros(0, input.shape[1], height, width)
 
 
-torchvision.ops.boxes.nms = nms
-torchvision.ops.boxes._assert_has_ops = lambda: None
-torchvision.ops.poolers.roi_align = roi_align
-torchvision.models.detection.roi_heads.roi_align = roi_align
+if not COMPILED:
+    torchvision.ops.boxes.nms = nms
+    torchvision.ops.boxes._assert_has_ops = lambda: None
+    torchvision.ops.poolers.roi_align = roi_align
+    torchvision.models.detection.roi_heads.roi_align = roi_align
