@@ -15,7 +15,7 @@ from absl import logging
 from isa_tf.data import pictures
 from isa_tf.data.base import DataError, GraphReader
 from isa_tf.data.folder import IMAGE_SUFFIXES, order_splits
-from isa_tf.data.instances import Annotations, InstanceDataset
+from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
 from isa_tf.data.run_lengths import encoded
 
 # How far a box may reach outside of its image, in pixels: numbers are rounded.
@@ -102,7 +102,6 @@ class CocoDataset(InstanceDataset):
             raise DataError.of_all(self.faults, "faults")
         for fault in self.faults:
             logging.warning("Left out of %s: %s", self.name, fault)
-        self._class_ids = {category: i for i, category in enumerate(self.category_ids)}
         self._paths = {split: each.path for split, each in found.items()}
         self._images = {
             split: [i for i in each.images if split not in drop_empty or i.has_instances]
@@ -145,7 +144,7 @@ class CocoDataset(InstanceDataset):
     def annotations(self, split, index):
         image = self._image(split, index)
         masks = [shape.run_lengths(image.size) for shape in image.shapes]
-        return Annotations.of([shape.entry for shape in image.shapes], masks, self._class_ids)
+        return Annotations.of([shape.entry for shape in image.shapes], masks, self.class_ids)
 
     def read(self, split, index):
         image = self._image(split, index)
@@ -158,12 +157,10 @@ class CocoDataset(InstanceDataset):
     def ground_truth(self, split):
         images, entries = [], []
         for image in self._images_of(split):
-            height, width = image.size
-            told = {"id": image.id, "file_name": image.path.name, "height": height, "width": width}
-            images.append(told)
+            images.append(image_entry(image.id, image.file_name, image.size))
             for shape in image.shapes:
-                lengths = shape.run_lengths(image.size)
-                entries.append({**shape.entry, "image_id": image.id, "segmentation": lengths})
+                mask = shape.run_lengths(image.size)
+                entries.append({**shape.entry, "image_id": image.id, "segmentation": mask})
         return self._ground_truth(images, entries)
 
     def image_reader(self, split):
