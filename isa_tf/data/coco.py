@@ -44,8 +44,8 @@ class CocoDataset(InstanceDataset):
     * an annotation of an image that is not listed
     * a box that is not four finite numbers, has a negative side or reaches more than a pixel
       outside of its image (a box without area is none: COCO has two; nothing is trained on them)
-    * a polygon of fewer than three points or an odd count of numbers; one that is a crowd's, whose
-      region is told by run lengths; run lengths of another size than the image
+    * a polygon of fewer than three points or an odd count of numbers, or that lies outside of its
+      image by more than its size; one that is a crowd's, whose region is told by run lengths; run lengths of another size than the image
     * an image that is not there, cannot be read, is of another size than listed, or listed twice;
       one below the images' folder that is not listed
 
@@ -482,5 +482,9 @@ def _checked_segmentation(found, size, crowd, refuse):
             refuse("it has a polygon of an odd count of numbers")
         if not all(map(_is_number, polygon)):
             refuse("it has a polygon whose numbers are not all finite")
-        polygons.append(np.array(polygon, np.float64))
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+        if (points < -np.array(size[::-1])).any() or (points > 2 * np.array(size[::-1])).any():
+            # What draws it goes along its edges step by step, however far these lead.
+            refuse("it has a polygon that lies far outside of the image")
+        polygons.append(points.ravel())
     return polygons
