@@ -53,7 +53,28 @@ def flops_by_kind(model, input_shape) -> Flops:
     spec = tf.TensorSpec(input_shape, tf.float32)
     arguments = {"training": False} if isinstance(model, keras.Model) else {}
     function = tf.function(lambda inputs: model(inputs, **arguments), jit_compile=False)
-    graph = function.get_concrete_function(spec).graph
+    return graph_flops(function.get_concrete_function(spec).graph)
+
+
+def graph_flops(graph) -> Flops:
+    """Floating-point operations of what a graph's outputs need, as `flops_by_kind` counts them.
+
+    Args:
+        graph: `tf.Graph` of a concrete function, such as one of several inputs. What XLA is told to
+            compile in it, or runs in a loop, is not counted.
+
+    Returns:
+        `Flops`.
+
+    Raises:
+        ValueError: where the shape of an operation's tensors cannot be told beforehand.
+
+    Example:
+
+    >>> function = tf.function(tf.matmul).get_concrete_function(tf.ones((2, 3)), tf.ones((3, 5)))
+    >>> graph_flops(function.graph).products
+    60
+    """
     total = dict.fromkeys(Flops._fields, 0)
     for op in _operations(graph):
         kind, flops = _flops(op)
@@ -109,6 +130,9 @@ def _flops(op):
     if op.type == "Conv2D":
         height, width, inputs, _ = _shape(op.inputs[1])
         return "convolutions", 2 * math.prod(_shape(op.outputs[0])) * height * width * inputs
+    if op.type == "Conv2DBackpropInput":  # a transposed convolution
+        height, width, outputs, _ = _shape(op.inputs[1])
+        return "convolutions", 2 * math.prod(_shape(op.inputs[2])) * height * width * outputs
     if op.type == "DepthwiseConv2dNative":
         height, width, _, _ = _shape(op.inputs[1])
         return "convolutions", 2 * math.prod(_shape(op.outputs[0])) * height * width

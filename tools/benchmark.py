@@ -5,9 +5,15 @@
         --modules=isa:partition=auto,self_attention
     python -m tools.benchmark model --backbone=resnet50_v1c --contexts=isa,self_attention \
         --size=512x1024 --dtypes=float32,mixed_bfloat16 --jit_compile=no,yes --train
+    python -m tools.benchmark detector --backbone=resnet50 --size=800x1216 --contexts=none,isa
 
 A module is named as in a config; its arguments follow a colon: isa:partition=4:order=short_long,
 isa:fuse=False for long-range and short-range attention without the concatenation.
+
+detector: Mask R-CNN by part, and as a whole, and the backbone again with each context module at its
+map c4. Backward is of what learns, in 512 proposals of which 128 have masks; of the whole it is a
+training step. "of bound" is the time beside that of copying the bytes that a part without products
+must read and write.
 
 Forward, forward and backward, and the attention proper (without projections) are measured in fresh
 processes, one after the other, and so is the memory of each. Without a GPU, forward is that of the
@@ -37,6 +43,8 @@ import time
 from pathlib import Path
 
 from absl import app, flags
+
+from tools import benchmark_detector
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -109,6 +117,7 @@ COLUMNS = {
     "forward_ms": ("forward (ms)", "{:.1f}"),
     "time_ratio": ("of baseline", "{:.3f}"),
     "rate": ("of matmul rate", "{:.2f}"),
+    "bound_ratio": ("of bound", "{:.1f}"),
     "images_s": ("images/s", "{:.2f}"),
     "core_ms": ("attention (ms)", "{:.1f}"),
     "forward_mb": ("memory (MB)", "{:.0f}"),
@@ -120,7 +129,7 @@ COLUMNS = {
 
 
 def main(argv):
-    kinds = {"context": benchmark_context, "model": benchmark_model}
+    kinds = {"context": benchmark_context, "model": benchmark_model, "detector": benchmark_parts}
     if len(argv) == 3 and argv[1] == "measure":  # what this file starts itself with
         print(json.dumps(measure(json.loads(argv[2]))))
         return 0
@@ -190,13 +199,34 @@ def benchmark_model(sizes):
     return rows
 
 
+def benchmark_parts(sizes):
+    """A row for each size and part of Mask R-CNN, and one for each context in its backbone."""
+    rows, rate = [], benchmark_detector.copy_rate()
+    for context in _CONTEXTS.value:
+        parse_module(context)
+    for size in sizes:
+        shared = {"what": "detector", "backbone": _BACKBONE.value}
+        cases = [(part, "none") for part in benchmark_detector.PARTS]
+        cases += [("backbone", name) for name in _CONTEXTS.value if name != "none"]
+        for part, context in cases:
+            name = part if context == "none" else f"{part}+{context}"
+            rows.append(_row(name, size, {**shared, "part": part, "module": context}))
+            moved = benchmark_detector.bytes_moved(part, size)
+            if moved and "forward_ms" in rows[-1]:
+                rows[-1]["bound_ratio"] = rows[-1]["forward_ms"] / (moved / rate / 1e6)
+    return rows
+
+
 def _row(name, size, case):
     """Measures one line of the table, printing what is being done."""
     case = {**case, "size": list(size), "batch": _BATCH.value, "seconds": _SECONDS.value}
     case["fuse"], case["minimal_filtering"] = is_fused(), _MINIMAL_FILTERING.value or None
     row = {"name": name, "size": f"{size[0]}x{size[1]}", "positions": size[0] * size[1]}
     row["batch"] = _BATCH.value
-    passes = ["forward"] + ["backward"] * _TRAIN.value + ["core"] * (case["what"] == "context")
+    train = _TRAIN.value
+    if case["what"] == "detector":
+        train = train and case["part"] in (*benchmark_detector.TRAINED, "whole")
+    passes = ["forward"] + ["backward"] * train + ["core"] * (case["what"] == "context")
     for kind in passes:
         print(f"{name} {row['size']}: {kind}", file=sys.stderr, flush=True)
         found = run_case({**case, "pass": kind})
@@ -247,6 +277,8 @@ def measure(case):
     from isa_tf.cost import flops_by_kind
 
     keras.utils.set_random_seed(0)
+    if case["what"] == "detector":
+        return _measure_part(case)
     make = _make_context if case["what"] == "context" else _make_model
     layer, function, specs = make(case)
     if function is None:
@@ -275,6 +307,71 @@ def measure(case):
         result[f"{kind}_mb"] = peak_memory(lambda: concrete(*inputs))
     else:
         result[f"{kind}_ms"] = latency(lambda: concrete(*inputs), case["seconds"])
+    return {name: value for name, value in result.items() if value is not None}
+
+
+def _measure_part(case):
+    """`measure` of a detector's part."""
+    import tensorflow as tf
+
+    from isa_tf import cost, inference, runtime, training
+
+    part, size, kind = case["part"], case["size"], case["pass"]
+    backward = kind == "backward"
+    name, arguments = parse_module(case["module"])
+    options = {"recompute": True} if backward else {}
+    model = benchmark_detector.make_model(
+        case["backbone"],
+        {"name": name, **arguments} if name != "none" else "none",
+        case["minimal_filtering"] if backward else None,
+        **options,
+    )
+    network = inference.fuse(model) if case.get("fuse") and not backward else model
+    inputs = benchmark_detector.inputs_of(part, size, network, backward)
+    inputs = tf.nest.map_structure(tf.constant, inputs)
+    whole = part == "whole"
+    if not backward:
+        call = tf.function(benchmark_detector.function_of(part, network))
+        extra = ()
+    elif whole:
+        model.compile(training.CoupledSGD(0.01, momentum=0.9), jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+        extra = (tf.nest.map_structure(tf.constant, benchmark_detector.truth(size)),)
+
+        @tf.function
+        def call(x, y):
+            return model.train_step((x, y))["loss"]
+    else:
+        layer, extra = model.get_layer(part), ()
+
+        @tf.function
+        def call(inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                parts = inputs if part == "rpn_head" else [inputs]
+                outputs = tf.nest.flatten([layer(x, training=True) for x in parts])
+                loss = tf.add_n([tf.reduce_mean(tf.cast(y, tf.float32) ** 2) for y in outputs])
+            learned = [x for x in tf.nest.flatten(inputs) if x.shape.rank == 4]
+            return tape.gradient(loss, [*learned, *layer.trainable_variables])
+
+    with runtime.memory_checks(False):
+        concrete = call.get_concrete_function(inputs, *extra)
+        result = {}
+        if not backward and not case.get("memory"):
+            plain = benchmark_detector.function_of(part, model)
+            graph = tf.function(plain, jit_compile=False).get_concrete_function(inputs).graph
+            layer = model if whole else model.get_layer(part)
+            result = {
+                "parameters": sum(math.prod(v.shape) for v in layer.trainable_weights) / 1e6,
+                "gflops": cost.graph_flops(graph).total / 1e9,
+            }
+    if refused := too_large(concrete.graph):
+        return {**result, "refused": refused}
+    call(inputs, *extra)
+    if case.get("memory"):
+        result[f"{kind}_mb"] = peak_memory(lambda: call(inputs, *extra))
+    else:
+        result[f"{kind}_ms"] = latency(lambda: call(inputs, *extra), case["seconds"])
     return {name: value for name, value in result.items() if value is not None}
 
 

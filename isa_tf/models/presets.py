@@ -33,8 +33,7 @@ _COSTS = {
 }
 # Likewise of detectors by name, of an image of 800x1216 with 1000 proposals and 100 masks; all
 # parameters, also those that were frozen.
-_DETECTOR_COSTS = {
-}
+_DETECTOR_COSTS = {}
 _LABELS = {
     "Cityscapes": label_sets.CITYSCAPES,
     "ADE20K": label_sets.ADE20K,

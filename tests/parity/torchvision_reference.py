@@ -5,9 +5,10 @@ Only the environment of `make parity` has it.
 
 import numpy as np
 import torch
-import torchvision_operators  # noqa: F401 (before torchvision)
 from parity import images, randomize
-from torchvision.models import detection
+
+from tools import torchvision_operators  # noqa: F401 (before torchvision)
+from torchvision.models import detection  # isort: skip
 
 # Of the shorter and the longer side: small images are enough to tell networks apart.
 SHORT, LONG = 160, 256
