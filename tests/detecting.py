@@ -26,7 +26,7 @@ class Blobs(keras.layers.Layer):
 
     def call(self, x):
         cells = tf.nn.avg_pool2d(x["image"], 16, 16, "VALID") / 255 * self.scale
-        rows, columns = tf.shape(cells)[1], tf.shape(cells)[2]
+        columns = tf.shape(cells)[2]
         flat = tf.reshape(cells, (tf.shape(cells)[0], -1, 3))
         scores, index = tf.math.top_k(tf.reduce_max(flat, -1), COUNT)
         classes = tf.gather(tf.argmax(flat, -1, output_type=tf.int32), index, batch_dims=1)

@@ -143,7 +143,8 @@ def _tell(path, found, decides):
     # Rounded down: 100 % means all.
     print(
         f"{path}: {found.bytes / 1e6:.1f} MB; {np.floor(1e5 * found.agreement) / 1e3:.3f} % of "
-        f"{found.decisions} {decides} agree with Keras, scores to {found.score_difference:.1e}{verdict}"
+        f"{found.decisions} {decides} agree with Keras, scores to {found.score_difference:.1e}"
+        f"{verdict}"
     )
     return enough
 

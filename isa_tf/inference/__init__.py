@@ -10,7 +10,7 @@ from isa_tf.inference.contract import (
 from isa_tf.inference.detection import DetectionProtocol, detect
 from isa_tf.inference.fuse import FusedModel, fuse
 from isa_tf.inference.instance_predictor import InstancePredictor
-from isa_tf.inference.instances import InstanceContract, Instances
+from isa_tf.inference.instances import InstanceContract, Instances, Truth
 from isa_tf.inference.pieces import Network, classify_in_pieces, fits_at_once
 from isa_tf.inference.predictor import (
     Predictor,
@@ -46,6 +46,7 @@ __all__ = [
     "Predictor",
     "Protocol",
     "SegmentationContract",
+    "Truth",
     "class_dtype",
     "classify",
     "classify_in_pieces",

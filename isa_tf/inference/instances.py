@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from pycocotools import mask
 
 from isa_tf.inference.contract import METADATA_FILE, contracts
 from isa_tf.inference.detection import DetectionProtocol, detect
@@ -16,12 +17,12 @@ _SAME_PIXELS, _SAME_MASK = 1.0, 0.95
 
 
 class Instances(NamedTuple):
-    """The instances in one image: those found, or those that are true.
+    """The instances that were found in an image.
 
     Attributes:
         boxes: float32 (n, 4), (x1, y1, x2, y2) in pixels of the image.
         classes: int32 (n,), from 0.
-        scores: float32 (n,), falling where they were found; 1 where they are true.
+        scores: float32 (n,), falling.
         masks: bool (n, H, W).
 
     Example:
@@ -43,6 +44,47 @@ class Instances(NamedTuple):
     def above(self, score):
         """The instances whose score is at least `score`."""
         return self.take(self.scores >= score)
+
+
+class Truth(NamedTuple):
+    """The true instances of an image, as pictures and reports take them.
+
+    Attributes:
+        boxes: float32 (n, 4), (x1, y1, x2, y2) in pixels of the image.
+        classes: int32 (n,), from 0.
+        crowd: bool (n,), what stands for many instances, none of which is told apart.
+        masks: bool (n, H, W).
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    masks: np.ndarray
+
+    @classmethod
+    def of(cls, annotations, size):
+        """The truth of what a data set reads.
+
+        Args:
+            annotations: what has `boxes`, `classes`, `crowd`, and `masks`, a list of pycocotools'
+                run lengths.
+            size: (height, width) of the image.
+
+        Example:
+
+        >>> rle = mask.encode(np.asfortranarray(np.eye(3, dtype="uint8")))
+        >>> from types import SimpleNamespace
+        >>> some = SimpleNamespace(boxes=[[0, 0, 3, 3]], classes=[1], crowd=[False], masks=[rle])
+        >>> Truth.of(some, (3, 3)).masks.sum()
+        3
+        """
+        masks = [mask.decode(rle).astype(bool) for rle in annotations.masks]
+        return cls(
+            np.asarray(annotations.boxes, np.float32).reshape(-1, 4),
+            np.asarray(annotations.classes, np.int32),
+            np.asarray(annotations.crowd, bool),
+            np.stack(masks) if masks else np.zeros((0, *size), bool),
+        )
 
 
 @contracts.register("instance_segmentation")
