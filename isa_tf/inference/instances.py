@@ -72,9 +72,7 @@ class Instances(NamedTuple):
             results.append(
                 {
                     "image_id": image_id,
-                    "category_id": int(class_id) + 1
-                    if category_ids is None
-                    else category_ids[class_id],
+                    "category_id": int(ids[class_id]),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": float(score),
                     "segmentation": {"size": [int(side) for side in size], "counts": counts},
