@@ -287,21 +287,16 @@ def _scores(result, class_names, facts):
         + "</tr>"
         for kind, row in rows.items()
     )
-    first = [name for name in ("mask_ap", "box_ap") if name in result]
-    tiles = parts.tiles(
-        result,
-        class_names,
-        facts,
-        first,
-        [name for name in told if name not in first] + ["classes"],
-    )
-    return (
-        f'{tiles}\n<div class="scroll"><table class="ap"><thead><tr><td></td>{head}</tr></thead>'
+    table = (
+        f'<div class="scroll"><table class="ap"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>\n"
         '<p class="hint">Average precision as COCO counts it: the mean over overlaps of 0.5, 0.55, '
         "... 0.95, at 0.5 and at 0.75 alone, and of instances smaller than 32 x 32 pixels, up to "
-        "96 x 96, and larger.</p>"
+        "96 x 96, and larger.</p>\n"
     )
+    first = [name for name in ("mask_ap", "box_ap") if name in result]
+    elsewhere = {"classes", *told} - set(first)
+    return parts.tiles(result, class_names, facts, first, elsewhere, table)
 
 
 def _classes(result, images, classes, log):

@@ -122,7 +122,7 @@ def _rounded(value):
 # === Scores ===
 
 
-def tiles(result, class_names, facts, first, without):
+def tiles(result, class_names, facts, first, without, table=""):
     """The scores as tiles, and what else there is to tell as lines.
 
     Args:
@@ -131,6 +131,7 @@ def tiles(result, class_names, facts, first, without):
         facts: dict of what is told before the rest.
         first: names of scores that all speak of.
         without: names that are told elsewhere.
+        table: HTML between tiles and lines. Defaults to none.
     """
     shown, lines = [], []
     for key, value in {**{key: result[key] for key in first}, **facts, **result}.items():
@@ -142,7 +143,9 @@ def tiles(result, class_names, facts, first, without):
             shown.append(f"<div><dt>{title}</dt><dd>{number(value)}</dd></div>")
         elif not by_class(value, class_names) and (told := _told(value)):
             lines.append(f"<div><dt>{title}</dt><dd>{escape(told)}</dd></div>")
-    return f'<dl class="tiles">{"".join(shown)}</dl>\n<dl class="facts">{"".join(lines)}</dl>'
+    return (
+        f'<dl class="tiles">{"".join(shown)}</dl>\n{table}<dl class="facts">{"".join(lines)}</dl>'
+    )
 
 
 def by_class(value, class_names):
