@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from detecting import IDS, NAMES, PALETTE, PROTOCOL, assert_agrees, expected, make_detector, photos
+from finding import IDS, NAMES, PALETTE, PROTOCOL, assert_agrees, expected, make_detector, photos
 from PIL import Image
 
 import isa_tf

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 from absl import app
-from detecting import make_detector, photos
+from finding import make_detector, photos
 from PIL import Image
 
 from isa_tf import formats, load_predictor
