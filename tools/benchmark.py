@@ -342,7 +342,7 @@ def _measure_part(case):
         def call(x, y):
             return model.train_step((x, y))["loss"]
     else:
-        layer, extra = model.get_layer(part), ()
+        layer, extra = benchmark_detector.layer_of(part, model), ()
 
         @tf.function
         def call(inputs):
@@ -360,7 +360,7 @@ def _measure_part(case):
         if not backward and not case.get("memory"):
             plain = benchmark_detector.function_of(part, model)
             graph = tf.function(plain, jit_compile=False).get_concrete_function(inputs).graph
-            layer = model if whole else model.get_layer(part)
+            layer = benchmark_detector.layer_of(part, model)
             result = {
                 "parameters": sum(math.prod(v.shape) for v in layer.trainable_weights) / 1e6,
                 "gflops": cost.graph_flops(graph).total / 1e9,

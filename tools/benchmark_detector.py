@@ -121,11 +121,18 @@ def truth(size, number=20, mask_size=112):
     }
 
 
+def layer_of(part, network):
+    """The layer that is a part of a network; a backbone has a name of its own."""
+    if part == "whole":
+        return network
+    if part == "backbone":
+        return next(layer for layer in network.layers if layer.name.startswith("resnet"))
+    return network.get_layer(part)
+
+
 def function_of(part, network):
     """The function of a part's inputs, in inference."""
-    if part == "whole":
-        return lambda inputs: network(inputs, training=False)
-    layer = network.get_layer(part)
+    layer = layer_of(part, network)
     if part == "rpn_head":
         return lambda maps: [layer(x, training=False) for x in maps]
     return lambda inputs: layer(inputs, training=False)

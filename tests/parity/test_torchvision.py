@@ -11,6 +11,7 @@ if importlib.util.find_spec("torchvision") is None:  # which does not import by 
 import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
 import torchvision_reference as reference  # noqa: E402
+from detections import assert_same_detections, few, inputs  # noqa: E402
 from torchvision.ops.roi_align import _roi_align  # noqa: E402
 
 from isa_tf import ops  # noqa: E402
@@ -26,17 +27,6 @@ LOSSES = {
 }
 
 
-def few():
-    """What `reference.FEW` comes to here."""
-    pairs = {
-        f"proposals_{when}": tuple(
-            reference.FEW[f"rpn_{kind}_nms_top_n_{mode}"] for mode in ("train", "test")
-        )
-        for when, kind in (("before", "pre"), ("after", "post"))
-    }
-    return {**pairs, "box_samples": reference.FEW["box_batch_size_per_image"]}
-
-
 @pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
 def pair(request, tmp_path_factory):
     """torchvision's model, what it makes of three images in one batch, and ours of its weights."""
@@ -48,10 +38,6 @@ def pair(request, tmp_path_factory):
     assert source == "torchvision_detection" and report == ([], [])
     assert ours.normalized_heads == (request.param == 2)
     return theirs, reference.record(theirs, reference.pictures()), ours
-
-
-def inputs(found):
-    return {name: tf.constant(found[name]) for name in ("image", "size")}
 
 
 def assert_near(found, expected, part=1e-4):
@@ -78,30 +64,6 @@ def test_proposals(pair):
     for found, counts, theirs in zip(boxes, valid, expected["proposals"], strict=True):
         assert int(tf.math.count_nonzero(counts)) == len(theirs) > 100
         np.testing.assert_allclose(found[: len(theirs)], theirs, atol=0.05)
-
-
-def assert_same_detections(found, expected):
-    """The same detections in the same order but for ties, at most 1e-4 of score apart."""
-    for i, theirs in enumerate(expected["boxes"]):
-        number = int(found["valid"][i].numpy().sum())
-        assert number == len(theirs) > 20
-        scores = expected["scores"][i]
-        np.testing.assert_allclose(found["scores"][i, :number], scores, rtol=0, atol=1e-4)
-        places = set(range(number))
-        for k in range(number):
-            tied = np.flatnonzero(np.abs(scores - scores[k]) <= 1e-4)
-            same = [
-                j
-                for j in tied
-                if j in places
-                and found["classes"][i, k] + 1 == expected["labels"][i][j]
-                and np.abs(found["boxes"][i, k] - theirs[j]).max() <= 0.05
-                and np.abs(found["masks"][i, k] - expected["masks"][i][j]).max() <= 1e-3
-            ]
-            assert same, f"image {i}: detection {k} is none of theirs"
-            places.remove(same[0])
-        assert len(set(expected["labels"][i])) > 2  # one class would prove little
-        assert np.ptp(expected["masks"][i]) > 0.9
 
 
 def test_detections_of_a_padded_batch(pair):

@@ -8,7 +8,8 @@ import torch
 from parity import images, randomize
 
 from tools import torchvision_operators  # noqa: F401 (before torchvision)
-from torchvision.models import detection  # isort: skip
+from torchvision.models import detection, resnet  # isort: skip
+from torchvision.models.detection.backbone_utils import BackboneWithFPN  # isort: skip
 
 # Of the shorter and the longer side: small images are enough to tell networks apart.
 SHORT, LONG = 160, 256
@@ -39,6 +40,41 @@ def mask_rcnn(version=1, num_classes=6, seed=0, **arguments):
         weights=None,
         weights_backbone=None,
         num_classes=num_classes,
+        **{"min_size": SHORT, "max_size": LONG, **FEW, **arguments},
+    ).eval()
+    enliven(model, lambda image: model(as_list(image)), seed)
+    return model
+
+
+class _Body(resnet.ResNet):
+    """torchvision's ResNet whose first stage has `filters` channels in place of 64."""
+
+    def __init__(self, block, layers, filters):
+        self.part = 64 // filters
+        super().__init__(block, layers)
+        self.conv1 = torch.nn.Conv2d(3, filters, 7, 2, 3, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(filters)
+
+    def _make_layer(self, block, planes, *arguments, **options):
+        self.inplanes = self.inplanes if planes > 64 else 64 // self.part
+        return super()._make_layer(block, planes // self.part, *arguments, **options)
+
+
+def narrow(depth=50, filters=4, width=8, units=16, num_classes=6, seed=0, **arguments):
+    """torchvision's network of the first version with fewer channels, for what has to be small."""
+    torch.manual_seed(seed)
+    blocks = {18: (resnet.BasicBlock, [2, 2, 2, 2]), 50: (resnet.Bottleneck, [3, 4, 6, 3])}
+    body = _Body(*blocks[depth], filters)
+    names = {f"layer{i + 1}": str(i) for i in range(4)}
+    channels = [filters * 2**i * blocks[depth][0].expansion for i in range(4)]
+    backbone = BackboneWithFPN(body, names, channels, width)
+    model = detection.MaskRCNN(
+        backbone,
+        rpn_anchor_generator=detection.mask_rcnn._default_anchorgen(),
+        box_head=detection.faster_rcnn.TwoMLPHead(width * 49, units),
+        box_predictor=detection.faster_rcnn.FastRCNNPredictor(units, num_classes),
+        mask_head=detection.mask_rcnn.MaskRCNNHeads(width, [width] * 4, 1),
+        mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(width, width, num_classes),
         **{"min_size": SHORT, "max_size": LONG, **FEW, **arguments},
     ).eval()
     enliven(model, lambda image: model(as_list(image)), seed)
