@@ -2,7 +2,7 @@
 
 Importing this module before torchvision puts plain PyTorch in their places, where they do not:
 suppression as `torchvision::nms` does it, and RoIAlign as its kernels compute it. The rest is
-torchvision's own. Written for what is compared here, not for speed: nothing that uses them is timed.
+torchvision's own. Written for what is compared here, not for speed: what uses them is not timed.
 """
 
 import importlib.util

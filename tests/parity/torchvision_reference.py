@@ -8,6 +8,7 @@ import torch
 from parity import images, randomize
 
 from tools import torchvision_operators  # noqa: F401 (before torchvision)
+
 from torchvision.models import detection, resnet  # isort: skip
 from torchvision.models.detection.backbone_utils import BackboneWithFPN  # isort: skip
 
