@@ -4,11 +4,18 @@
     python -m tools.beside_torch model --sizes=512x1024 --dtypes=float32,bfloat16
     python -m tools.beside_torch train --sizes=256x512 --batch=2
     python -m tools.beside_torch dense --sizes=64x128
+    python -m tools.beside_torch detector --sizes=800x1216
+    python -m tools.beside_torch box_head
+    python -m tools.beside_torch mask_head
 
 head: the 3x3 convolution, the interlaced module and the classifier, on a map of 2048 channels.
 model: ISANet with ResNet-50 at output stride 8, from image to logits of its size.
 train: a step of it, with auxiliary loss and SGD. dense: `SelfAttention2D` and torch's products;
 "interlaced" is ISA's two attentions in its place, fused, with the same projections.
+detector: ResNet-50, pyramid and proposal head of Mask R-CNN, beside torchvision's
+maskrcnn_resnet50_fpn. box_head and mask_head: its heads, of 1000 and 100 boxes' maps. What
+torchvision has compiled operators for, suppression and RoIAlign, is in none of them, as these do
+not load beside the CPU build of PyTorch: see `tools.benchmark detector`.
 
 PyTorch runs eagerly, in channels_last, and compiled; isa_tf as a tf.function, as `inference.fuse`
 makes it, and, of model, as the SavedModel that is exported of that, with XLA and without; OpenVINO
@@ -40,7 +47,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from tools import benchmark
+from tools import benchmark, benchmark_detector
 
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 _SIZES = flags.DEFINE_list("sizes", None, "Of maps or images, HEIGHTxWIDTH.", flag_values=FLAGS)
@@ -54,13 +61,21 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 SIZES = {"head": ["64x128", "128x128"], "model": ["512x1024"], "train": ["256x512"]}
-SIZES["dense"] = ["64x64", "64x128"]
+SIZES |= {"dense": ["64x64", "64x128"], "detector": ["800x1216"]}
+SIZES |= {"box_head": ["7x7"], "mask_head": ["14x14"]}
+# The parts of Mask R-CNN that each is made of.
+DETECTOR = {
+    "detector": ("backbone", "pyramid", "rpn_head"),
+    "box_head": ("box_head",),
+    "mask_head": ("mask_head",),
+}
 INTERLACED = "isa_tf interlaced"
 OURS = {
     "head": ("isa_tf", "isa_tf fused"),
     "model": ("isa_tf", "isa_tf fused", "isa_tf saved_model", "isa_tf saved_model without XLA"),
     "train": ("isa_tf",),
     "dense": ("isa_tf", "isa_tf fused", INTERLACED),
+    **dict.fromkeys(DETECTOR, ("isa_tf", "isa_tf fused")),
 }
 THEIRS = ("torch eager", "torch channels_last", "torch compile")
 OPENVINO = "openvino"  # of head and model, in float32
@@ -93,7 +108,8 @@ def main(argv):
     if unknown := set(_DTYPES.value) - {"float32", "bfloat16"}:
         raise app.UsageError(f"--dtypes={','.join(unknown)}: there are float32 and bfloat16")
     asked = set(_ONLY.value or known)
-    for module, names in {"mmseg": THEIRS, "openvino": [OPENVINO]}.items():
+    theirs = "torchvision" if what in DETECTOR else "mmseg"
+    for module, names in {theirs: THEIRS, "openvino": [OPENVINO]}.items():
         if asked & set(names) and not importlib.util.find_spec(module):
             raise app.UsageError(f"{module} is in the environment of `make parity` alone")
     for text in _SIZES.value or SIZES[what]:
@@ -126,7 +142,8 @@ def report(rows):
         lines.append("| " + " | ".join(cells) + " |")
     versions = [benchmark.machine()]
     if any(row["contestant"] in THEIRS for row in rows):
-        versions += [f"{name} {version(name)}" for name in ("torch", "mmsegmentation")]
+        package = "torchvision" if rows[0]["what"] in DETECTOR else "mmsegmentation"
+        versions += [f"{name} {version(name)}" for name in ("torch", package)]
     if any(row["contestant"] == OPENVINO for row in rows):
         versions.append(f"openvino {version('openvino')}")
     threads = f"{_THREADS.value} threads, {_ROUNDS.value} rounds"
@@ -262,6 +279,8 @@ def make_ours(case):
     from isa_tf.models import ISANet
 
     tf.config.threading.set_intra_op_parallelism_threads(case["threads"])
+    if case["what"] in DETECTOR:
+        return make_our_detector(case)
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[case["dtype"]]
     rng, (height, width) = np.random.default_rng(0), case["size"]
     channels = {"head": CHANNELS, "dense": WIDTH}.get(case["what"], 3)
@@ -318,6 +337,84 @@ def make_ours(case):
     return call, lambda: product().numpy(), facts
 
 
+def make_our_detector(case):
+    """(call, matrix product, facts) of parts of isa_tf's Mask R-CNN."""
+    import keras
+    import tensorflow as tf
+
+    from isa_tf import cost, inference, runtime
+
+    dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[case["dtype"]]
+    keras.config.set_dtype_policy(dtype)
+    model, parts = benchmark_detector.make_model(), DETECTOR[case["what"]]
+    inputs = tf.constant(benchmark_detector.inputs_of(parts[0], case["size"], model))
+
+    def chain(network):
+        functions = [benchmark_detector.function_of(part, network) for part in parts]
+
+        def run(x):
+            for function in functions:
+                x = function(x)
+                if isinstance(x, dict):  # a backbone's maps
+                    x = {level: x[level] for level in ("c2", "c3", "c4", "c5")}
+            return x
+
+        return tf.function(run, jit_compile=False).get_concrete_function(inputs)
+
+    plain = chain(model)
+    facts = {"gflops": cost.graph_flops(plain.graph).total / 1e9}
+    function = plain
+    if case["name"] != "isa_tf":
+        product = runtime.product_dtype(dtype)
+        function = chain(inference.fuse(model, product_dtype=product))
+
+    def call():
+        for tensor in tf.nest.flatten(function(inputs)):
+            tensor.numpy()
+
+    a, b = (tf.random.stateless_normal([benchmark.GEMM] * 2, (0, i)) for i in range(2))
+    product = tf.function(lambda: tf.matmul(a, b))
+    return call, lambda: product().numpy(), facts
+
+
+def make_their_detector(case):
+    """(call, matrix product, facts) of the same parts of torchvision's."""
+    import torch
+
+    from tools import torchvision_operators  # noqa: F401 (before torchvision)
+
+    from torchvision.models import detection  # isort: skip
+
+    model = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    half = torch.autocast("cpu", torch.bfloat16, enabled=case["dtype"] == "bfloat16")
+    heads, size = model.roi_heads, case["size"]
+    number, channels = {
+        "detector": (1, 3),
+        "box_head": (benchmark_detector.ROIS, benchmark_detector.WIDTH),
+        "mask_head": (benchmark_detector.MASKS, benchmark_detector.WIDTH),
+    }[case["what"]]
+    inputs = torch.randn(number, channels, *size)
+    if case["name"] == "torch channels_last":
+        model = model.to(memory_format=torch.channels_last)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+
+    def forward(x):
+        if case["what"] == "detector":
+            return model.rpn.head(list(model.backbone(x).values()))
+        if case["what"] == "box_head":
+            return heads.box_predictor(heads.box_head(x))
+        return heads.mask_predictor(heads.mask_head(x))
+
+    function = torch.compile(forward) if case["name"] == "torch compile" else forward
+
+    def call():
+        with torch.inference_mode(), half:
+            function(inputs)
+
+    a, b = (torch.randn(benchmark.GEMM, benchmark.GEMM) for _ in range(2))
+    return call, lambda: a @ b, {}
+
+
 def _in_openvino(function, inputs, threads):
     """The call of a concrete function's graph in OpenVINO, in float32."""
     import openvino
@@ -355,10 +452,12 @@ def make_theirs(case):
     """(call, matrix product, facts) of PyTorch's network."""
     import torch
 
-    from tools import mmseg_models
-
     torch.manual_seed(0)
     torch.set_num_threads(case["threads"])
+    if case["what"] in DETECTOR:
+        return make_their_detector(case)
+    from tools import mmseg_models
+
     (height, width), batch = case["size"], case["batch"]
     half = torch.autocast("cpu", torch.bfloat16, enabled=case["dtype"] == "bfloat16")
     channels = {"head": CHANNELS, "dense": WIDTH}.get(case["what"], 3)

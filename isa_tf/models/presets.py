@@ -87,7 +87,7 @@ class Preset(Published):
 
     @property
     def parameters(self) -> float:
-        """In millions: a segmenter's trainable ones, the auxiliary head's included; a detector's."""
+        """In millions: trainable ones, an auxiliary head's included; of a detector all."""
         return self._costs[0]
 
     @property

@@ -12,7 +12,7 @@ import pickle
 import numpy as np
 import torch
 import torchvision_reference as reference
-from detector_names import renamed
+from detectors import renamed
 
 from tools import torchvision_operators as operators  # before torchvision
 

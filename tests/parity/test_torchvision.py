@@ -12,19 +12,12 @@ import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
 import torchvision_reference as reference  # noqa: E402
 from detections import assert_same_detections, few, inputs  # noqa: E402
+from detectors import LOSSES, batch_of, drawn_anchors, drawn_rois  # noqa: E402
 from torchvision.ops.roi_align import _roi_align  # noqa: E402
 
 from isa_tf import ops  # noqa: E402
 from isa_tf.models import from_checkpoint  # noqa: E402
 from tools import torchvision_operators as operators  # noqa: E402
-
-LOSSES = {
-    "rpn_objectness": "loss_objectness",
-    "rpn_box": "loss_rpn_box_reg",
-    "box_class": "loss_classifier",
-    "box": "loss_box_reg",
-    "mask": "loss_mask",
-}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
@@ -61,9 +54,16 @@ def test_proposals(pair):
     seen = ours._run_trunk(inputs(expected), training=False)
     told = {name: seen[name] for name in ("logits", "codes", "anchors")}
     boxes, valid = ours.get_layer("proposals")({**told, "size": expected["size"]})
-    for found, counts, theirs in zip(boxes, valid, expected["proposals"], strict=True):
+    for found, counts, theirs, scores in zip(
+        boxes.numpy(), valid, expected["proposals"], expected["objectness"], strict=True
+    ):
         assert int(tf.math.count_nonzero(counts)) == len(theirs) > 100
-        np.testing.assert_allclose(found[: len(theirs)], theirs, atol=0.05)
+        places = set(range(len(theirs)))
+        for k in range(len(theirs)):  # in the same order but for ties
+            tied = places & set(np.flatnonzero(np.abs(scores - scores[k]) <= 1e-4))
+            same = [j for j in tied if np.abs(found[k] - theirs[j]).max() <= 0.05]
+            assert same, f"proposal {k} is none of theirs"
+            places.remove(same[0])
 
 
 def test_detections_of_a_padded_batch(pair):
@@ -98,73 +98,13 @@ def test_fewer_detections_than_there_is_room_for(pair):
     assert not found["boxes"][0, len(expected["boxes"][0]) :].numpy().any()
 
 
-def batch_of(found, targets):
-    """Our truth of torchvision's targets.
-
-    torchvision reads a true mask as if pixel i lay at i, not i + 0.5: that is said here by where
-    the masks lie, half a pixel up and to the left.
-    """
-    number = max(len(t["boxes"]) for t in targets)
-    batch, (height, width) = len(targets), found["image"].shape[1:3]
-    y = {
-        "boxes": np.zeros((batch, number, 4), "float32"),
-        "classes": np.zeros((batch, number), "int32"),
-        "valid": np.zeros((batch, number), bool),
-        "crowd": np.zeros((batch, number), bool),
-        "masks": np.zeros((batch, number, height, width), "uint8"),
-        "mask_boxes": np.float32([[[-0.5, -0.5, width - 0.5, height - 0.5]] * number] * batch),
-        "seed": np.zeros((batch, 2), "int32"),
-    }
-    for i, target in enumerate(targets):
-        count, (h, w) = len(target["boxes"]), target["masks"].shape[1:]
-        y["boxes"][i, :count] = target["boxes"]
-        y["classes"][i, :count] = target["labels"] - 1
-        y["valid"][i, :count] = True
-        y["masks"][i, :count, :h, :w] = 255 * target["masks"].numpy()
-    return {name: tf.constant(value) for name, value in y.items()}
-
-
-def drawn_anchors(marks, anchors, y):
-    """What `ops.anchor_targets` would have told of the anchors that torchvision drew."""
-    count = int((marks >= 0).sum(1).max())
-    indices = np.argsort(-marks, 1, kind="stable")[:, :count]
-    told = np.take_along_axis(marks, indices, 1)
-    quality = np.stack([ops.box_iou(boxes, anchors).numpy() for boxes in y["boxes"]])
-    best = np.take_along_axis(quality.argmax(1), indices, 1)
-    return {
-        "indices": tf.constant(indices.astype("int32")),
-        "valid": told >= 0,
-        "positive": told > 0,
-        "references": tf.gather(anchors, indices),
-        "boxes": tf.gather(y["boxes"], best, batch_dims=1),
-    }
-
-
-def drawn_rois(expected, y):
-    """What `ops.proposal_targets` would have told of the RoIs that torchvision drew."""
-    parts = []
-    for rois, labels, matches in zip(
-        *(expected[name] for name in ("rois", "roi_labels", "roi_matches")), strict=True
-    ):
-        order = np.argsort(labels == 0, kind="stable")  # positives come first here
-        parts.append((rois[order], labels[order].astype("int32"), matches[order].astype("int32")))
-    references, labels, matches = (np.stack(each) for each in zip(*parts, strict=True))
-    return {
-        "references": tf.constant(references),
-        "labels": tf.constant(labels),
-        "matches": tf.constant(matches),
-        "boxes": tf.gather(y["boxes"], matches, batch_dims=1),
-        "valid": tf.ones(labels.shape, tf.bool),
-    }
-
-
 def test_losses_of_what_torchvision_draws(pair):
     theirs, found, ours = pair
     targets = reference.truth(
         found["size"], (4, 3, 5), theirs.roi_heads.box_predictor.cls_score.out_features
     )
     expected = reference.record_losses(theirs, found["image"], found["size"], targets)
-    y = batch_of(found, targets)
+    y = batch_of(found["image"].shape[1:3], targets)
     seen = ours._run_trunk(inputs(found), training=False)
     logits, codes = tf.concat(seen["logits"], 1), tf.concat(seen["codes"], 1)
     marks = np.stack(expected["anchors"])

@@ -14,7 +14,7 @@ from isa_tf.weights import list_published, list_sources, published
 
 def test_every_entry_says_where_it_is_and_who_reads_it():
     entries = list_published()
-    assert len(entries) == 17 + 6 + 3 + 21 == len({entry.name for entry in entries})
+    assert len(entries) == 17 + 6 + 3 + 21 + 9 == len({entry.name for entry in entries})
     readers = {*list_sources(), *convert.BACKBONES, "efficientnet_lite"}
     assert {entry.converter for entry in entries} <= readers
     for entry in entries:

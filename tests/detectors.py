@@ -1,8 +1,20 @@
-"""One Mask R-CNN's arrays by the names of several sources: torchvision's, Detectron2's, mmdet's."""
+"""torchvision's Mask R-CNN in others' terms: names of its arrays, its truth, what it draws."""
 
 import re
 
 import numpy as np
+import tensorflow as tf
+
+from isa_tf import ops
+
+# Ours by name, and what torchvision calls them.
+LOSSES = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "box_class": "loss_classifier",
+    "box": "loss_box_reg",
+    "mask": "loss_mask",
+}
 
 _HEADS = {
     "detectron2": {
@@ -48,7 +60,7 @@ _HEADS = {
 
 
 def renamed(arrays, source):
-    """Arrays by torchvision's names, by those of a source, in its order of classes and of colours."""
+    """Arrays by torchvision's names, by a source's, in its order of classes and of colours."""
     found = {}
     for name, value in arrays.items():
         if "cls_score" in name:  # the background to the end
@@ -86,3 +98,63 @@ def legacy(arrays):
             name = re.sub(f"^{pattern}", by, name)
         found[name] = value
     return found
+
+
+def batch_of(size, targets):
+    """Our truth of torchvision's targets, dicts of arrays of images in a batch of a size.
+
+    torchvision reads a true mask as if pixel i lay at i, not i + 0.5: that is said here by where
+    the masks lie, half a pixel up and to the left.
+    """
+    number = max(len(t["boxes"]) for t in targets)
+    batch, (height, width) = len(targets), size
+    y = {
+        "boxes": np.zeros((batch, number, 4), "float32"),
+        "classes": np.zeros((batch, number), "int32"),
+        "valid": np.zeros((batch, number), bool),
+        "crowd": np.zeros((batch, number), bool),
+        "masks": np.zeros((batch, number, height, width), "uint8"),
+        "mask_boxes": np.float32([[[-0.5, -0.5, width - 0.5, height - 0.5]] * number] * batch),
+        "seed": np.zeros((batch, 2), "int32"),
+    }
+    for i, target in enumerate(targets):
+        count, (h, w) = len(target["boxes"]), target["masks"].shape[1:]
+        y["boxes"][i, :count] = target["boxes"]
+        y["classes"][i, :count] = target["labels"] - 1
+        y["valid"][i, :count] = True
+        y["masks"][i, :count, :h, :w] = 255 * np.asarray(target["masks"])
+    return {name: tf.constant(value) for name, value in y.items()}
+
+
+def drawn_anchors(marks, anchors, y):
+    """What `ops.anchor_targets` would have told of the anchors that torchvision drew."""
+    count = int((marks >= 0).sum(1).max())
+    indices = np.argsort(-marks, 1, kind="stable")[:, :count]
+    told = np.take_along_axis(marks, indices, 1)
+    quality = np.stack([ops.box_iou(boxes, anchors).numpy() for boxes in y["boxes"]])
+    best = np.take_along_axis(quality.argmax(1), indices, 1)
+    return {
+        "indices": tf.constant(indices.astype("int32")),
+        "valid": told >= 0,
+        "positive": told > 0,
+        "references": tf.gather(anchors, indices),
+        "boxes": tf.gather(y["boxes"], best, batch_dims=1),
+    }
+
+
+def drawn_rois(expected, y):
+    """What `ops.proposal_targets` would have told of the RoIs that torchvision drew."""
+    parts = []
+    for rois, labels, matches in zip(
+        *(expected[name] for name in ("rois", "roi_labels", "roi_matches")), strict=True
+    ):
+        order = np.argsort(labels == 0, kind="stable")  # positives come first here
+        parts.append((rois[order], labels[order].astype("int32"), matches[order].astype("int32")))
+    references, labels, matches = (np.stack(each) for each in zip(*parts, strict=True))
+    return {
+        "references": tf.constant(references),
+        "labels": tf.constant(labels),
+        "matches": tf.constant(matches),
+        "boxes": tf.gather(y["boxes"], matches, batch_dims=1),
+        "valid": tf.ones(labels.shape, tf.bool),
+    }
