@@ -15,7 +15,7 @@ from absl import app, flags
 
 from isa_tf.files import save_model
 from isa_tf.models import convert, list_presets
-from isa_tf.models.presets import find_preset
+from isa_tf.models.presets import convert_published, find_preset
 from isa_tf.weights import CheckpointError, list_sources
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
@@ -31,7 +31,7 @@ _SOURCE = flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A .pth, .pdparams, .safetensors or .npz file.", flag_values=FLAGS
+    "checkpoint", None, "A .pth, .pkl, .pdparams, .safetensors or .npz file.", flag_values=FLAGS
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.", flag_values=FLAGS)
 _PRESET = flags.DEFINE_string(
@@ -94,17 +94,12 @@ def main(argv):
 def _convert(path):
     preset = _preset(path)
     source = _SOURCE.value or (preset and preset.source)
+    if preset and source == preset.source and preset.task != "segmentation":
+        return convert_published(preset, path, _NUM_CLASSES.value, **_backbone_flags())
     arguments = dict(preset.arguments) if preset else {}
     if preset and _NUM_CLASSES.value in (None, len(preset.labels.class_names)):
         arguments.update(preset.labels._asdict())
-    backbone = {}
-    if _OUTPUT_STRIDE.value is not None:
-        backbone["output_stride"] = _OUTPUT_STRIDE.value
-    for flag in (_MEAN, _STD):
-        if flag.value is not None:
-            backbone[flag.name] = _three_floats(flag)
-    if backbone:
-        arguments["backbone"] = backbone
+    arguments.update(_backbone_flags())
     if _ALIGN_CORNERS.value is not None:
         arguments["coordinates"] = "align_corners" if _ALIGN_CORNERS.value else "half_pixel"
     context_options = {}
@@ -118,6 +113,17 @@ def _convert(path):
     if context_options:
         arguments["context_options"] = context_options
     return convert.from_checkpoint(path, source, _NUM_CLASSES.value, **arguments)
+
+
+def _backbone_flags():
+    """The argument "backbone" that the flags tell of, if they do."""
+    backbone = {}
+    if _OUTPUT_STRIDE.value is not None:
+        backbone["output_stride"] = _OUTPUT_STRIDE.value
+    for flag in (_MEAN, _STD):
+        if flag.value is not None:
+            backbone[flag.name] = _three_floats(flag)
+    return {"backbone": backbone} if backbone else {}
 
 
 def _preset(path):

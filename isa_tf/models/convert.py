@@ -49,8 +49,9 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
             with random weights. Defaults to `None`, the checkpoint's.
         **arguments: of `Segmenter` or `MaskRCNN` that the tensors do not tell or that are to
             differ: coordinates, class_names, palette, protocol, dropout, dtype, ...;
-            `context_options` is a dict of those of `InterlacedSparseAttention`: partition, mask_padding, dropout;
-            `backbone` is one of those of `ResNet` or `HRNet`, and all there is to set of a
+            `context_options` is a dict of those of `InterlacedSparseAttention`: partition,
+            mask_padding, dropout; `backbone` is one of those of `ResNet` or `HRNet`, and all there
+            is to set of a
             backbone.
 
     Returns:

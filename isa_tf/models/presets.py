@@ -31,9 +31,19 @@ _COSTS = {
     ("paddleseg", 101, "VOC12aug", (512, 512)): (56.7, 455),
     ("openseg", 101, "Cityscapes", (512, 1024)): (59.2, 972),
 }
-# Likewise of detectors by name, of an image of 800x1216 with 1000 proposals and 100 masks; all
-# parameters, also those that were frozen.
-_DETECTOR_COSTS = {}
+# Likewise of detectors by name, of COCO's 80 classes; of an image of 800x1216 with 1000 proposals and
+# 100 masks. All parameters, also those that were frozen, but for normalisations' statistics.
+_DETECTOR_COSTS = {
+    "maskrcnn_resnet50_fpn": (44.4, 499),
+    "maskrcnn_resnet50_fpn_v2": (46.3, 824),
+    "mask_rcnn_R_50_FPN_1x": (44.4, 499),
+    "mask_rcnn_R_50_FPN_3x": (44.4, 499),
+    "mask_rcnn_R_101_FPN_3x": (63.4, 643),
+    "mask_rcnn_r50_fpn_1x_coco": (44.4, 499),
+    "mask_rcnn_r50_fpn_2x_coco": (44.4, 499),
+    "mask_rcnn_r101_fpn_1x_coco": (63.4, 643),
+    "mask_rcnn_r101_fpn_2x_coco": (63.4, 643),
+}
 _LABELS = {
     "Cityscapes": label_sets.CITYSCAPES,
     "ADE20K": label_sets.ADE20K,
@@ -225,25 +235,48 @@ def from_preset(name, num_classes=None, **arguments):
     if plain and converted.exists():
         return keras.models.load_model(converted, compile=False)
     path = preset.fetch()
-    own = num_classes in (None, len(preset.labels.class_names))
-    labels = preset.labels._asdict() if own else {}
-    if own and preset.task == MaskRCNN.task:
-        labels["category_ids"] = label_sets.COCO_IDS
-    settings = {**preset.arguments, **arguments}
-    if "backbone" in settings:
-        parts = (each.get("backbone", {}) for each in (preset.arguments, arguments))
-        settings["backbone"] = {name: value for part in parts for name, value in part.items()}
     logger.info("converting %s", path)
-    if own and preset.source == "torchvision_detection":
-        # Its labels are COCO's ids, ten of which stand for nothing.
-        whole = from_checkpoint(path, preset.source, **settings).model
-        model = _keep_classes(whole, [i - 1 for i in label_sets.COCO_IDS], **labels)
-    else:
-        model = from_checkpoint(path, preset.source, num_classes, **{**labels, **settings}).model
+    model = convert_published(preset, path, num_classes, **arguments).model
     if plain:
         save_model(model, converted)
         logger.info("kept as %s", converted)
     return model
+
+
+def convert_published(preset, path, num_classes=None, **arguments):
+    """A file of a preset as a model, with the class names, colours and test protocol of it.
+
+    Args:
+        preset: `Preset`.
+        path: of the file.
+        num_classes: as for `from_preset`.
+        **arguments: of `from_checkpoint`.
+
+    Returns:
+        `isa_tf.models.convert.Converted`. Of torchvision's labels, COCO's ids, the ten that stand
+        for nothing are left out.
+
+    Raises:
+        As `from_checkpoint`.
+
+    Example:
+
+    >>> model, source, report = convert_published(list_presets()[0], "f.pth")  # doctest: +SKIP
+    """
+    own = num_classes in (None, len(preset.labels.class_names))
+    labels = preset.labels._asdict() if own else {}
+    settings = {**preset.arguments, **arguments}
+    if "backbone" in settings:
+        parts = (each.get("backbone", {}) for each in (preset.arguments, arguments))
+        settings["backbone"] = {name: value for part in parts for name, value in part.items()}
+    if not (own and preset.task == MaskRCNN.task):
+        return from_checkpoint(path, preset.source, num_classes, **{**labels, **settings})
+    labels["category_ids"] = label_sets.COCO_IDS
+    if preset.source != "torchvision_detection":
+        return from_checkpoint(path, preset.source, num_classes, **{**labels, **settings})
+    whole = from_checkpoint(path, preset.source, **settings)
+    model = _keep_classes(whole.model, [i - 1 for i in label_sets.COCO_IDS], **labels)
+    return whole._replace(model=model)
 
 
 def _keep_classes(model, places, **changes):

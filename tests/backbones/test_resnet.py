@@ -123,3 +123,39 @@ def test_vd_shortcut():
     ones = np.ones((1, 5, 4, 64), "float32")
     pooled = model.get_layer("stage2_block1_pool")(ones)
     np.testing.assert_array_equal(pooled, np.ones((1, 3, 2, 64)))
+
+
+def test_stride_in_1x1():
+    """The first convolution of a block reads every other position, the second all that is left."""
+    model = ResNet(50, filters=4, stride_in_1x1=True, epsilon=0.25)
+    assert model.get_config()["stride_in_1x1"] and model.get_config()["epsilon"] == 0.25
+    for stage, strides in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        first, second = (model.get_layer(f"stage{stage}_block1_conv{i}") for i in (1, 2))
+        assert (first.strides, second.strides) == (strides, 1)
+        assert first.epsilon == second.norm.epsilon == 0.25
+        again = [model.get_layer(f"stage{stage}_block2_conv{i}").strides for i in (1, 2)]
+        assert again == [1, 1]
+    maps = model(image(65, 97))
+    assert [maps[f"c{i}"].shape[1:3] for i in (2, 3, 4, 5)] == [(17, 25), (9, 13), (5, 7), (3, 4)]
+    assert ResNet.from_config(model.get_config()).stride_in_1x1
+
+
+def test_an_epsilon_of_zero_is_none():
+    model = ResNet(18, filters=4, epsilon=0.0)
+    layer = model.get_layer("stem_conv1")
+    layer.norm.moving_variance.assign([1e-8, 1e-6, 1.0, 4.0])
+    x = layer.conv(layer.pad(image(16, 16))).numpy()
+    expected = np.maximum(x / np.sqrt([1e-8, 1e-6, 1.0, 4.0]), 0)
+    np.testing.assert_allclose(layer(image(16, 16)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 18, "stride_in_1x1": True}, "stride_in_1x1 is of bottlenecks"),
+        ({"epsilon": -1e-5}, "epsilon must be at least 0"),
+    ],
+)
+def test_what_is_wrong_with_them_is_told(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet(**arguments)

@@ -9,12 +9,12 @@ import threading
 import keras
 import numpy as np
 import pytest
-from golden import checkpoint_arrays
+from golden import MASK_RCNN, MASK_RCNN_FEW, checkpoint_arrays
 
 import isa_tf
 from isa_tf.backbones import ResNet
 from isa_tf.cost import count_flops
-from isa_tf.models import ISANet, Segmenter, from_preset, list_presets, presets
+from isa_tf.models import ISANet, Segmenter, convert, from_preset, list_presets, presets
 
 NAME = "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
 
@@ -192,6 +192,46 @@ def test_mmseg_presets_are_those_of_its_metafile():
         "isanet_r101-d8_769x769_80k_cityscapes_20210903_111319-24f71dfa.pth"
     )
     assert sum(p.arguments.get("coordinates") == "align_corners" for p in listed) == 4
+
+
+def test_coco_from_torchvisions_labels(monkeypatch):
+    """Of 90 labels the 80 that stand for something are kept, each with what is its own."""
+    preset = presets.find_preset("maskrcnn_resnet50_fpn")
+    assert preset.arguments == {"backbone": {"epsilon": 0.0}}
+    arrays, rng = checkpoint_arrays(MASK_RCNN), np.random.default_rng(0)
+    for layer, rows in (("cls_score", 91), ("bbox_pred", 364)):
+        for part, shape in (("weight", (rows, 16)), ("bias", (rows,))):
+            name = f"roi_heads.box_predictor.{layer}.{part}"
+            arrays[name] = rng.normal(size=shape).astype("float32")
+    for part, shape in (("weight", (91, 8, 1, 1)), ("bias", (91,))):
+        name = f"roi_heads.mask_predictor.mask_fcn_logits.{part}"
+        arrays[name] = rng.normal(size=shape).astype("float32")
+    monkeypatch.setattr(convert, "read_checkpoint", lambda path: arrays)
+    model = presets.convert_published(preset, "file.pth", **MASK_RCNN_FEW).model
+    assert (model.num_classes, model.class_names[11]) == (80, "stop sign")
+    assert (model.category_ids[11], model.category_ids[-1]) == (13, 90)
+    assert model.backbone.epsilon == 0 and model.protocol is None
+    x = rng.normal(size=(3, 7, 7, 8)).astype("float32")
+    logits, codes = model.get_layer("box_head")(x)
+    whole = convert.from_checkpoint("file.pth", **MASK_RCNN_FEW).model
+    all_logits, all_codes = whole.get_layer("box_head")(x)
+    ids = np.array(model.category_ids)
+    np.testing.assert_array_equal(logits, all_logits.numpy()[:, np.r_[0, ids]])
+    all_codes = all_codes.numpy().reshape(3, 90, 4)[:, ids - 1]
+    np.testing.assert_array_equal(codes, all_codes.reshape(3, -1))
+    x = rng.normal(size=(1, 14, 14, 8)).astype("float32")
+    masks = whole.get_layer("mask_head")(x).numpy()[..., ids - 1]
+    np.testing.assert_array_equal(model.get_layer("mask_head")(x), masks)
+    # For classes of one's own there is nothing to keep.
+    other = presets.convert_published(preset, "file.pth", 3, **MASK_RCNN_FEW).model
+    assert other.num_classes == 3 and other.category_ids is None
+
+
+def test_presets_by_task():
+    detectors = list_presets("instance_segmentation")
+    assert len(detectors) == 9 and all(p.box_ap > p.mask_ap for p in detectors)
+    assert all(p.parameters > 40 and p.gflops > 400 for p in detectors)
+    assert len(list_presets()) == len(detectors) + len(list_presets("segmentation"))
 
 
 @pytest.mark.slow

@@ -34,6 +34,17 @@ def test_every_entry_says_where_it_is_and_who_reads_it():
     ]
 
 
+def test_detectors_are_published_with_their_ap():
+    entries = [entry for entry in list_published() if entry.dataset == "COCO"]
+    assert len(entries) == 9 and all(10 < e.mask_ap < e.box_ap < 60 for e in entries)
+    aps = {entry.name: (entry.box_ap, entry.mask_ap) for entry in entries}
+    assert aps["maskrcnn_resnet50_fpn"] == (37.9, 34.6)
+    assert aps["mask_rcnn_R_50_FPN_1x"] == (38.6, 35.2)
+    assert aps["mask_rcnn_r50_fpn_1x_coco"] == (38.2, 34.7)
+    # Two publishers end their files' names in sums; Detectron2's are of another kind.
+    assert all((e.sha256 is None) == (e.converter == "detectron2") for e in entries)
+
+
 def test_a_revision_is_part_of_the_address():
     entry = published.PUBLISHED["timm/resnet50d.gluon_in1k"]
     address = "https://huggingface.co/timm/resnet50d.gluon_in1k/resolve/{}/model.safetensors"

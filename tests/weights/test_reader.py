@@ -293,6 +293,8 @@ def test_state_dict_leaves_out_what_is_no_tensor():
     array = np.zeros(2)
     assert state_dict({"a": array, "version": 3}) == {"a": array}
     assert state_dict({"state_dict": {"b": array}, "a": array}) == {"b": array}
+    assert state_dict({"model": {"b": array}, "__author__": "somebody"}) == {"b": array}
+    assert state_dict({"model": array}) == {"model": array}
     with pytest.raises(ValueError, match="no tensors"):
         state_dict({"epoch": 3})
 
