@@ -56,6 +56,7 @@ _RECIPES = {"camvid": "camvid.py"} | {
     name: f"recipes.py:{name}-resnet101-isa"
     for name in ("ade20k", "cityscapes", "coco_stuff10k", "lip", "pascal_context", "voc2012")
 }
+_RECIPES["coco"] = "mask_rcnn.py:resnet50-isa-1x"
 _RECIPES["coco_stuff164k"] = "recipes.py:coco_stuff164k-resnet101-isa-mmseg-512x512-80k"
 
 
@@ -82,7 +83,7 @@ def main(argv):
             progress=progress.Lines(),
             beam_options=_BEAM_OPTIONS.value,
         )
-        prepared = data.PreparedDataset(folder)
+        prepared = data.builder(name).dataset(folder)
     except (data.DataError, OSError) as error:
         print(f"FAULT {error}")
         return 1
