@@ -1,0 +1,23 @@
+"""What an experiment does, by its task: a module of each, of the same functions.
+
+* `make_dataset`, `make_train_data`, `batch_files`: what it learns from.
+* `make_model`, `phases`, `compile_model`: what learns, and how it is validated on the way.
+* `make_draw`, `make_sheet`: pictures of validation examples.
+* `make_protocol`, `score`, `headline`, `lines`, `make_report`, `write_predictions`: an evaluation.
+* `MONITOR`, the score by which models are compared, and `SCORES`, those that ablations table.
+"""
+
+from experiments.tasks import segmentation
+from isa_tf.names import Registry
+
+tasks = Registry("task")
+tasks.register("segmentation", segmentation)
+
+
+def of(config):
+    """The module of an experiment's task: of segmentation, where its config names none.
+
+    Raises:
+        ValueError: for an unknown task, with the nearest that there are.
+    """
+    return tasks[config.get("task", "segmentation")]
