@@ -17,7 +17,6 @@ variants and seeds asked for. Started again, the study goes on from where it was
 import csv
 import itertools
 import json
-import math
 import multiprocessing
 import re
 import shlex
@@ -36,7 +35,7 @@ from experiments.train import train
 from isa_tf import formats, ops, training
 from isa_tf.layers import list_contexts
 from isa_tf.layers.interlaced import ORDERS
-from isa_tf.names import two_ints, unknown
+from isa_tf.names import unknown
 
 # A study's name is what it varies: `config.model.context`, or an argument of the module.
 STUDIES = {
@@ -70,7 +69,7 @@ def default_variants(study, config):
     if study == "context":
         return [name for name in names if name in list_contexts()]
     if study == "partition":
-        height, width = map_size(config)
+        height, width = tasks.of(config).map_size(config)
 
         def fits(name):
             sides = [int(side) for side in re.findall(r"\d+", name)]
@@ -78,13 +77,6 @@ def default_variants(study, config):
 
         return [name for name in names if fits(name)]
     return list(names)
-
-
-def map_size(config):
-    """(height, width) of the map that the context module reads of a training crop."""
-    scale, stride = config.model.input_scale, config.model.output_stride
-    crop_size = two_ints("crop_size", config.data.crop_size)
-    return tuple(math.ceil(side * scale / stride) for side in crop_size)
 
 
 # === One run ===
@@ -342,11 +334,11 @@ class Study:
         )
         yield f"Scores: {which}; {protocol}."
         yield (
-            f"Training: {config.train.steps} steps of {data.batch_size} crops, the same for all; "
-            "its seconds include the validations."
+            f"Training: {config.train.steps} steps of {data.batch_size} "
+            f"{tasks.of(config).EXAMPLES}, the same for all; its seconds include the validations."
         )
         if "auto" in self.variants and self.name == "partition":
-            size = map_size(config)
+            size = tasks.of(config).map_size(config)
             chosen = "x".join(map(str, ops.best_partition(*size)))
             yield f'"auto" is {chosen} on the {size[0]}x{size[1]} map of a training crop.'
         for package, label in (("tensorflow", "TensorFlow"), ("keras", "Keras")):

@@ -1,17 +1,20 @@
 """What an experiment does, by its task: a module of each, of the same functions.
 
 * `make_dataset`, `make_train_data`, `batch_files`: what it learns from.
-* `make_model`, `phases`, `compile_model`: what learns, and how it is validated on the way.
+* `make_model`, `phases`, `compile_model`: what learns, and how it is validated on the way;
+  `map_size`: of the map that its context module reads.
 * `make_draw`, `make_sheet`: pictures of validation examples.
 * `make_protocol`, `score`, `headline`, `lines`, `make_report`, `write_predictions`: an evaluation.
-* `MONITOR`, the score by which models are compared, and `SCORES`, those that ablations table.
+* `MONITOR`, the score by which models are compared, `SCORES`, those that ablations table, and
+  `EXAMPLES`, what a training reads.
 """
 
-from experiments.tasks import segmentation
+from experiments.tasks import instances, segmentation
 from isa_tf.names import Registry
 
 tasks = Registry("task")
 tasks.register("segmentation", segmentation)
+tasks.register("instance_segmentation", instances)
 
 
 def of(config):

@@ -1,5 +1,6 @@
 """Semantic segmentation: a class for every pixel, compared by mean IoU."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,12 @@ from isa_tf import (
 )
 from isa_tf.metrics import MeanIoU, scores
 from isa_tf.models import Segmenter
+from isa_tf.names import two_ints
 
 # The metric by which models are compared, and what an ablation tables: of metrics.json.
 MONITOR = "miou"
 SCORES = {"miou": "mIoU", "context_miou": "context mIoU"}
+EXAMPLES = "crops"  # what a training reads
 # Pixels so near a boundary between labels are left out of a second mIoU: annotators err there.
 BAND = 3
 
@@ -86,6 +89,13 @@ def make_val_data(config, dataset, split=None, context=None, with_index=False):
         input_context=context,
         with_index=with_index,
     )
+
+
+def map_size(config):
+    """(height, width) of the map that the context module reads of a training crop."""
+    scale, stride = config.model.input_scale, config.model.output_stride
+    crop_size = two_ints("crop_size", config.data.crop_size)
+    return tuple(math.ceil(side * scale / stride) for side in crop_size)
 
 
 def make_model(config, dataset):

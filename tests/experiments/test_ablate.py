@@ -295,7 +295,7 @@ def test_variant_reaches_the_module(tmp_path, study, name, value):
 def test_own_variants_fit(tmp_path):
     config = make_config()
     # A map of 20 x 32 positions.
-    assert ablate.map_size(config) == (20, 32)
+    assert segmentation.map_size(config) == (20, 32)
     assert ablate.default_variants("partition", config) == list(ablate.STUDIES["partition"])
     config.data.crop_size = (32, 64)
     assert ablate.default_variants("partition", config) == ["4", "8", "auto", "4x8", "8x4", "8x16"]
