@@ -2,23 +2,32 @@
 
 from isa_tf.data.base import DataError, GraphReader, SegmentationDataset
 from isa_tf.data.catalogue import builder, create, list_builders, list_names, register
+from isa_tf.data.coco import CocoDataset
 from isa_tf.data.folder import FolderDataset
+from isa_tf.data.instance_pipeline import instance_train_pipeline
+from isa_tf.data.instances import Annotations, InstanceDataset
 from isa_tf.data.pipeline import batch_examples, eval_pipeline, train_pipeline
 from isa_tf.data.preparation import prepare
 from isa_tf.data.prepared import PreparedDataset
 from isa_tf.data.synthetic import SyntheticDataset
+from isa_tf.data.synthetic_instances import SyntheticInstances
 
 __all__ = [
+    "Annotations",
+    "CocoDataset",
     "DataError",
     "FolderDataset",
     "GraphReader",
+    "InstanceDataset",
     "PreparedDataset",
     "SegmentationDataset",
     "SyntheticDataset",
+    "SyntheticInstances",
     "batch_examples",
     "builder",
     "create",
     "eval_pipeline",
+    "instance_train_pipeline",
     "list_builders",
     "list_names",
     "prepare",

@@ -1,4 +1,4 @@
-"""What every segmentation dataset is: names, colours, splits, and `read(split, index)`."""
+"""What every dataset is: names, colours, splits, and `read(split, index)`; reading in pipelines."""
 
 import atexit
 import contextlib
@@ -25,10 +25,10 @@ class DataError(ValueError):
         self.reason = reason
 
     @classmethod
-    def of_all(cls, faults):
+    def of_all(cls, faults, what="such files"):
         """The first of several, which tells how many more there are."""
         first, *others = faults
-        more = f" (and {len(others)} more such files)" if others else ""
+        more = f" (and {len(others)} more {what})" if others else ""
         return cls(first.path, first.reason + more)
 
 
@@ -73,25 +73,84 @@ class GraphReader(NamedTuple):
     read_part: Callable | None = None
 
 
-class SegmentationDataset:
+class Dataset:
+    """What the datasets of all tasks share: classes, splits, and what becomes of faults.
+
+    What pipelines with `cache=True` have decoded is kept here, once for all of them, as long as
+    the dataset is.
+
+    Args:
+        name: str, shown in logs and tables.
+        class_names: sequence of str; class ids are positions in it.
+        splits: sequence of str, such as `("train", "val")`.
+        palette: sequence of RGB triples, one a class.
+        on_error: "raise" or "skip": what pipelines do about an example that `read` raises
+            `DataError` for. "skip" leaves it out and logs a warning, once a file. Defaults to
+            "raise".
+
+    Raises:
+        ValueError: for a palette of another length or an unknown `on_error`.
+    """
+
+    def __init__(self, name, class_names, splits, palette, on_error="raise"):
+        class_names, palette = tuple(class_names), tuple(map(tuple, palette))
+        if len(palette) != len(class_names):
+            raise ValueError(
+                f"`palette` needs one colour a class. Received {len(palette)} colours for "
+                f"{len(class_names)} classes."
+            )
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"`on_error` is 'raise' or 'skip'. Received: {on_error!r}")
+        self.name = name
+        self.class_names = class_names
+        self.palette = palette
+        self.splits = tuple(splits)
+        self.on_error = on_error
+        self._logged = set()
+        self._last_fault = {}  # split: DataError
+        self._decoded = {}  # (split, index, ...): arrays
+
+    @property
+    def num_classes(self):
+        """int, the number of classes."""
+        return len(self.class_names)
+
+    def size(self, split):
+        """int, the number of examples of a split."""
+        return len(self.examples(split))
+
+    def examples(self, split):
+        """Tuple of str, what names each example (a path for files), in the order of `read`."""
+        raise NotImplementedError
+
+    def read(self, split, index):
+        """An example, arrays. Raises `DataError` for a bad file."""
+        raise NotImplementedError
+
+    def _check_split(self, split):
+        if split not in self.splits:
+            raise ValueError(
+                f"Dataset {self.name!r} has no split {split!r}; it has "
+                f"{', '.join(map(repr, self.splits))}."
+            )
+
+
+class SegmentationDataset(Dataset):
     """Images with one class id a pixel, in named splits, in a fixed order.
 
     A dataset is this class with `examples` and `read` filled in. `load` and the pipelines are
-    built on them alone, so a dataset read from elsewhere needs nothing more. What pipelines with
-    `cache=True` have decoded is kept here, once for all of them, as long as the dataset is.
+    built on them alone, so a dataset read from elsewhere needs nothing more.
 
     `read` runs in Python, which runs one thread at a time. A dataset whose examples TensorFlow
     can read overrides `graph_reader` too: pipelines then ask that, and `read` for what it
     cannot do. Both give the same pixels.
 
     Args:
-        name: str, shown in logs and tables.
-        class_names: sequence of str; class ids are positions in it.
-        splits: sequence of str, such as `("train", "val")`.
-        palette: sequence of RGB triples, one a class. Defaults to the PASCAL VOC colour map.
-        on_error: "raise" or "skip": what `load` and the pipelines do about an example that
-            `read` raises `DataError` for. "skip" leaves it out and logs a warning, once a
-            file. Defaults to "raise".
+        name: see `Dataset`.
+        class_names: see `Dataset`.
+        splits: see `Dataset`.
+        palette: see `Dataset`. Defaults to the PASCAL VOC colour map.
+        on_error: see `Dataset`; for `load` as well. Defaults to "raise".
         flip_pairs: pairs of class ids that change places in a mirror, such as left and right arm:
             what mirrors an image exchanges them in its label. Defaults to `()`.
 
@@ -119,36 +178,9 @@ class SegmentationDataset:
                 f"A dataset has 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} itself is the "
                 f"ignored label). Received {len(class_names)} class names."
             )
-        palette = tuple(map(tuple, palette or voc_palette(len(class_names))))
-        if len(palette) != len(class_names):
-            raise ValueError(
-                f"`palette` needs one colour a class. Received {len(palette)} colours for "
-                f"{len(class_names)} classes."
-            )
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"`on_error` is 'raise' or 'skip'. Received: {on_error!r}")
-        self.name = name
-        self.class_names = class_names
-        self.palette = palette
-        self.splits = tuple(splits)
-        self.on_error = on_error
+        palette = palette or voc_palette(len(class_names))
+        super().__init__(name, class_names, splits, palette, on_error)
         self.flip_pairs = _checked_pairs(flip_pairs, len(class_names))
-        self._logged = set()
-        self._last_fault = {}  # split: DataError
-        self._decoded = {}  # (split, index): (image, label)
-
-    @property
-    def num_classes(self):
-        """int, the number of classes (the ignored label is not one)."""
-        return len(self.class_names)
-
-    def size(self, split):
-        """int, the number of examples of a split."""
-        return len(self.examples(split))
-
-    def examples(self, split):
-        """Tuple of str, what names each example (a path for files), in the order of `read`."""
-        raise NotImplementedError
 
     def read(self, split, index):
         """Image (H, W, 3) and label (H, W), uint8 arrays. Raises `DataError` for a bad file."""
@@ -162,13 +194,6 @@ class SegmentationDataset:
         """`tf.data.Dataset` of `{"image": (H, W, 3), "label": (H, W)}`, uint8, in order."""
         data = read_indices(self, split, tf.data.Dataset.range(self.size(split)))
         return data.map(lambda _, image, label: {"image": image, "label": label})
-
-    def _check_split(self, split):
-        if split not in self.splits:
-            raise ValueError(
-                f"Dataset {self.name!r} has no split {split!r}; it has "
-                f"{', '.join(map(repr, self.splits))}."
-            )
 
 
 def _checked_pairs(flip_pairs, num_classes):
@@ -276,10 +301,10 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         with `place_of`, of these cut to the part of the window that lies on the image, and of
         the window.
     """
-    size = dataset.size(split)  # an unknown split is an error now, not at the first batch
+    dataset.size(split)  # an unknown split is an error now, not at the first batch
     # What is kept is kept in Python, which to ask is cheap; only the first epoch would gain.
     reader = None if cache else dataset.graph_reader(split)
-    read = _PythonReader(dataset, split, cache)
+    read = PythonReader(dataset, split, cache)
     whole = place_of is None
 
     def cut(i, image, label):
@@ -300,6 +325,28 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         image, label, place = reader.read_part(to_index(i), lambda label: place_of(i, label))
         return *_checked((image, label)), place
 
+    if reader is None:
+        return read_each(read, running, to_index, by_python)
+    return read_each(read, running, to_index, by_python, by_graph, reader.able)
+
+
+def read_each(read, running, to_index, by_python, by_graph=None, able=None):
+    """Reads examples by Python or, where it can, by a graph; leaves out what is to be skipped.
+
+    Args:
+        read: `PythonReader`, of which the examples are.
+        running: `tf.data.Dataset` of int64 scalars.
+        to_index: function from such a scalar to a position in the split.
+        by_python: function of such a scalar that gives an example, a tuple of tensors of which the
+            first is the image, by `read`.
+        by_graph: function that gives the same by TensorFlow's operations. Where one of them fails,
+            `by_python` is asked. Defaults to `None`.
+        able: bool array, see `GraphReader`. Defaults to `None`, for all.
+
+    Returns:
+        `tf.data.Dataset` of (scalar, *example), in the order of `running`.
+    """
+
     def by_either(i):
         # A graph cannot catch an error, but a dataset can pass over it. This one, of one
         # element, goes on with Python's where TensorFlow's is missing.
@@ -311,16 +358,16 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
         return i, *example_of(i)
 
     def example_of(i):
-        if reader is None:
+        if by_graph is None:
             return by_python(i)
-        if reader.able is None or np.all(reader.able):
+        if able is None or np.all(able):
             return by_either(i)
-        able = tf.gather(tf.constant(reader.able, tf.bool), to_index(i))
-        return tf.cond(able, lambda: by_either(i), lambda: by_python(i))
+        asked = tf.gather(tf.constant(able, tf.bool), to_index(i))
+        return tf.cond(asked, lambda: by_either(i), lambda: by_python(i))
 
     data = running.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if dataset.on_error == "skip":
-        data = _without_empty(data, size, to_index, read)
+    if read.dataset.on_error == "skip":
+        data = _without_empty(data, read.dataset.size(read.split), to_index, read)
     return data
 
 
@@ -333,36 +380,50 @@ def _checked(example):
     return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
 
 
-class _PythonReader:
-    """`dataset.read` of one split for `tf.numpy_function`, and what `on_error` makes of faults."""
+class PythonReader:
+    """Examples of one split for `tf.numpy_function`, and what `on_error` makes of faults.
 
-    def __init__(self, dataset, split, cache):
-        self._dataset, self._split, self._cache = dataset, split, cache
+    Args:
+        dataset: `Dataset`.
+        split: str.
+        cache: bool, whether what was read stays in memory, with the dataset.
+        load: function of split and position that gives a tuple of arrays, of which the first is
+            the image, or raises `DataError`. Defaults to `None`, for the dataset's `read`.
+        empty: tuple of arrays that stand for an example that cannot be read, until it is left out;
+            the image has no pixels. Defaults to those of an image and a label.
+        kind: tuple, what `load` was made with, if there are several kinds in the cache. Defaults
+            to `()`.
+    """
+
+    def __init__(self, dataset, split, cache, load=None, empty=_EMPTY, kind=()):
+        self.dataset, self.split = dataset, split
+        self._cache, self._load, self._empty, self._kind = cache, load, empty, kind
 
     def __call__(self, index):
-        key = self._split, int(index)
-        if self._cache and key in self._dataset._decoded:
-            return self._dataset._decoded[key]
+        key = self.split, int(index), *self._kind
+        if self._cache and key in self.dataset._decoded:
+            return self.dataset._decoded[key]
         try:
-            example = self._dataset.read(*key)
+            example = (self._load or self.dataset.read)(self.split, int(index))
         except DataError as error:
-            if self._dataset.on_error == "raise":
+            if self.dataset.on_error == "raise":
                 raise
-            self._dataset._last_fault[self._split] = error
-            if error.path not in self._dataset._logged:
-                self._dataset._logged.add(error.path)
-                logging.warning("Left out of %s/%s: %s", self._dataset.name, self._split, error)
-            example = _EMPTY
+            self.dataset._last_fault[self.split] = error
+            if error.path not in self.dataset._logged:
+                self.dataset._logged.add(error.path)
+                logging.warning("Left out of %s/%s: %s", self.dataset.name, self.split, error)
+            example = self._empty
         if self._cache:
-            self._dataset._decoded[key] = example
+            self.dataset._decoded[key] = example
         return example
 
     def refuse(self):
-        name, size = self._dataset.name, self._dataset.size(self._split)
+        """Raises the `DataError` of a split of which nothing can be read."""
+        name, size = self.dataset.name, self.dataset.size(self.split)
         raise DataError(
-            f"{name}/{self._split}",
+            f"{name}/{self.split}",
             f"none of its {size} examples can be read; the last fault: "
-            f"{self._dataset._last_fault[self._split]}",
+            f"{self.dataset._last_fault[self.split]}",
         )
 
 
@@ -370,7 +431,7 @@ def _without_empty(data, size, to_index, read):
     """Leaves empty examples out; an error once every example has been empty, and none not."""
 
     def count(failed, example):
-        i, _, label = example[:3]
+        i, image = example[:2]
 
         def one_more():
             after = tf.tensor_scatter_nd_update(failed, [[to_index(i)]], [True])
@@ -383,8 +444,8 @@ def _without_empty(data, size, to_index, read):
                 return tf.identity(after)
 
         # What failed before one that was read counts no more: a disk may have been away.
-        after = tf.cond(tf.size(label) > 0, lambda: failed & False, one_more)
+        after = tf.cond(tf.size(image) > 0, lambda: failed & False, one_more)
         return after, example
 
     data = data.scan(tf.zeros((size,), tf.bool), lambda failed, example: count(failed, example))
-    return data.filter(lambda i, image, label, *_: tf.size(label) > 0)
+    return data.filter(lambda i, image, *_: tf.size(image) > 0)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
+from isa_tf.data.coco import CocoDataset
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.prepared import PreparedDataset, prepared_folders
 from isa_tf.data.synthetic import SyntheticDataset
+from isa_tf.data.synthetic_instances import SyntheticInstances
 from isa_tf.names import Registry
 
 _DATASETS = Registry("dataset")  # functions of (data_dir, **kwargs), or of (**kwargs) alone
@@ -75,6 +77,7 @@ register("ade20k", builder=_builder("ade20k:Ade20k"))
 register("camvid", _folder_of(label_sets.CAMVID, "camvid"), _builder("camvid:CamVid"))
 register("ccp", _folder_of(label_sets.CCP, "ccp"), _builder("ccp:Ccp"))
 register("cityscapes", builder=_builder("cityscapes:Cityscapes"))
+register("coco", CocoDataset)
 register("coco_stuff10k", builder=_builder("coco_stuff:CocoStuff10k"))
 register("coco_stuff164k", builder=_builder("coco_stuff:CocoStuff164k"))
 register("folder", FolderDataset, _builder("folder:Folder"))
@@ -82,6 +85,7 @@ register("lip", builder=_builder("lip:Lip"))
 register("pascal_context", builder=_builder("pascal_context:PascalContext"))
 register("pascal_context60", builder=_builder("pascal_context:PascalContext60"))
 register("synthetic", SyntheticDataset)
+register("synthetic_instances", SyntheticInstances)
 register("voc2012", builder=_builder("voc2012:Voc2012"))
 
 

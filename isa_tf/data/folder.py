@@ -147,7 +147,7 @@ class FolderDataset(SegmentationDataset):
         super().__init__(
             name or self.data_dir.stem,
             class_names,
-            _order_splits(pairs),
+            order_splits(pairs),
             palette=palette,
             on_error=on_error,
             flip_pairs=flip_pairs,
@@ -398,7 +398,12 @@ def _split_by_name(pairs, val_fraction):
     return {split: members for split, members in splits.items() if members or split == "train"}
 
 
-def _order_splits(pairs):
+def order_splits(pairs):
+    """The names of splits: train, val and test before others, which are in order.
+
+    >>> order_splits(["all", "val", "train"])
+    ['train', 'val', 'all']
+    """
     usual = ("train", "val", "test")
     return sorted(pairs, key=lambda s: (usual.index(s) if s in usual else len(usual), s))
 

@@ -1,9 +1,12 @@
 """From a dataset to batches: shuffled and augmented to train on, whole to evaluate on."""
 
+import threading
+
+import numpy as np
 import tensorflow as tf
 
 from isa_tf.data import augment
-from isa_tf.data.base import read_indices
+from isa_tf.data.base import python_operation, read_indices
 from isa_tf.names import two_ints
 
 # `eval_pipeline` looks for images of one size among this many batches' worth of examples. More
@@ -84,24 +87,17 @@ def train_pipeline(
     >>> train = isa_tf.data.train_pipeline(data, "train", 2, (96, 96), cache=True)
     >>> history = model.fit(train, steps_per_epoch=2, epochs=1, verbose=0)
     """
-    size = dataset.size(split)
+    dataset.size(split)  # an unknown split is an error before all others
     crop_size = two_ints("crop_size", crop_size)
-    _check_positive("batch_size", (batch_size,))
+    check_positive("batch_size", (batch_size,))
     for name, span in (("scale_range", scale_range), ("aspect_range", aspect_range)):
         if span is not None:
-            _check_positive(name, span, 2)
+            check_positive(name, span, 2)
     if brightness < 0 or brightness != int(brightness):
         raise ValueError(f"`brightness` is a whole number from 0 on. Received: {brightness}")
     resize = augment.make_resize(short_side, fit_size, exact_size)
-    first = start_step * batch_size
-    if size == 0 or first < 0 or (not repeat and first + batch_size > size):
-        raise ValueError(
-            f"No whole batch is left: split {split!r} has {size} examples. "
-            f"Received: batch_size={batch_size}, start_step={start_step}"
-        )
-
-    def to_index(i):
-        return _example_at(i, size, seed, shuffle)
+    running, replica_batch = places(dataset, split, batch_size, start_step, repeat, input_context)
+    to_index = example_order(dataset, split, batch_size, seed, shuffle)
 
     def seeds_of(i):
         return tf.random.split((tf.constant(seed, tf.int64), i), 3)
@@ -126,25 +122,19 @@ def train_pipeline(
             image = augment.photometric_distortion(image, seeds[2])
         return image, label
 
-    # This worker has `rows` in each batch, from the batch's `first_row` on.
-    rows, first_row, replica_batch = _share_of_batch(batch_size, input_context)
-    start, stop = start_step * rows, size if rows == batch_size else size // batch_size * rows
-    running = tf.data.Dataset.counter(start) if repeat else tf.data.Dataset.range(start, stop)
-    if rows < batch_size:
-        running = running.map(lambda j: j // rows * batch_size + first_row + j % rows)
     data = read_indices(dataset, split, running, to_index, cache, place_of)
     data = data.map(distort, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _finish(data.batch(replica_batch, drop_remainder=True))
+    return finish(data.batch(replica_batch, drop_remainder=True))
 
 
 def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
-    """The names of the examples that `train_pipeline` makes one batch of.
+    """The names of the examples that `train_pipeline`, or that of instances, makes one batch of.
 
     Where training stopped at a batch, this tells its files. (Examples left out by
     `on_error="skip"` shift the places after them, of which this knows nothing.)
 
     Args:
-        dataset: `SegmentationDataset`.
+        dataset: `SegmentationDataset` or `InstanceDataset`.
         split: str, such as "train".
         batch_size: int, over all replicas.
         step: int, the batch's place in the stream, from 0.
@@ -165,14 +155,15 @@ def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
     ['train/000002', 'train/000003']
     """
     names = dataset.examples(split)
-    _check_positive("batch_size", (batch_size,))
+    check_positive("batch_size", (batch_size,))
     if step < 0 or not names:
         raise ValueError(
             f"There is no such batch: split {split!r} has {len(names)} examples. "
             f"Received: step={step}"
         )
     rows = tf.range(step * batch_size, (step + 1) * batch_size, dtype=tf.int64)
-    return [names[int(_example_at(i, len(names), seed, shuffle))] for i in rows]
+    to_index = example_order(dataset, split, batch_size, seed, shuffle)
+    return [names[int(to_index(i))] for i in rows]
 
 
 def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None, with_index=False):
@@ -208,7 +199,7 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None,
     >>> for image, label in isa_tf.data.eval_pipeline(data, "val"):
     ...     metric.update_state(label, model(image))
     """
-    _check_positive("batch_size", (batch_size,))
+    check_positive("batch_size", (batch_size,))
     size, workers, worker = dataset.size(split), 1, 0
     if input_context is not None:
         workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
@@ -231,7 +222,35 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None,
         data = data.batch(1)
     else:
         data = data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
-    return _finish(data.map(as_asked))
+    return finish(data.map(as_asked))
+
+
+def places(dataset, split, batch_size, start_step, repeat, input_context):
+    """The places of the stream that this worker reads for training.
+
+    Args:
+        dataset, split, batch_size, start_step, repeat, input_context: see `train_pipeline`.
+
+    Returns:
+        `tf.data.Dataset` of int64 scalars, and how many of them make a batch.
+
+    Raises:
+        ValueError: see `train_pipeline`.
+    """
+    size = dataset.size(split)
+    first = start_step * batch_size
+    if size == 0 or first < 0 or (not repeat and first + batch_size > size):
+        raise ValueError(
+            f"No whole batch is left: split {split!r} has {size} examples. "
+            f"Received: batch_size={batch_size}, start_step={start_step}"
+        )
+    # This worker has `rows` in each batch, from the batch's `first_row` on.
+    rows, first_row, replica_batch = _share_of_batch(batch_size, input_context)
+    start, stop = start_step * rows, size if rows == batch_size else size // batch_size * rows
+    running = tf.data.Dataset.counter(start) if repeat else tf.data.Dataset.range(start, stop)
+    if rows < batch_size:
+        running = running.map(lambda j: j // rows * batch_size + first_row + j % rows)
+    return running, replica_batch
 
 
 def _share_of_batch(batch_size, input_context):
@@ -248,10 +267,58 @@ def _share_of_batch(batch_size, input_context):
     return rows, input_context.input_pipeline_id * rows, batch_size // replicas
 
 
-def _example_at(i, size, seed, shuffle):
-    """The position in the split of the example that stands at place `i` of the stream."""
-    epoch, place = i // size, i % size
-    return _shuffled(place, epoch, size, seed) if shuffle else place
+def example_order(dataset, split, batch_size, seed, shuffle):
+    """Which example stands at a place of the stream.
+
+    Each epoch is a permutation, drawn from (seed, epoch). Where the dataset tells which of its
+    images lie and which stand (`orientations`), what is shuffled is put together so that batches
+    have one kind, but for the one that ends an epoch.
+
+    Args:
+        dataset, split, batch_size, seed, shuffle: see `train_pipeline`.
+
+    Returns:
+        Function of a place, an int64 scalar tensor, that gives a position in the split.
+    """
+    size = dataset.size(split)
+    kinds = getattr(dataset, "orientations", lambda split: None)(split)
+    if not shuffle:
+        return lambda i: i % size
+    if batch_size == 1 or kinds is None or len(set(kinds)) == 1:
+        return lambda i: _shuffled(i % size, i // size, size, seed)
+    order = _OrderOfKinds(np.asarray(kinds), batch_size, seed)
+    return lambda i: tf.ensure_shape(python_operation(order, [i], tf.int64), ())
+
+
+class _OrderOfKinds:
+    """A permutation for every epoch in which whole batches are of one kind."""
+
+    def __init__(self, kinds, batch_size, seed):
+        self._kinds, self._batch_size, self._seed = kinds, batch_size, seed
+        self._lock, self._epochs = threading.Lock(), {}
+
+    def __call__(self, i):
+        epoch, place = divmod(int(i), len(self._kinds))
+        with self._lock:
+            if epoch not in self._epochs:
+                self._epochs = {n: e for n, e in self._epochs.items() if abs(n - epoch) == 1}
+                self._epochs[epoch] = self._epoch(epoch)
+            return self._epochs[epoch][place]
+
+    def _epoch(self, epoch):
+        size, batch_size = len(self._kinds), self._batch_size
+        with tf.init_scope():
+            order = _shuffled(tf.range(size, dtype=tf.int64), epoch, size, self._seed).numpy()
+        head = -epoch * size % batch_size  # what fills the batch that the last epoch has begun
+        rest = order[head:]
+        batches, left = [], []
+        for kind in np.unique(self._kinds):
+            some = rest[self._kinds[rest] == kind]
+            whole = len(some) // batch_size * batch_size
+            batches.extend(some[:whole].reshape(-1, batch_size))
+            left.append(some[whole:])
+        mixed = np.random.default_rng([abs(self._seed), epoch]).permutation(len(batches))
+        return np.concatenate([order[:head], *(batches[i] for i in mixed), *left])
 
 
 def _shuffled(place, epoch, size, seed):
@@ -262,7 +329,8 @@ def _shuffled(place, epoch, size, seed):
     return tf.random.experimental.index_shuffle(place, key, tf.constant(size - 1, tf.int64))
 
 
-def _finish(data):
+def finish(data):
+    """What a pipeline ends with: in order, some ahead, and dealt out to workers by nobody else."""
     options = tf.data.Options()
     options.deterministic = True
     # Workers share the examples by `input_context`, before any is read.
@@ -270,7 +338,8 @@ def _finish(data):
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _check_positive(name, values, count=1):
+def check_positive(name, values, count=1):
+    """Raises ValueError for what is not `count` numbers above 0, of a range in their order."""
     values = tuple(values)
     if (
         len(values) != count
