@@ -4,7 +4,8 @@
 
 Writes `saved_model`, `model.tflite`, ... into --output. Every file is loaded again and compared
 with Keras on a test image; the command exits with 1 where they differ in more than one pixel
-of a thousand. Each option goes to the formats that have it.
+of a thousand, or one detection of an instance model, which needs an --image that it finds something
+in. Each option goes to the formats that have it.
 """
 
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 from isa_tf import formats
 from isa_tf.data import DataError
 from isa_tf.data.pictures import read_image
+from isa_tf.inference import contract_of
 from tools import plugins
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
@@ -88,9 +90,10 @@ def main(argv):
 
     verdicts = []
     try:
+        decides = contract_of(model).decides
         for format, some in zip(chosen, options, strict=True):
             path = format.export(model, output / format.file_name, **some)
-            verdicts.append(_tell(path, format.verify(path, model, image)))
+            verdicts.append(_tell(path, format.verify(path, model, image), decides))
     except (ValueError, ImportError, RuntimeError) as error:
         print(f"FAULT {error}")
         return 1
@@ -130,16 +133,18 @@ def _test_image(path, size):
     return image[None]
 
 
-def _tell(path, found):
+def _tell(path, found, decides):
     """Prints how far what was written agrees with Keras; gives whether that is enough."""
     enough = found.agreement >= LEAST_AGREEMENT
     verdict = "" if enough else "  TOO FEW"
-    if found.kinds == 1:
-        verdict += "  (one class alone, which proves little: give an --image)"
+    if found.kinds < 2:
+        proves = ("nothing found, which proves nothing", "one class alone, which proves little")
+        verdict += f"  ({proves[found.kinds]}: give an --image)"
     # Rounded down: 100 % means all.
     print(
         f"{path}: {found.bytes / 1e6:.1f} MB; {np.floor(1e5 * found.agreement) / 1e3:.3f} % of "
-        f"{found.pixels} pixels agree with Keras, scores to {found.score_difference:.1e}{verdict}"
+        f"{found.decisions} {decides} agree with Keras, scores to {found.score_difference:.1e}"
+        f"{verdict}"
     )
     return enough
 

@@ -16,16 +16,16 @@ class Verification(NamedTuple):
     """How far a written model does what the Keras model does.
 
     Attributes:
-        agreement: float, the share of pixels (or whatever the model's task decides upon) where the
-            decision is the same; 0 where a score is not finite.
-        pixels: int, how many there are.
-        kinds: int, how many different decisions there are; a single one proves little.
+        agreement: float, the share of decisions that are the same: on pixels, on instances, or
+            whatever `decides` of the model's contract says; 0 where a score is not finite.
+        decisions: int, how many there are.
+        kinds: int, how many classes there are in them; a single one proves little, none nothing.
         score_difference: float, the largest.
         bytes: int, the size of what was written.
     """
 
     agreement: float
-    pixels: int
+    decisions: int
     kinds: int
     score_difference: float
     bytes: int
@@ -88,7 +88,9 @@ class Format:
         return model
 
     def verify(self, path, model, image):
-        """Loads what was written and compares it with the model, both seeing whole images.
+        """Loads what was written and compares it with the model, both seeing images alike.
+
+        Of a segmentation model that is whole images.
 
         Args:
             path: of the file or folder.
@@ -106,8 +108,9 @@ class Format:
         """
         path, model = Path(path), self.reference(model)
         contract = contract_of(model)
-        expected = predictor_of_model(model, protocol={})(image)
-        result = contract.compare(expected, self.load(path, protocol={})(image))
+        protocol = contract.served_protocol
+        expected = predictor_of_model(model, protocol=protocol)(image)
+        result = contract.compare(expected, self.load(path, protocol=protocol)(image))
         inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
         return Verification(**result, bytes=sum(p.stat().st_size for p in inside))
 

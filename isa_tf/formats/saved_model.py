@@ -70,7 +70,7 @@ class SavedModel(Format):
 
             @tf.function(input_signature=[spec], autograph=False)
             def serve(image):
-                return contract.answer(model(tf.cast(image, tf.float32), training=False))
+                return contract.run(model, image)
 
             spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
 

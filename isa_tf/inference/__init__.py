@@ -7,7 +7,10 @@ from isa_tf.inference.contract import (
     contracts,
     read_contract,
 )
+from isa_tf.inference.detection import DetectionProtocol, detect
 from isa_tf.inference.fuse import FusedModel, fuse
+from isa_tf.inference.instance_predictor import InstancePredictor
+from isa_tf.inference.instances import InstanceContract, Instances, Truth
 from isa_tf.inference.pieces import Network, classify_in_pieces, fits_at_once
 from isa_tf.inference.predictor import (
     Predictor,
@@ -33,18 +36,24 @@ from isa_tf.inference.views import (
 
 __all__ = [
     "METADATA_FILE",
+    "DetectionProtocol",
     "Encoding",
     "FusedModel",
+    "InstanceContract",
+    "InstancePredictor",
+    "Instances",
     "Network",
     "Predictor",
     "Protocol",
     "SegmentationContract",
+    "Truth",
     "class_dtype",
     "classify",
     "classify_in_pieces",
     "confusion_matrix",
     "contract_of",
     "contracts",
+    "detect",
     "fits_at_once",
     "fuse",
     "predictor_of_model",

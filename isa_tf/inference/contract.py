@@ -76,6 +76,8 @@ class SegmentationContract:
 
     task: ClassVar[str] = "segmentation"
     outputs: ClassVar[tuple[str, ...]] = ("class_id", "score")
+    decides: ClassVar[str] = "pixels"  # what `compare` counts
+    serves: ClassVar[str] = "sees whole images alone, for it does not tell its logits"
 
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -171,8 +173,19 @@ class SegmentationContract:
         known = {"num_classes": int(logits.shape[-1]), "image_size": size or self.image_size}
         return dataclasses.replace(self, **known)
 
-    def answer(self, logits):
-        """What a served model answers: of each of `outputs` a tensor, made of the logits."""
+    @property
+    def served_protocol(self):
+        """What an exported model does, which tells no logits: it sees whole images."""
+        return Protocol()
+
+    def run(self, model, images):
+        """What a served model answers: of each of `outputs` a tensor.
+
+        Args:
+            model: `keras.Model` that `check` has passed.
+            images: uint8 tensor (B, H, W, 3), RGB.
+        """
+        logits = model(tf.cast(images, tf.float32), training=False)
         return dict(zip(self.outputs, classify(logits), strict=True))
 
     def compare(self, expected, found):
@@ -184,21 +197,21 @@ class SegmentationContract:
 
         Returns:
             dict: "agreement", the share of equal class ids, 0 where a score is not finite;
-            "pixels", how many there are; "kinds", how many classes are expected; and
+            "decisions", how many pixels there are; "kinds", how many classes are expected; and
             "score_difference", the largest.
 
         Example:
 
         >>> result = np.uint8([[[0, 2]]]), np.float32([[[0.5, 0.75]]])
         >>> SegmentationContract().compare(result, result)
-        {'agreement': 1.0, 'pixels': 2, 'kinds': 2, 'score_difference': 0.0}
+        {'agreement': 1.0, 'decisions': 2, 'kinds': 2, 'score_difference': 0.0}
         """
         (class_id, score), (other_id, other_score) = expected, found
         # The argmax of NaN agrees with itself.
         finite = np.isfinite(score).all() and np.isfinite(other_score).all()
         return {
             "agreement": float((class_id == other_id).mean()) if finite else 0.0,
-            "pixels": class_id.size,
+            "decisions": class_id.size,
             "kinds": len(np.unique(class_id)),
             "score_difference": float(np.abs(other_score - score).max()),
         }

@@ -24,7 +24,8 @@ def predictor_of_run(contract, run, protocol=None):
     Args:
         contract: of the model, see `isa_tf.inference.contract_of`.
         run: function from uint8 images (B, H, W, 3) to a dict of the contract's `outputs`.
-        protocol: `Protocol`, a mapping of its arguments or `None`: the whole image is all there is.
+        protocol: `None`, or the protocol that the exported model follows, or a mapping of its
+            arguments: there is no other. Defaults to `None`.
 
     Raises:
         ValueError: for another protocol.
@@ -32,14 +33,12 @@ def predictor_of_run(contract, run, protocol=None):
     Example:
 
     >>> def run(images):
-    ...     return contract_of(model).answer(model(images))
+    ...     return contract_of(model).run(model, images)
     >>> class_id, score = predictor_of_run(contract_of(model), run)(images)
     """
-    if Protocol.of(protocol) != Protocol():
-        raise ValueError(
-            "an exported model sees whole images alone, for it does not tell its logits; "
-            f"{protocol} needs the .keras file"
-        )
+    served = contract.served_protocol
+    if protocol is not None and served.of(protocol) != served:
+        raise ValueError(f"an exported model {contract.serves}; {protocol} needs the .keras file")
 
     def answers(images):
         found = run(images)
@@ -49,7 +48,10 @@ def predictor_of_run(contract, run, protocol=None):
 
 
 def predictor_of_model(model, protocol=None):
-    """The predictor over a Keras model, of whatever task; see `Predictor.from_model`."""
+    """The predictor over a Keras model, of whatever task.
+
+    See `Predictor.from_model` and `InstancePredictor.from_model`.
+    """
     return predictors[contract_of(model).task].from_model(model, protocol)
 
 
@@ -89,6 +91,8 @@ class Predictor:
     >>> [class_id.shape for class_id in class_ids]
     [(96, 128), (48, 128)]
     """
+
+    task = SegmentationContract.task
 
     def __init__(
         self,

@@ -10,8 +10,49 @@ import numpy as np
 from isa_tf.names import id_pairs, two_ints, unknown
 
 
+class ProtocolBase:
+    """What protocols of all tasks have in common: they are data classes that JSON can hold."""
+
+    def to_dict(self):
+        """The protocol as what JSON can hold; `from_dict` makes it again."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values):
+        """The protocol of a mapping of its arguments; absent ones have their defaults.
+
+        Raises:
+            ValueError: for an argument that is none, with the nearest that is one.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ValueError(unknown("argument of a protocol", name, names))
+        return cls(**values)
+
+    @classmethod
+    def of(cls, given):
+        """The protocol of what stands for one: itself, a mapping of its arguments, or `None`.
+
+        `None` is the protocol of all defaults.
+
+        Raises:
+            ValueError: for a protocol of another kind, or an argument that is none.
+
+        >>> Protocol.of({"flip": True}).num_views(), Protocol.of(None) == Protocol()
+        (2, True)
+        """
+        if given is None:
+            return cls()
+        if isinstance(given, Mapping):
+            return cls.from_dict(given)
+        if not isinstance(given, cls):
+            raise ValueError(f"a {cls.__name__} is needed, or its arguments, got {given!r}")
+        return given
+
+
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Protocol(ProtocolBase):
     """How a model is shown an image at test time, as mmsegmentation 1.2.2 defines it.
 
     Every view of the image (each scale, and its mirror image) goes through the model, whole or in
@@ -96,36 +137,6 @@ class Protocol:
             raise ValueError('size_divisor is of mode "whole" alone: windows have one size')
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip must be True or False, got {self.flip!r}")
-
-    def to_dict(self):
-        """The protocol as what JSON can hold; `from_dict` makes it again."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values):
-        """The protocol of a mapping of its arguments; absent ones have their defaults.
-
-        Raises:
-            ValueError: for an argument that is none, with the nearest that is one.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in names:
-                raise ValueError(unknown("argument of a protocol", name, names))
-        return cls(**values)
-
-    @classmethod
-    def of(cls, given):
-        """The protocol of what stands for one: itself, a mapping of its arguments, or `None`.
-
-        `None` is the whole image.
-
-        >>> Protocol.of({"flip": True}).num_views(), Protocol.of(None) == Protocol()
-        (2, True)
-        """
-        if given is None:
-            return cls()
-        return cls.from_dict(given) if isinstance(given, Mapping) else given
 
     def num_views(self):
         """How many views of an image the protocol has."""

@@ -209,7 +209,7 @@ def test_verify_tells_how_far_a_file_agrees(exported, tmp_path):
     for name in ("keras", "saved"):
         format = formats.find(paths[name])
         found = format.verify(paths[name], model, images)
-        assert found.agreement >= 0.999 and found.pixels == 66 * 74
+        assert found.agreement >= 0.999 and found.decisions == 66 * 74
         assert found.kinds == len(np.unique(expected(model, images)[0])) > 2
         assert found.score_difference < 1e-4
     assert formats.find(paths["keras"]).verify(paths["keras"], model, images).bytes == (

@@ -80,6 +80,6 @@ def test_compare():
     ids, scores = np.uint8([[[0, 1, 1, 2]]]), np.float32([[[0.5, 0.5, 0.5, 0.5]]])
     other, close = np.uint8([[[0, 1, 2, 2]]]), scores + np.float32([0, 0.25, 0, -0.125])
     found = contract.compare((ids, scores), (other, close))
-    assert found == {"agreement": 0.75, "pixels": 4, "kinds": 3, "score_difference": 0.25}
+    assert found == {"agreement": 0.75, "decisions": 4, "kinds": 3, "score_difference": 0.25}
     for nan in ((ids, np.nan * scores), (ids, scores)), ((ids, scores), (ids, np.nan * scores)):
         assert contract.compare(*nan)["agreement"] == 0

@@ -1,4 +1,4 @@
-"""Pictures of labels, predictions and weights, by NumPy and Pillow. Nothing shows a window."""
+"""Pictures of labels, predictions and weights."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont

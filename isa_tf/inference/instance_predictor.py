@@ -1,0 +1,103 @@
+"""From images to the instances in them."""
+
+import numpy as np
+import tensorflow as tf
+
+from isa_tf.inference.detection import DetectionProtocol
+from isa_tf.inference.instances import InstanceContract, Instances
+from isa_tf.inference.predictor import predictors
+
+
+@predictors.register("instance_segmentation")
+class InstancePredictor:
+    """From images to the instances in them.
+
+    `isa_tf.load_predictor` makes one of a file, `InstancePredictor.from_model` of a Keras model.
+
+    Args:
+        run: function from images, uint8 (B, H, W, 3), to what `isa_tf.inference.detect` gives.
+        contract: `InstanceContract`, of whose facts the predictor has attributes: `num_classes`,
+            `class_names`, `palette`, `category_ids`, `protocol`, and `image_size`, `None` for any.
+
+    Shapes:
+        images, uint8, RGB: one image (H, W, 3) -> `Instances`; a batch (B, H, W, 3), or a list of
+        images of any sizes -> a list of them. Each has what is valid alone, n detections:
+        boxes (n, 4), classes (n,), scores (n,) and masks (n, H, W), n = 0 where nothing is found.
+
+    Raises:
+        ValueError: from a call, for anything but such images.
+
+    Example:
+
+    >>> predictor = InstancePredictor.from_model(detector)
+    >>> found = predictor(image)
+    >>> found.boxes.shape == (len(found.scores), 4) and found.masks.shape[1:] == image.shape[:2]
+    True
+    >>> [part.masks.shape[1:] for part in predictor([image, image[:48]])]
+    [(96, 128), (48, 128)]
+    """
+
+    task = InstanceContract.task
+
+    def __init__(self, run, contract):
+        self._run = run
+        self.num_classes = contract.num_classes
+        self.class_names = contract.class_names
+        self.palette = contract.palette
+        self.category_ids = contract.category_ids
+        self.protocol = contract.protocol
+        self.image_size = None if None in contract.image_size else contract.image_size
+
+    @classmethod
+    def from_run(cls, run, contract):
+        """A predictor over what an exported model with this contract answers, as a tuple."""
+        return cls(lambda images: dict(zip(contract.outputs, run(images), strict=True)), contract)
+
+    @classmethod
+    def from_model(cls, model, protocol=None):
+        """A predictor over a Keras model that finds instances, such as `isa_tf.models.MaskRCNN`.
+
+        It uses the weights that the model has at each call, so it can follow a training. The model
+        is traced once for images of all sizes.
+
+        Args:
+            model: `keras.Model`, see `isa_tf.inference.detect`.
+            protocol: `DetectionProtocol`, or a mapping of its arguments; `None` for
+                `model.protocol`, or the defaults where it has none. Defaults to `None`.
+
+        Example:
+
+        >>> predictor = InstancePredictor.from_model(detector, DetectionProtocol(400, 640))
+        >>> predictor.protocol.short_side
+        400
+        """
+        contract = InstanceContract.of(model)
+        if protocol is not None:
+            contract = contract.with_protocol(DetectionProtocol.of(protocol))
+
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
+        def run(images):
+            return contract.run(model, images)
+
+        return cls(run, contract)
+
+    def __call__(self, images):
+        if isinstance(images, (list, tuple)):
+            return [self(image) for image in images]
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+            raise ValueError(
+                "A predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
+                f"the latter. Received: {images.dtype} {images.shape}"
+            )
+        if images.ndim == 3:
+            return self(images[None])[0]
+        if self.image_size not in (None, images.shape[1:3]):
+            raise ValueError(
+                f"the model takes images of {self.image_size} alone, got {images.shape[1:3]}"
+            )
+        found = {name: np.asarray(value) for name, value in self._run(images).items()}
+        return [
+            Instances(*(found[name][i][valid] for name in Instances._fields))
+            for i, valid in enumerate(found["valid"])
+        ]

@@ -1,0 +1,135 @@
+"""Files of models that find instances: each format, with and without this package."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from detecting import IDS, NAMES, PALETTE, PROTOCOL, assert_agrees, expected, make_detector, photos
+from PIL import Image
+
+import isa_tf
+from isa_tf import formats
+from isa_tf.inference import DetectionProtocol, InstancePredictor, Instances
+
+SIZES = ((2, 50, 70), (1, 96, 61), (1, 33, 120))
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return make_detector()
+
+
+@pytest.fixture(scope="module")
+def saved(detector, tmp_path_factory):
+    return isa_tf.export(detector, tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.mark.parametrize("weights_dtype", ["float32", "float16"])
+def test_a_keras_file(detector, tmp_path, weights_dtype):
+    path = isa_tf.export(detector, tmp_path / "model.keras", weights_dtype=weights_dtype)
+    predictor = isa_tf.load_predictor(path)
+    assert isinstance(predictor, InstancePredictor)
+    assert predictor.protocol == DetectionProtocol(**PROTOCOL) and predictor.category_ids == IDS
+    if weights_dtype == "float32":
+        for size in SIZES:
+            images = photos(*size)
+            for found, image in zip(predictor(images), images, strict=True):
+                assert_agrees(found, expected(detector, image))
+        assert formats.find(path).verify(path, detector, images).agreement == 1
+    other = {"short_side": 48, "long_side": 96, "size_divisor": 32}
+    found = isa_tf.load_predictor(path, protocol=other)(photos(1, 50, 70)[0])
+    if weights_dtype == "float32":
+        assert_agrees(found, expected(detector, photos(1, 50, 70)[0], other))
+
+
+def test_a_saved_model_takes_any_size(detector, saved):
+    predictor = isa_tf.load_predictor(saved)
+    assert isinstance(predictor, InstancePredictor)
+    assert predictor.class_names == NAMES and predictor.palette == PALETTE
+    assert predictor.category_ids == IDS and predictor.image_size is None
+    for size in SIZES:
+        images = photos(*size)
+        for found, image in zip(predictor(images), images, strict=True):
+            assert_agrees(found, expected(detector, image))
+    assert isa_tf.load_predictor(saved, protocol=PROTOCOL).protocol == predictor.protocol
+    with pytest.raises(ValueError, match="sees images by DetectionProtocol"):
+        isa_tf.load_predictor(saved, protocol={"short_side": 400})
+    assert (saved / "assets.extra/labels.txt").read_text().split() == list(NAMES)
+    assert json.loads((saved / "assets.extra/isa_tf.json").read_text())["category_ids"] == [*IDS]
+
+
+def test_verify(detector, saved):
+    images = photos(2, 50, 70)
+    found = formats.find(saved).verify(saved, detector, images)
+    count = sum(map(len, (part.scores for part in isa_tf.load_predictor(saved)(images))))
+    assert found.agreement == 1 and found.decisions == count > 2 and found.kinds >= 2
+    assert found.score_difference < 1e-5 and found.bytes > 1000
+    # Another model's file differs.
+    assert formats.find(saved).verify(saved, make_detector(finds=False), images).agreement == 0
+
+
+_ELSEWHERE = """
+import sys
+sys.modules["isa_tf"] = None  # an import of it is an error
+import numpy as np
+import tensorflow as tf
+
+loaded = tf.saved_model.load(sys.argv[1])
+for name in sys.argv[2:]:
+    content = open(name, "rb").read()
+    out = loaded.signatures["encoded"](image_bytes=tf.constant([content]))
+    image = tf.io.decode_image(content, channels=3)
+    raw = loaded.signatures["serving_default"](image=image[None])
+    assert sorted(out) == sorted(raw) == ["boxes", "classes", "masks", "scores", "valid"]
+    for key in out:
+        np.testing.assert_array_equal(out[key], raw[key])
+    np.savez(name + ".npz", image=image, **{k: v.numpy() for k, v in out.items()})
+assert not [name for name in sys.modules if name.startswith("isa_tf.")]
+"""
+
+
+def serve_elsewhere(saved, folder, names):
+    """What the SavedModel answers to files of a folder, in a process with TensorFlow alone."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _ELSEWHERE, str(saved), *names],
+        cwd=folder,
+        env={**env, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [dict(np.load(folder / f"{name}.npz")) for name in names]
+
+
+def test_from_jpeg_bytes_to_detections_without_the_package(detector, saved, tmp_path):
+    names = ["a.jpg", "b.jpg", "c.png"]
+    for name, size in zip(names, SIZES, strict=True):
+        Image.fromarray(photos(1, *size[1:])[0]).save(tmp_path / name)
+    for answer in serve_elsewhere(saved, tmp_path, names):
+        assert answer["valid"].all() and answer["valid"].shape[1] >= 2
+        found = Instances(*(answer[field][0] for field in Instances._fields))
+        assert_agrees(found, expected(detector, answer["image"]))
+
+
+def test_an_image_without_anything_is_answered_empty(tmp_path):
+    saved = isa_tf.export(make_detector(finds=False), tmp_path / "model")
+    Image.fromarray(photos(1, 40, 64)[0]).save(tmp_path / "a.jpg")
+    (answer,) = serve_elsewhere(saved, tmp_path, ["a.jpg"])
+    shapes = {name: value.shape for name, value in answer.items() if name != "image"}
+    assert shapes == {
+        "boxes": (1, 0, 4), "classes": (1, 0), "scores": (1, 0), "valid": (1, 0),
+        "masks": (1, 0, 40, 64),
+    }  # fmt: skip
+
+
+def test_litert(detector, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    path = isa_tf.export(detector, tmp_path / "model.tflite", image_size=(50, 70))
+    assert "labels.txt" in zipfile.ZipFile(path).namelist()
+    found = isa_tf.load_predictor(path)(photos(1, 50, 70)[0])
+    assert_agrees(found, expected(detector, photos(1, 50, 70)[0]))
