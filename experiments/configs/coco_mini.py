@@ -52,8 +52,8 @@ def get_config(context="isa"):
         "max_detections": 30,
     }
 
-    config.train.steps = 3_000
-    config.train.validate_every = 500
+    config.train.steps = 1_000
+    config.train.validate_every = 250
     config.train.optimizer = "adamw"
     config.train.learning_rate = 1e-3
     config.train.schedule = "poly"

@@ -89,8 +89,8 @@ class Subset(data.InstanceDataset):
     def image_id(self, split, index):
         return self._dataset.image_id(*self._at(split, index))
 
-    def image_size(self, split, index):
-        return self._dataset.image_size(*self._at(split, index))
+    def size_of(self, split, index):
+        return self._dataset.size_of(*self._at(split, index))
 
     def annotations(self, split, index):
         return self._of(self._dataset.annotations(*self._at(split, index)))
@@ -103,6 +103,15 @@ class Subset(data.InstanceDataset):
         self._check_split(split)
         known = self._dataset.orientations(split)
         return None if known is None else known[list(self._indices[split])]
+
+    def image_reader(self, split):
+        self._check_split(split)
+        reader, indices = self._dataset.image_reader(split), list(self._indices[split])
+        if reader is None or not indices:
+            return None
+        places = tf.constant(indices, tf.int64)
+        able = None if reader.able is None else np.asarray(reader.able)[indices]
+        return data.GraphReader(lambda index: reader.read(places[index]), able)
 
     def _of(self, annotations):
         classes = self._class_ids[annotations.classes]
