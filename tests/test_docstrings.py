@@ -67,9 +67,24 @@ def workplace(tmp_path_factory):
         **{"np": np, "keras": keras, "tf": tf, "Image": Image, "isa_tf": isa_tf},
         **{"Segmenter": isa_tf.models.Segmenter, "layers": layers},
         **{"data_dir": folder / "camvid", "data": data, "model": model, "predictor": predictor},
-        **{"image": image, "images": image[None], "label": label},
+        **{"image": image, "images": image[None], "label": label, "truth": _truth()},
     }
     return folder, names
+
+
+def _truth():
+    """Two objects in one image, as detectors learn from them; one place is empty."""
+    boxes = [[[4.0, 4, 40, 60], [50, 8, 90, 40], [0, 0, 0, 0]]]
+    truth = {
+        "boxes": np.array(boxes, "float32"),
+        "classes": np.array([[2, 0, 0]], "int32"),
+        "valid": np.array([[True, True, False]]),
+        "crowd": np.zeros((1, 3), bool),
+        "masks": np.full((1, 3, 8, 8), 255, "uint8"),
+        "mask_boxes": np.array(boxes, "float32"),
+        "seed": np.array([[0, 1]], "int32"),
+    }
+    return {name: tf.constant(value) for name, value in truth.items()}
 
 
 def _write_other_labels(folder):

@@ -51,7 +51,7 @@ def fuse(model, minimal_filtering=64, product_dtype="float32", jit_compile=True)
     graph = _graph_twin(model, options)
     told = ["task", *(field.name for field in dataclasses.fields(contract_of(model)))]
     facts = {name: getattr(model, name) for name in told if hasattr(model, name)}
-    fused = FusedModel(graph.inputs, graph.outputs, facts, name=model.name)
+    fused = FusedModel(graph.input, graph.output, facts, name=model.name)
     fused.trainable = False
     return fused
 
@@ -61,15 +61,15 @@ class FusedModel(keras.Model):
     """What `fuse` returns: a functional model whose config is its graph.
 
     Args:
-        inputs: list of one keras tensor.
-        outputs: list of one keras tensor.
+        inputs: keras tensor, or a dict of them.
+        outputs: keras tensor, or a dict of them.
         facts: dict of what the model tells of itself (see `isa_tf.inference.contract_of`), each an
             attribute: num_classes, class_names, ... Defaults to `None`.
         **kwargs: name, trainable.
     """
 
     def __init__(self, inputs, outputs, facts=None, **kwargs):
-        super().__init__(inputs=inputs[0], outputs=outputs[0], **kwargs)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.facts = dict(facts or {})
         for name, value in self.facts.items():
             setattr(self, name, value)
@@ -87,7 +87,7 @@ class FusedModel(keras.Model):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         graph = keras.Model.from_config(dict(config.pop("graph")), custom_objects)
-        return cls(graph.inputs, graph.outputs, **config)
+        return cls(graph.input, graph.output, **config)
 
 
 def _graph_twin(model, options):

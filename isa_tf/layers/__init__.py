@@ -4,6 +4,15 @@ from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
 from isa_tf.layers.context import create_context, list_contexts, register_context
 from isa_tf.layers.conv import ConvNormAct
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
+from isa_tf.layers.detection import (
+    AddUpsampled,
+    Detections,
+    FillPadding,
+    MasksOfClasses,
+    Proposals,
+    PyramidAnchors,
+    PyramidRoIAlign,
+)
 from isa_tf.layers.fused import ConvBiasAct
 from isa_tf.layers.interlaced import (
     InterlacedSparseAttention,
@@ -18,16 +27,23 @@ from isa_tf.layers.resize import ResizeBy, ResizeLike
 from isa_tf.layers.self_attention import SelfAttention2D
 
 __all__ = [
+    "AddUpsampled",
     "AtrousSpatialPyramidPooling",
     "CompactGeneralizedNonLocal",
     "ContextModule",
     "ConvBiasAct",
     "ConvNormAct",
+    "Detections",
     "DoubleAttention",
+    "FillPadding",
     "InterlacedSparseAttention",
     "LongRangeAttention",
+    "MasksOfClasses",
     "NonLocal2D",
+    "Proposals",
+    "PyramidAnchors",
     "PyramidPooling",
+    "PyramidRoIAlign",
     "RecurrentCrissCrossAttention",
     "Recomputed",
     "ResizeBy",

@@ -25,7 +25,7 @@ def is_filtered(kernel_size, strides, reads, filters, minimal_filtering):
 
 @keras.saving.register_keras_serializable("isa_tf")
 class ConvBiasAct(keras.layers.Layer):
-    """2-D convolution with bias and activation, the twin of `ConvNormAct`.
+    """2-D convolution with bias and activation: a brick of detectors, the twin of `ConvNormAct`.
 
     Args:
         filters: int, output channels; `None` makes the convolution depthwise.
@@ -40,6 +40,7 @@ class ConvBiasAct(keras.layers.Layer):
             `None`.
         product_dtype: str, the precision of the products; the maps keep the layer's. `None` for
             the layer's own. Defaults to `None`.
+        kernel_initializer: name or initializer. Defaults to "he_normal".
 
     Shapes:
         (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), filters).
@@ -64,6 +65,7 @@ class ConvBiasAct(keras.layers.Layer):
         padding="same",
         minimal_filtering=None,
         product_dtype=None,
+        kernel_initializer="he_normal",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -76,6 +78,7 @@ class ConvBiasAct(keras.layers.Layer):
         self.padding = padding
         self.minimal_filtering = minimal_filtering
         self.product_dtype = product_dtype
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
         check_map(self, input_shape)
@@ -84,11 +87,13 @@ class ConvBiasAct(keras.layers.Layer):
         self.filtered = is_filtered(size, self.strides, reads, self.filters, self.minimal_filtering)
         shape = (size, size, reads, self.filters or 1)
         # The weights themselves, whatever the layer computes in: `call` rounds them once.
-        whole = {"initializer": "he_normal", "autocast": False}
+        initializer = self.kernel_initializer
         if self.filtered:
             shape = (36, reads, self.filters)
-            whole["initializer"] = _transformed_he_normal
-        self.kernel = self.add_weight(shape=shape, name="kernel", **whole)
+            initializer = _transformed(initializer)
+        self.kernel = self.add_weight(
+            shape=shape, initializer=initializer, name="kernel", autocast=False
+        )
         self.bias = self.add_weight(
             shape=(outputs,), initializer="zeros", name="bias", autocast=False
         )
@@ -152,6 +157,7 @@ class ConvBiasAct(keras.layers.Layer):
             "padding": self.padding,
             "minimal_filtering": self.minimal_filtering,
             "product_dtype": self.product_dtype,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 
@@ -171,6 +177,9 @@ def check_map(layer, shape):
         )
 
 
-def _transformed_he_normal(shape, dtype=None):
-    plain = keras.initializers.HeNormal()((3, 3, *shape[1:]), "float32")
-    return tf.cast(ops.winograd_kernel(np.asarray(plain)), dtype)
+def _transformed(initializer):
+    def initialize(shape, dtype=None):
+        plain = initializer((3, 3, *shape[1:]), "float32")
+        return tf.cast(ops.winograd_kernel(np.asarray(plain)), dtype)
+
+    return initialize

@@ -9,6 +9,7 @@ from isa_tf.losses.cross_entropy import (
     PixelCrossEntropy,
     near_boundary,
 )
+from isa_tf.losses.detection import box_losses, mask_loss, proposal_losses, smooth_l1
 from isa_tf.losses.overlap import DiceLoss, LovaszSoftmax, SoftJaccard
 from isa_tf.losses.selection import kth_smallest
 
@@ -22,11 +23,15 @@ __all__ = [
     "PixelLoss",
     "SoftJaccard",
     "SumOfLosses",
+    "box_losses",
     "combine",
     "create",
     "cross_entropies",
     "kth_smallest",
     "list_names",
+    "mask_loss",
     "near_boundary",
+    "proposal_losses",
     "register",
+    "smooth_l1",
 ]

@@ -28,6 +28,7 @@ from isa_tf.ops.partition import (
 from isa_tf.ops.replicas import alone, replicas_summed, sum_over_replicas
 from isa_tf.ops.resize import COORDINATES, check_coordinates, resize_bilinear
 from isa_tf.ops.roi_align import pyramid_roi_align, roi_align, roi_levels
+from isa_tf.ops.targets import anchor_targets, mask_targets, proposal_targets
 from isa_tf.ops.weights import pixel_weights
 from isa_tf.ops.winograd import (
     plain_kernel,
@@ -45,6 +46,7 @@ __all__ = [
     "SHORT",
     "Heard",
     "alone",
+    "anchor_targets",
     "base_anchors",
     "best_partition",
     "box_area",
@@ -62,12 +64,14 @@ __all__ = [
     "group_affinity",
     "grouped_attention",
     "map_anchors",
+    "mask_targets",
     "match_boxes",
     "non_max_suppression",
     "pad_to_partition",
     "paste_masks",
     "pixel_weights",
     "plain_kernel",
+    "proposal_targets",
     "pyramid_anchors",
     "pyramid_roi_align",
     "replicas_summed",

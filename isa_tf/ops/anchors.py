@@ -7,12 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 
-def base_anchors(sizes, aspect_ratios=(0.5, 1.0, 2.0)):
-    """The anchors of one position, around (0, 0), corners rounded to whole pixels.
+def base_anchors(sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
+    """The anchors of one position, around (0, 0).
 
     Args:
         sizes: floats, square roots of the anchors' areas, in pixels.
         aspect_ratios: floats, heights over widths. Defaults to (0.5, 1, 2).
+        rounded: bool, whether corners are whole pixels, as torchvision's are and those of
+            Detectron2 and mmdetection are not. Defaults to `True`.
 
     Returns:
         float32 array (ratios * sizes, 4), the sizes of the first ratio first, (x1, y1, x2, y2).
@@ -32,11 +34,12 @@ def base_anchors(sizes, aspect_ratios=(0.5, 1.0, 2.0)):
             raise ValueError(f"{name} must be positive numbers, at least one, got {values}")
     tall = np.sqrt(ratios)
     height, width = (np.ravel(side[:, None] * sizes) for side in (tall, 1 / tall))
+    anchors = np.stack([-width, -height, width, height], -1) / 2
     # To even where in the middle, which PyTorch's rounding does, too.
-    return np.round(np.stack([-width, -height, width, height], -1) / 2)
+    return np.round(anchors) if rounded else anchors
 
 
-def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
+def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
     """The anchors of all positions of a map.
 
     Args:
@@ -45,6 +48,7 @@ def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
             torchvision takes image size // map size. Position (0, 0) stands at pixel (0, 0).
         sizes: floats, as for `base_anchors`.
         aspect_ratios: floats, as for `base_anchors`.
+        rounded: bool, as for `base_anchors`.
 
     Returns:
         float32 tensor (height * width * A, 4), (x1, y1, x2, y2) in pixels, in the order of a map
@@ -59,7 +63,7 @@ def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
     array([[-2., -2.,  2.,  2.],
            [ 6., -2., 10.,  2.]], dtype=float32)
     """
-    base = base_anchors(sizes, aspect_ratios)
+    base = base_anchors(sizes, aspect_ratios, rounded)
     steps = stride if isinstance(stride, (tuple, list)) else (stride, stride)
     y, x = (
         tf.cast(tf.range(n) * step, tf.float32) for n, step in zip(map_size, steps, strict=True)
@@ -69,7 +73,7 @@ def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
     return tf.reshape(shift + base, (-1, 4))
 
 
-def pyramid_anchors(map_sizes, strides, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
+def pyramid_anchors(map_sizes, strides, sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
     """The anchors of a pyramid's maps.
 
     Args:
@@ -77,6 +81,7 @@ def pyramid_anchors(map_sizes, strides, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
         strides: the stride of each map, as for `map_anchors`.
         sizes: for each map a float or floats, as for `base_anchors`.
         aspect_ratios: floats, the same for all maps.
+        rounded: bool, as for `base_anchors`.
 
     Returns:
         A float32 tensor (height * width * A, 4) for each map, as from `map_anchors`.
@@ -96,4 +101,5 @@ def pyramid_anchors(map_sizes, strides, sizes, aspect_ratios=(0.5, 1.0, 2.0)):
             f"{len(map_sizes)} maps need as many strides and sizes, "
             f"got {len(strides)} and {len(sizes)}"
         )
-    return [map_anchors(*own, aspect_ratios) for own in zip(map_sizes, strides, sizes, strict=True)]
+    levels = zip(map_sizes, strides, sizes, strict=True)
+    return [map_anchors(*level, aspect_ratios, rounded) for level in levels]

@@ -60,9 +60,11 @@ def match_boxes(quality, low, high, valid=None, ignored=None, allow_low_quality_
 def _best(scores, among, count):
     """(indices (B, count), how many (B, 1)) of the highest scores among some."""
     scores = tf.where(among, scores, tf.constant(-1, scores.dtype))
-    places = scores.shape[-1]
-    indices = tf.math.top_k(scores, min(count, places)).indices
-    indices = tf.pad(indices, [(0, 0), (0, count - min(count, places))])
+    # Filled up, so that there are as many as are asked for, however many there are.
+    lacking = tf.maximum(count - tf.shape(scores)[-1], 0)
+    scores = tf.pad(scores, [(0, 0), (0, lacking)], constant_values=-2)
+    indices = tf.math.top_k(scores, count).indices
+    indices = tf.where(indices < tf.shape(among)[-1], indices, 0)
     found = tf.reduce_sum(tf.cast(among, tf.int32), -1, keepdims=True)
     return indices, tf.minimum(found, count)
 
@@ -83,7 +85,7 @@ def sample_balanced(labels, scores, count, positive_fraction):
         what is not valid, whose index is some index that can be gathered.
 
     Raises:
-        ValueError: unless K is known, and the fraction is in [0, 1].
+        ValueError: unless the fraction is in [0, 1].
 
     Paper: Girshick, "Fast R-CNN", 2.3.
 
@@ -96,8 +98,6 @@ def sample_balanced(labels, scores, count, positive_fraction):
     """
     if not 0 <= positive_fraction <= 1:
         raise ValueError(f"positive_fraction must be in [0, 1], got {positive_fraction}")
-    if labels.shape[-1] is None:
-        raise ValueError(f"how many predictions there are must be known, got {labels.shape}")
     most = int(count * positive_fraction)
     positives, num_positives = _best(scores, labels == POSITIVE, most)
     negatives, num_negatives = _best(scores, labels == NEGATIVE, count)

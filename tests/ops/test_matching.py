@@ -118,9 +118,18 @@ def test_what_is_wrong_is_told():
     with pytest.raises(ValueError, match=r"positive_fraction must be in \[0, 1\], got 1.5"):
         ops.sample_balanced(labels, scores, 2, 1.5)
 
-    @tf.function(input_signature=[tf.TensorSpec((1, None), tf.int32)])
-    def unknown(labels):
-        return ops.sample_balanced(labels, tf.zeros((1, 4)), 2, 0.5)
 
-    with pytest.raises(ValueError, match="how many predictions there are must be known"):
-        unknown(labels)
+def test_few_or_unknown_numbers_are_filled_up():
+    labels = np.random.default_rng(1).choice([-1, 0, 1], (2, 5))
+    scores = np.random.default_rng(2).uniform(size=(2, 5)).astype("float32")
+    specs = [tf.TensorSpec((2, None), tf.int32), tf.TensorSpec((2, None))]
+    draw = tf.function(lambda *given: ops.sample_balanced(*given, 8, 0.5), input_signature=specs)
+    indices, valid = (part.numpy() for part in draw(labels, scores))
+    for image in range(2):
+        positives = np.flatnonzero(labels[image] == 1)
+        positives = positives[np.argsort(-scores[image, positives])][:4]
+        negatives = np.flatnonzero(labels[image] == 0)
+        negatives = negatives[np.argsort(-scores[image, negatives])]
+        drawn = [*positives, *negatives]
+        np.testing.assert_array_equal(indices[image][valid[image]], drawn)
+        assert valid[image].sum() == len(drawn) and (indices[image] < 5).all()
