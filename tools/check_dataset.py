@@ -2,6 +2,7 @@
 
     python -m tools.check_dataset --data_dir=my_images --num_classes=11
     python -m tools.check_dataset --dataset=camvid --data_dir=camvid
+    python -m tools.check_dataset --dataset=coco --data_dir=my_coco
 
 Exits with 1 where something is wrong.
 """
@@ -9,7 +10,7 @@ Exits with 1 where something is wrong.
 from absl import app, flags, logging
 
 from isa_tf import data
-from isa_tf.data.check import check_dataset
+from isa_tf.data.check import InstancesReport, check_dataset
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -30,14 +31,40 @@ _NUM_CLASSES = flags.DEFINE_integer(
 
 def _table(class_names, report):
     """The classes of a split, one a line."""
+    if isinstance(report, InstancesReport):
+        return _table_of_instances(class_names, report)
     total = max(int(report.pixels.sum()) + report.ignored, 1)
     rows = [("id", "class", "pixels %", "images")]
     for i, name in enumerate(class_names):
         share = f"{100 * report.pixels[i] / total:.3f}"
         rows.append((str(i), name, share, str(report.images[i])))
     rows.append(("255", "(ignored)", f"{100 * report.ignored / total:.3f}", ""))
+    return _aligned(rows)
+
+
+def _table_of_instances(class_names, report):
+    rows = [("id", "class", "instances", "crowds", "images")]
+    for i, name in enumerate(class_names):
+        counts = report.instances[i], report.crowds[i], report.images[i]
+        rows.append((str(i), name, *map(str, counts)))
+    totals = map(str, (report.instances.sum(), report.crowds.sum(), report.examples - report.empty))
+    rows.append(("", "(all)", *totals))
+    small, medium, large = report.areas
+    lines = [
+        _aligned(rows),
+        f"  {small} are smaller than 32x32 pixels, {medium} smaller than 96x96, {large} larger; "
+        f"{report.no_area} have no area",
+        f"  {report.empty} images have none, and one has {report.most}",
+    ]
+    return "\n".join(lines)
+
+
+def _aligned(rows):
     width = max(len(row[1]) for row in rows)
-    lines = (f"  {i:>3}  {name:<{width}}  {share:>8}  {n:>6}" for i, name, share, n in rows)
+    lines = (
+        "  ".join([f"  {i:>3}", f"{name:<{width}}", f"{first:>9}", *(f"{n:>6}" for n in rest)])
+        for i, name, first, *rest in rows
+    )
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -59,7 +86,7 @@ def main(argv):
     except data.DataError as error:
         print(f"FAULT {error}")
         return 1
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # the former for --num_classes where it is known
         raise app.UsageError(f"{error}\nSee --data_dir, --num_classes, --dataset.") from error
     reports, faults = check_dataset(dataset)
     for split, report in reports.items():

@@ -82,7 +82,7 @@ def main(argv):
             progress=progress.Lines(),
             beam_options=_BEAM_OPTIONS.value,
         )
-        prepared = data.PreparedDataset(folder)
+        prepared = data.builder(name).dataset(folder)
     except (data.DataError, OSError) as error:
         print(f"FAULT {error}")
         return 1

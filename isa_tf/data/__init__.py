@@ -8,7 +8,7 @@ from isa_tf.data.instance_pipeline import instance_train_pipeline
 from isa_tf.data.instances import Annotations, InstanceDataset
 from isa_tf.data.pipeline import batch_examples, eval_pipeline, train_pipeline
 from isa_tf.data.preparation import prepare
-from isa_tf.data.prepared import PreparedDataset
+from isa_tf.data.prepared import PreparedDataset, PreparedInstances
 from isa_tf.data.synthetic import SyntheticDataset
 from isa_tf.data.synthetic_instances import SyntheticInstances
 
@@ -20,6 +20,7 @@ __all__ = [
     "GraphReader",
     "InstanceDataset",
     "PreparedDataset",
+    "PreparedInstances",
     "SegmentationDataset",
     "SyntheticDataset",
     "SyntheticInstances",

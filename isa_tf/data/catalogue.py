@@ -8,7 +8,7 @@ from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
 from isa_tf.data.coco import CocoDataset
 from isa_tf.data.folder import FolderDataset
-from isa_tf.data.prepared import PreparedDataset, prepared_folders
+from isa_tf.data.prepared import prepared_folders
 from isa_tf.data.synthetic import SyntheticDataset
 from isa_tf.data.synthetic_instances import SyntheticInstances
 from isa_tf.names import Registry
@@ -25,10 +25,10 @@ def register(name, make=None, builder=None):
 
     Args:
         name: str.
-        make: function or class that gives a `SegmentationDataset`: of (data_dir, **kwargs), or
-            of (**kwargs) alone where there are no files. With a builder, it reads what is not
-            prepared, and may be `None`. Defaults to `None`.
-        builder: subclass of `isa_tf.data.builders.base.SegmentationBuilder`, or the text
+        make: function or class that gives a `SegmentationDataset` or an `InstanceDataset`: of
+            (data_dir, **kwargs), or of (**kwargs) alone where there are no files. With a builder,
+            it reads what is not prepared, and may be `None`. Defaults to `None`.
+        builder: subclass of `isa_tf.data.builders.base.Builder`, or the text
             "module:Class" of one. What it has prepared is read first. Defaults to `None`.
 
     Returns:
@@ -77,7 +77,7 @@ register("ade20k", builder=_builder("ade20k:Ade20k"))
 register("camvid", _folder_of(label_sets.CAMVID, "camvid"), _builder("camvid:CamVid"))
 register("ccp", _folder_of(label_sets.CCP, "ccp"), _builder("ccp:Ccp"))
 register("cityscapes", builder=_builder("cityscapes:Cityscapes"))
-register("coco", CocoDataset)
+register("coco", CocoDataset, _builder("coco:Coco"))
 register("coco_stuff10k", builder=_builder("coco_stuff:CocoStuff10k"))
 register("coco_stuff164k", builder=_builder("coco_stuff:CocoStuff164k"))
 register("folder", FolderDataset, _builder("folder:Folder"))
@@ -124,13 +124,14 @@ def create(name, data_dir=None, **kwargs):
     """Makes a dataset by its name.
 
     Of a data set with a builder, what `isa_tf.data.prepare` made below `data_dir` is read;
-    "camvid", "ccp" and "folder" are read from plain folders, too.
+    "camvid", "ccp", "coco" and "folder" are read from plain folders, too.
 
     Args:
         name: str, one of `list_names()`.
         data_dir: path of its files, or of the folder of all prepared data sets; not for one
             without files, such as "synthetic". Defaults to `None`.
-        **kwargs: of the dataset: of `PreparedDataset` for one that is prepared.
+        **kwargs: of the dataset: of `PreparedDataset` or `PreparedInstances` for one that
+            is prepared.
 
     Raises:
         ValueError: for an unknown name, or a `data_dir` missing or not wanted.
@@ -151,7 +152,7 @@ def create(name, data_dir=None, **kwargs):
     folder = _prepared(name, Path(data_dir)) if name in _BUILDERS else None
     if folder is not None:
         kwargs.pop("num_classes", None)  # it is known
-        return PreparedDataset(folder, **kwargs)
+        return builder(name).dataset(folder, **kwargs)
     if make is _not_prepared:
         raise DataError(
             data_dir,

@@ -15,7 +15,7 @@ from absl import logging
 from isa_tf.data import pictures
 from isa_tf.data.base import DataError, GraphReader
 from isa_tf.data.folder import IMAGE_SUFFIXES, order_splits
-from isa_tf.data.instances import Annotations, InstanceDataset
+from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
 from isa_tf.data.run_lengths import encoded
 
 # How far a box may reach outside of its image, in pixels: numbers are rounded.
@@ -44,8 +44,8 @@ class CocoDataset(InstanceDataset):
     * an annotation of an image that is not listed
     * a box that is not four finite numbers, has a negative side or reaches more than a pixel
       outside of its image (a box without area is none: COCO has two; nothing is trained on them)
-    * a polygon of fewer than three points or an odd count of numbers; one that is a crowd's, whose
-      region is told by run lengths; run lengths of another size than the image
+    * a polygon of fewer than three points or an odd count of numbers, or that lies outside of its
+      image by more than its size; one that is a crowd's, whose region is told by run lengths; run lengths of another size than the image
     * an image that is not there, cannot be read, is of another size than listed, or listed twice;
       one below the images' folder that is not listed
 
@@ -102,7 +102,6 @@ class CocoDataset(InstanceDataset):
             raise DataError.of_all(self.faults, "faults")
         for fault in self.faults:
             logging.warning("Left out of %s: %s", self.name, fault)
-        self._class_ids = {category: i for i, category in enumerate(self.category_ids)}
         self._paths = {split: each.path for split, each in found.items()}
         self._images = {
             split: [i for i in each.images if split not in drop_empty or i.has_instances]
@@ -145,7 +144,7 @@ class CocoDataset(InstanceDataset):
     def annotations(self, split, index):
         image = self._image(split, index)
         masks = [shape.run_lengths(image.size) for shape in image.shapes]
-        return Annotations.of([shape.entry for shape in image.shapes], masks, self._class_ids)
+        return Annotations.of([shape.entry for shape in image.shapes], masks, self.class_ids)
 
     def read(self, split, index):
         image = self._image(split, index)
@@ -158,12 +157,10 @@ class CocoDataset(InstanceDataset):
     def ground_truth(self, split):
         images, entries = [], []
         for image in self._images_of(split):
-            height, width = image.size
-            told = {"id": image.id, "file_name": image.path.name, "height": height, "width": width}
-            images.append(told)
+            images.append(image_entry(image.id, image.file_name, image.size))
             for shape in image.shapes:
-                lengths = shape.run_lengths(image.size)
-                entries.append({**shape.entry, "image_id": image.id, "segmentation": lengths})
+                mask = shape.run_lengths(image.size)
+                entries.append({**shape.entry, "image_id": image.id, "segmentation": mask})
         return self._ground_truth(images, entries)
 
     def image_reader(self, split):
@@ -485,5 +482,9 @@ def _checked_segmentation(found, size, crowd, refuse):
             refuse("it has a polygon of an odd count of numbers")
         if not all(map(_is_number, polygon)):
             refuse("it has a polygon whose numbers are not all finite")
-        polygons.append(np.array(polygon, np.float64))
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+        if (points < -np.array(size[::-1])).any() or (points > 2 * np.array(size[::-1])).any():
+            # What draws it goes along its edges step by step, however far these lead.
+            refuse("it has a polygon that lies far outside of the image")
+        polygons.append(points.ravel())
     return polygons

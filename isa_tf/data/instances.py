@@ -1,4 +1,4 @@
-"""What every dataset of instances is: images, and the boxes, masks and classes of what is on them."""
+"""What every dataset of instances is: images, with boxes, masks and classes of what is there."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ class Annotations(NamedTuple):
         Args:
             entries: list of dicts of "bbox", "category_id", "iscrowd", "id" and "area".
             masks: list of run lengths, one an entry.
-            class_ids: dict of category id to class id.
+            class_ids: dict of category id to class id, see `InstanceDataset.class_ids`.
         """
         boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -103,6 +103,11 @@ class InstanceDataset(Dataset):
                 f"{len(class_names)} classes."
             )
 
+    @property
+    def class_ids(self):
+        """Dict of category id to class id."""
+        return {category: i for i, category in enumerate(self.category_ids)}
+
     def read(self, split, index):
         """Image (H, W, 3), uint8, and `Annotations`. Raises `DataError` for a bad file."""
         raise NotImplementedError
@@ -145,7 +150,7 @@ class InstanceDataset(Dataset):
         images, entries = [], []
         for index, name in enumerate(self.examples(split)):
             image_id, size = self.image_id(split, index), self.size_of(split, index)
-            images.append(_image_entry(image_id, name, size))
+            images.append(image_entry(image_id, name, size))
             found = self.annotations(split, index)
             for n, (x1, y1, x2, y2) in enumerate(found.boxes.astype(float).tolist()):
                 entries.append(
@@ -169,6 +174,11 @@ class InstanceDataset(Dataset):
         return {"images": images, "annotations": entries, "categories": categories}
 
 
-def _image_entry(image_id, name, size):
+def image_entry(image_id, name, size):
+    """An image as COCO's json has it.
+
+    >>> image_entry(9, "a.jpg", (2, 3))
+    {'id': 9, 'file_name': 'a.jpg', 'height': 2, 'width': 3}
+    """
     height, width = map(int, size)
     return {"id": image_id, "file_name": name, "height": height, "width": width}

@@ -148,3 +148,7 @@ ring romper sandals scarf shirt shoes shorts skin skirt sneakers socks stockings
 suit sunglasses sweater sweatshirt swimwear t-shirt tie tights top vest wallet
 watch wedges""".split()
 CCP = LabelSet(tuple(_CCP_NAMES), voc_palette(len(_CCP_NAMES)))
+
+# COCO's 80 kinds of things (Lin et al., ECCV 2014), in VOC's colours, and the ids it gives to them.
+COCO = LabelSet(COCO_STUFF.class_names[:80], voc_palette(81)[1:])
+COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))

@@ -1,5 +1,6 @@
 """Data sets that were prepared once: shards of records, read by their position."""
 
+import json
 import os
 import struct
 import threading
@@ -11,10 +12,12 @@ import tensorflow as tf
 from isa_tf.data import pictures
 from isa_tf.data.base import (
     DataError,
+    GraphReader,
     SegmentationDataset,
     python_operation,
 )
 from isa_tf.data.groups import group
+from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
 
 # Of a record in a TFRecord file: its length and the length's checksum, before; its own, behind.
 _HEADER, _FOOTER = struct.Struct("<QI"), 4
@@ -48,20 +51,10 @@ class PreparedDataset(SegmentationDataset):
     """
 
     def __init__(self, folder, groups=None, on_error="raise", name=None):
-        import tensorflow_datasets as tfds  # takes a second
-
         self.folder = Path(folder)
-        if not (self.folder / "dataset_info.json").is_file():
-            raise DataError(folder, "no prepared data set: it has no dataset_info.json")
-        try:
-            info = tfds.builder_from_directory(self.folder).info
-        except Exception as error:  # what it raises for a damaged file is not told
-            raise DataError(
-                self.folder / "dataset_info.json", f"cannot be read ({error!r})"
-            ) from error
-        told = info.metadata or {}
-        if "names" not in told:
-            raise DataError(folder, "not prepared by isa_tf: its metadata.json has no names")
+        info, told = _opened(self.folder)
+        if "flip_pairs" not in told:
+            raise DataError(folder, "its metadata.json tells of no segmentation")
         class_names = [str(class_name) for class_name in told["class_names"]]
         palette = told["palette"]
         self._stored_classes, self._group_of = len(class_names), None
@@ -73,10 +66,7 @@ class PreparedDataset(SegmentationDataset):
         name = name or info.name.removeprefix("isa_tf_")
         super().__init__(name, class_names, info.splits, palette, on_error, flip_pairs)
         self._names = {split: tuple(told["names"][split]) for split in self.splits}
-        self._records = {
-            split: _Records(info.splits[split].filepaths, info.splits[split].shard_lengths)
-            for split in self.splits
-        }
+        self._records = _records(info)
         if groups is None:  # see `isa_tf.inference.Encoding`
             self.submission_ids = told["submission_ids"]
             self.submission_palette = told["submission_palette"]
@@ -87,8 +77,7 @@ class PreparedDataset(SegmentationDataset):
 
     def read(self, split, index):
         self._check_split(split)
-        record = tf.train.Example.FromString(self._records[split].read(index))
-        feature = record.features.feature
+        feature = self._records[split].features(index)
         where = f"{self.folder}/{split}/{self._names[split][index]}"
         (image,), (label,) = (feature[key].bytes_list.value for key in ("image", "label"))
         (upright,) = feature["upright"].int64_list.value
@@ -99,19 +88,144 @@ class PreparedDataset(SegmentationDataset):
     def graph_reader(self, split):
         self._check_split(split)
         records = self._records[split]
-        features = {
-            **dict.fromkeys(("image", "label"), tf.io.FixedLenFeature((), tf.string)),
-            "plain": tf.io.FixedLenFeature((), tf.int64),
-        }
+        features = dict.fromkeys(("image", "label"), tf.io.FixedLenFeature((), tf.string))
 
         def fetch(index):
-            record = tf.ensure_shape(python_operation(records.read, [index], tf.string), ())
-            found = tf.io.parse_single_example(record, features)
-            plain = tf.debugging.Assert(found["plain"] == 1, ["not a plain image"])
-            with tf.control_dependencies([plain]):
-                return found["image"], tf.identity(found["label"])
+            found = records.fetch_plain(index, features)
+            return found["image"], found["label"]
 
         return pictures.graph_reader(fetch, self._stored_classes, self._group_of)
+
+
+class PreparedInstances(InstanceDataset):
+    """What a `isa_tf.data.builders.instances.InstanceBuilder` prepared: TFRecord shards.
+
+    It is read as `CocoDataset` reads the folder, and as `PreparedDataset` does, by position.
+
+    Args:
+        folder: path of one version of a data set, where `dataset_info.json` lies.
+        drop_empty: see `CocoDataset`. Defaults to `()`.
+        on_error: see `InstanceDataset`. Defaults to "raise".
+        name: str. Defaults to that of the data set.
+
+    Shapes:
+        `read` gives an image (H, W, 3), uint8, and `Annotations`.
+
+    Raises:
+        DataError: for a folder that is not whole, or none that such a builder has prepared.
+        ValueError: for `drop_empty` that is no split.
+
+    Example:
+
+    >>> folder = isa_tf.data.prepare("coco", "coco_archives", "new_data", check_sizes=False)
+    >>> data = isa_tf.data.PreparedInstances(folder)
+    >>> data.size("val"), data.category_ids[:3]
+    (2, (1, 2, 3))
+    """
+
+    def __init__(self, folder, drop_empty=(), on_error="raise", name=None):
+        self.folder = Path(folder)
+        info, told = _opened(self.folder)
+        if "category_ids" not in told:
+            raise DataError(folder, "its metadata.json tells of no instances")
+        name = name or info.name.removeprefix("isa_tf_")
+        classes = told["class_names"], info.splits, told["palette"], told["category_ids"]
+        super().__init__(name, *classes, on_error)
+        for split in drop_empty:
+            self._check_split(split)
+        self._records, self._positions, self._told = _records(info), {}, {}
+        for split in self.splits:
+            images = [dict(image) for image in told["images"][split]]
+            self._positions[split] = [
+                i for i, image in enumerate(images) if image["instances"] or split not in drop_empty
+            ]
+            names, kept = told["names"][split], self._positions[split]
+            self._told[split] = [{"name": names[i], **images[i]} for i in kept]
+            if not kept:
+                raise DataError(folder, f"no image is left of split {split}")
+
+    def examples(self, split):
+        return tuple(image["name"] for image in self._images_of(split))
+
+    def image_id(self, split, index):
+        return self._images_of(split)[index]["id"]
+
+    def size_of(self, split, index):
+        return tuple(self._images_of(split)[index]["size"])
+
+    def orientations(self, split):
+        sizes = [image["size"] for image in self._images_of(split)]
+        return np.array([height > width for height, width in sizes], bool)
+
+    def annotations(self, split, index):
+        return self._annotations_of(split, index, self._features(split, index))
+
+    def read(self, split, index):
+        feature = self._features(split, index)
+        where = f"{self.folder}/{split}/{self._images_of(split)[index]['name']}"
+        (image,), (upright,) = (
+            feature["image"].bytes_list.value,
+            feature["upright"].int64_list.value,
+        )
+        image = pictures.read_image(where, image, bool(upright))
+        if image.shape[:2] != self.size_of(split, index):
+            raise DataError(where, "an image of another size than was prepared")
+        return image, self._annotations_of(split, index, feature)
+
+    def ground_truth(self, split):
+        images, entries = [], []
+        for index, told in enumerate(self._images_of(split)):
+            images.append(image_entry(told["id"], told["name"], told["size"]))
+            found = self._entries(split, index, self._features(split, index))
+            for entry, mask in zip(*found, strict=True):
+                entries.append({**entry, "image_id": told["id"], "segmentation": mask})
+        return self._ground_truth(images, entries)
+
+    def image_reader(self, split):
+        records, images = self._records[split], self._images_of(split)
+        positions = tf.constant(self._positions[split], tf.int64)
+        sizes = tf.constant([image["size"] for image in images], tf.int32)
+        features = {"image": tf.io.FixedLenFeature((), tf.string)}
+
+        def read(index):
+            found = records.fetch_plain(positions[index], features)
+            return pictures.decode_image(found["image"], sizes[index])
+
+        return GraphReader(read)
+
+    def _images_of(self, split):
+        self._check_split(split)
+        return self._told[split]
+
+    def _features(self, split, index):
+        self._check_split(split)
+        return self._records[split].features(self._positions[split][index])
+
+    def _entries(self, split, index, feature):
+        """Annotations as COCO's json has them, and their run lengths."""
+        entries = json.loads(feature["annotations"].bytes_list.value[0])
+        size = list(self.size_of(split, index))
+        counts = feature["objects/counts"].bytes_list.value
+        return entries, [{"size": size, "counts": each} for each in counts]
+
+    def _annotations_of(self, split, index, feature):
+        return Annotations.of(*self._entries(split, index, feature), self.class_ids)
+
+
+def _opened(folder):
+    """What tensorflow-datasets tells of a prepared folder, and the builder's own metadata."""
+    import tensorflow_datasets as tfds  # takes a second
+
+    if not (folder / "dataset_info.json").is_file():
+        raise DataError(folder, "no prepared data set: it has no dataset_info.json")
+    try:
+        info = tfds.builder_from_directory(folder).info
+    except Exception as error:  # what it raises for a damaged file is not told
+        raise DataError(folder / "dataset_info.json", f"cannot be read ({error!r})") from error
+    told = info.metadata or {}
+    if "names" not in told:
+        raise DataError(folder, "not prepared by isa_tf: its metadata.json has no names")
+    return info, told
 
 
 def prepared_folders(data_dir, name):
@@ -129,6 +243,13 @@ def prepared_folders(data_dir, name):
     found = (data_dir / f"isa_tf_{name}").glob("**/dataset_info.json")
     folders = sorted(path.parent for path in found)
     return [folder for folder in folders if not folder.name.startswith("incomplete.")]
+
+
+def _records(info):
+    """The `_Records` of every split."""
+    return {
+        split: _Records(told.filepaths, told.shard_lengths) for split, told in info.splits.items()
+    }
 
 
 class _Records:
@@ -151,6 +272,24 @@ class _Records:
         if len(record) < size:
             raise DataError(self._paths[number], "a record is cut off; prepare the data set anew")
         return record
+
+    def features(self, index):
+        """What a record has, by name."""
+        return tf.train.Example.FromString(self.read(index)).features.feature
+
+    def fetch_plain(self, index, features):
+        """Parses a record, in a graph; a failure where its image is not plain.
+
+        Args:
+            index: int64 scalar tensor.
+            features: dict of name to `tf.io.FixedLenFeature`.
+        """
+        record = tf.ensure_shape(python_operation(self.read, [index], tf.string), ())
+        features = {**features, "plain": tf.io.FixedLenFeature((), tf.int64)}
+        found = tf.io.parse_single_example(record, features)
+        plain = tf.debugging.Assert(found["plain"] == 1, ["not a plain image"])
+        with tf.control_dependencies([plain]):
+            return {name: tf.identity(value) for name, value in found.items()}
 
     def _opened(self, number):
         with self._lock:

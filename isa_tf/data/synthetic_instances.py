@@ -106,8 +106,7 @@ class SyntheticInstances(InstanceDataset):
                 }
             )
             masks.append(mask.encode(np.asfortranarray(visible.astype(np.uint8))))
-        class_ids = {category: i for i, category in enumerate(self.category_ids)}
-        return image.astype(np.uint8), Annotations.of(entries, masks, class_ids)
+        return image.astype(np.uint8), Annotations.of(entries, masks, self.class_ids)
 
 
 def _background(rng, height, width):

@@ -59,7 +59,8 @@ class CocoScores:
         counts = len(boxes), len(classes), len(certainty), len(masks)
         if len({*counts}) > 1:
             raise ValueError(
-                "boxes, classes, scores and masks are as many. Received: %d, %d, %d, %d" % counts
+                "boxes, classes, scores and masks are as many. Received: "
+                + ", ".join(map(str, counts))
             )
         known = len(self._dataset.category_ids)
         if ((classes < 0) | (classes >= known)).any():

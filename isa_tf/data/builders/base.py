@@ -1,4 +1,4 @@
-"""What every builder of a segmentation data set is."""
+"""What every builder of a data set is, and what those of segmentation are."""
 
 import collections
 import functools
@@ -16,6 +16,7 @@ from isa_tf.data import pictures
 from isa_tf.data.base import IGNORE_LABEL, DataError
 from isa_tf.data.builders.archives import Files, Member
 from isa_tf.data.label_sets import LabelSet
+from isa_tf.data.prepared import PreparedDataset
 
 _REFUSED = -1  # in a table of ids
 
@@ -122,27 +123,19 @@ def listed(names, images, labels, files):
     return [Example(name, images[name], labels[name]) for name in names]
 
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Prepares a data set once: shards of images as they came and labels as PNGs of train ids.
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Prepares a data set once: shards of images as they came, and of what belongs to them.
 
-    A data set is this class with the attributes below and `examples` filled in. Examples keep the
-    order that `examples` gives them. They have features `image`, `label` (255 is ignored),
-    `name`; `upright` (whether the label is of the image turned as its EXIF orientation says) and
-    `plain` (whether TensorFlow decodes the image to the pixels that Pillow does).
-    `isa_tf.data.PreparedDataset` reads what was prepared.
+    What the builders of all tasks share: archives, sizes, threads. A task's is this class with
+    `features`, `told` and `maker` filled in, a data set's is that with the attributes below and
+    `examples`. Examples keep the order that `examples` gives them.
 
     Attributes:
         name: str, "isa_tf_" and the data set's.
+        dataset: class that reads what was prepared, of its folder.
         labels: `LabelSet`.
         archives: tuple of `Archive`, for the instructions.
         sizes: dict of split to its official number of images.
-        train_ids: array, of `id_table`.
-        flip_pairs: pairs of classes that change places in a mirror.
-        labels_upright: bool, whether a label that fits an image both as it is stored and as its
-            EXIF orientation turns it is of the latter.
-        submission_ids: of each class the id that the benchmark's server reads; `None` for those
-            that it is trained by.
-        submission_palette: of an id in such a file the colour, for a palette PNG; `None` for grey.
         description, homepage, citation, licence: str.
 
     Args:
@@ -152,28 +145,17 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         progress: function that is called with (split, number of examples made, of all), or `None`.
         **kwargs: of `tfds.core.GeneratorBasedBuilder`: data_dir, config, version, file_format.
 
-    Raises:
-        DataError: while preparing, naming what is missing, damaged or has an id out of the table.
-
-    Example:
-
-    >>> builder = isa_tf.data.builder("voc2012")(data_dir="prepared")
-    >>> builder.info.features["label"].shape
-    (None, None, 1)
-
     Library: https://www.tensorflow.org/datasets/add_dataset
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The first."}
 
+    dataset: type
     labels: LabelSet
     archives = ()
     sizes = {}
-    train_ids: np.ndarray
-    flip_pairs = ()
-    labels_upright = False
-    submission_ids = submission_palette = None
+    supervised_keys = None
     description = homepage = citation = licence = ""
 
     def __init_subclass__(cls, **kwargs):
@@ -197,7 +179,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return None
 
     def examples(self, files):
-        """Finds what there is: a dict of split to a list of `Example`.
+        """Finds what there is: a dict of split to a list of examples, each with a `name`.
 
         Args:
             files: `Files` over the folder of the archives.
@@ -207,36 +189,35 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """
         raise NotImplementedError
 
-    @staticmethod
-    def read_ids(files, label):
-        """The stored ids of a label, an int array (H, W); here of a `Member`, a PNG.
+    def features(self):
+        """The features of an example: a dict of `tfds.features`."""
+        raise NotImplementedError
+
+    def told(self, examples):
+        """What the metadata have beside names of classes and examples: a dict.
 
         Args:
-            files: `Files`.
-            label: of an `Example`.
-
-        Raises:
-            DataError: for what cannot be read.
+            examples: what `examples` gave.
         """
-        return pictures.read_ids(label, files.read(label))
+        return {}
+
+    def maker(self, files):
+        """A function of an example that gives its features; it can be pickled.
+
+        Args:
+            files: see `examples`.
+        """
+        raise NotImplementedError
 
     # === tensorflow-datasets ===
 
     def _info(self):
-        names = list(self.labels.class_names) if hasattr(self, "labels") else None
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.LabeledImage(labels=names, shape=(None, None, 1)),
-            "name": tfds.features.Text(),
-            "upright": tfds.features.Scalar(np.bool_),
-            "plain": tfds.features.Scalar(np.bool_),
-        }
         # (`dataset_info_from_configs` looks for files in a module's package, which may have none.)
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"{self.description}\n\nLicence: {self.licence}",
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
+            features=tfds.features.FeaturesDict(self.features()),
+            supervised_keys=self.supervised_keys,
             homepage=self.homepage,
             citation=self.citation,
             license=self.licence,
@@ -264,13 +245,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         self.info.metadata.update(
             class_names=list(self.labels.class_names),
             palette=[list(map(int, color)) for color in self.labels.palette],
-            flip_pairs=[list(pair) for pair in self.flip_pairs],
-            submission_ids=self.submission_ids and list(self.submission_ids),
-            submission_palette=self.submission_palette and list(map(list, self.submission_palette)),
             sizes_checked=self.check_sizes,
             names={split: [e.name for e in some] for split, some in examples.items()},
+            **self.told(examples),
         )
-        make = functools.partial(_make, files, self.read_ids, self.train_ids, self.labels_upright)
+        make = self.maker(files)
         return {
             split: self._generate_examples(split, make, some) for split, some in examples.items()
         }
@@ -310,6 +289,79 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 f"{'; '.join(wrong)}: is an archive incomplete? (Part of a data set is prepared "
                 "with check_sizes=False.)",
             )
+
+
+class SegmentationBuilder(Builder, skip_registration=True):
+    """Prepares a data set of segmentation: images as they came and labels as PNGs of train ids.
+
+    A data set is this class with the attributes below, those of `Builder` and `examples` filled in,
+    which gives lists of `Example`. Examples have features `image`, `label` (255 is ignored),
+    `name`; `upright` (whether the label is of the image turned as its EXIF orientation says) and
+    `plain` (whether TensorFlow decodes the image to the pixels that Pillow does).
+    `isa_tf.data.PreparedDataset` reads what was prepared.
+
+    Attributes:
+        train_ids: array, of `id_table`.
+        flip_pairs: pairs of classes that change places in a mirror.
+        labels_upright: bool, whether a label that fits an image both as it is stored and as its
+            EXIF orientation turns it is of the latter.
+        submission_ids: of each class the id that the benchmark's server reads; `None` for those
+            that it is trained by.
+        submission_palette: of an id in such a file the colour, for a palette PNG; `None` for grey.
+
+    Args:
+        **kwargs: see `Builder`.
+
+    Raises:
+        DataError: while preparing, naming what is missing, damaged or has an id out of the table.
+
+    Example:
+
+    >>> builder = isa_tf.data.builder("voc2012")(data_dir="prepared")
+    >>> builder.info.features["label"].shape
+    (None, None, 1)
+    """
+
+    dataset = PreparedDataset
+    supervised_keys = ("image", "label")
+    train_ids: np.ndarray
+    flip_pairs = ()
+    labels_upright = False
+    submission_ids = submission_palette = None
+
+    @staticmethod
+    def read_ids(files, label):
+        """The stored ids of a label, an int array (H, W); here of a `Member`, a PNG.
+
+        Args:
+            files: `Files`.
+            label: of an `Example`.
+
+        Raises:
+            DataError: for what cannot be read.
+        """
+        return pictures.read_ids(label, files.read(label))
+
+    def features(self):
+        names = list(self.labels.class_names) if hasattr(self, "labels") else None
+        return {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.LabeledImage(labels=names, shape=(None, None, 1)),
+            "name": tfds.features.Text(),
+            "upright": tfds.features.Scalar(np.bool_),
+            "plain": tfds.features.Scalar(np.bool_),
+        }
+
+    def told(self, examples):
+        return {
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "submission_ids": self.submission_ids and list(self.submission_ids),
+            "submission_palette": self.submission_palette
+            and list(map(list, self.submission_palette)),
+        }
+
+    def maker(self, files):
+        return functools.partial(_make, files, self.read_ids, self.train_ids, self.labels_upright)
 
 
 def _make(files, read_ids, table, labels_upright, example):

@@ -3,16 +3,13 @@
 from isa_tf.data import label_sets
 from isa_tf.data.builders.archives import Archive
 from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed, pair
+from isa_tf.data.builders.coco import IMAGES
 from isa_tf.data.builders.matlab import read_mat
 
 _10K = Archive(
     "cocostuff-10k-v1.1.zip",
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/cocostuff-10k-v1.1.zip",
 )
-_COCO = {
-    split: Archive(f"{split}.zip", f"http://images.cocodataset.org/zips/{split}.zip")
-    for split in ("train2017", "val2017")
-}
 _MAPS = Archive(
     "stuffthingmaps_trainval2017.zip",
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
@@ -71,7 +68,7 @@ class CocoStuff164k(_CocoStuff):
 
     name = "isa_tf_coco_stuff164k"
     description = "COCO-Stuff on COCO 2017 (164k): 171 classes of things and stuff."
-    archives = (*_COCO.values(), _MAPS)
+    archives = (*IMAGES.values(), _MAPS)
     sizes = {"train": 118287, "val": 5000}
     train_ids = id_table([i - 1 for i in _USED], ignored=[255])
 
@@ -81,6 +78,6 @@ class CocoStuff164k(_CocoStuff):
             labels = files.find(f"{split}2017/*.png", _MAPS)
             # What mmsegmentation's script has made lies beside what it was made of.
             labels = [m for m in labels if not m.stem.endswith("_labelTrainIds")]
-            images = files.find(f"{split}2017/*.jpg", _COCO[f"{split}2017"])
+            images = files.find(f"{split}2017/*.jpg", IMAGES[f"{split}2017"])
             found[split] = pair(images, labels)
         return found
