@@ -1,16 +1,27 @@
-"""Segments images with a model of any format: .keras, SavedModel folder, .tflite, ...
+"""Predicts images with a model of any format: .keras, SavedModel folder, .tflite, ...
 
     python -m tools.predict --model=model.keras --images=photos --output=predicted
     python -m tools.predict --model=model.tflite --images='photos/*.jpg' --output=predicted
 
-Writes for each image NAME_overlay.png, the classes laid over the image with a legend of those
-found, and NAME_label.png, the class ids as grey values, which `FolderDataset` reads as a label (16
-bits deep where the model has more than 256 classes). Class 0, in many data sets what is none of
-the others, stays as it is in the photo; --clear names others, and --clear= none. An image that
-cannot be read is named and left out; the command then exits with 1.
+What is written depends on what the model is for.
+
+A segmentation model: for each image NAME_overlay.png, the classes laid over the image with a legend
+of those found, and NAME_label.png, the class ids as grey values, which `FolderDataset` reads as a
+label (16 bits deep where the model has more than 256 classes). Class 0, in many data sets what is
+none of the others, stays as it is in the photo; --clear names others, and --clear= none.
+
+A model that finds instances: for each image NAME_overlay.png, masks, boxes, names and scores over
+the image (enlarged where it is too small for letters), and for all of them one detections.json, a
+list in COCO's results format: image_id, category_id, bbox, score, segmentation (run lengths), and
+file_name. The image_id is the number that a file is named by ("000000000139.jpg" is image 139), of
+other names the file's name; the category_id is the data set's own where the model knows it, else
+the class id + 1. --score_threshold leaves out what the model is less sure of.
+
+An image that cannot be read is named and left out; the command then exits with 1.
 """
 
 import glob
+import json
 import time
 from pathlib import Path
 
@@ -18,18 +29,19 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from isa_tf import load_predictor
+from isa_tf import files, load_predictor
 from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
 from isa_tf.data.folder import IMAGE_SUFFIXES
 from isa_tf.data.pictures import read_image
-from isa_tf.names import unknown
-from isa_tf.visualize import overlay, with_legend
+from isa_tf.names import Registry, unknown
+from isa_tf.visualize import draw_instances, overlay, with_legend
 from tools import plugins
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
+DETECTIONS = "detections.json"
 _WARM_UP_SIZE = (64, 64)
 _MOST_CLASSES = 2**16  # that a PNG holds
 _NO_LABEL = -1  # every id is a class here, 255 too
@@ -42,15 +54,38 @@ _IMAGES = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write into.", flag_values=FLAGS)
 _OPACITY = flags.DEFINE_float(
-    "opacity", 0.5, "Of the colours in the overlay.", 0.0, 1.0, flag_values=FLAGS
+    "opacity",
+    None,
+    "Of the colours in the overlay; by default 0.5 of classes, 0.4 of instances.",
+    0.0,
+    1.0,
+    flag_values=FLAGS,
 )
 _CLEAR = flags.DEFINE_list(
-    "clear", ["0"], "Classes, ids or names, to leave out of the overlay.", flag_values=FLAGS
+    "clear",
+    ["0"],
+    "Classes, ids or names, to leave out of the overlay of a segmentation model.",
+    flag_values=FLAGS,
 )
 _LEGEND = flags.DEFINE_bool(
-    "legend", True, "Whether the overlay names the classes found.", flag_values=FLAGS
+    "legend",
+    True,
+    "Whether the overlay names the classes found, or the instances.",
+    flag_values=FLAGS,
+)
+_SCORE_THRESHOLD = flags.DEFINE_float(
+    "score_threshold",
+    None,
+    "The least score of instances to draw and to write; by default, 0.5 of those drawn, and all "
+    "are written.",
+    0.0,
+    1.0,
+    flag_values=FLAGS,
 )
 _PLUGINS = plugins.define(FLAGS)
+
+# What writes the results of a task's predictor.
+outputs = Registry("task")
 
 
 def main(argv):
@@ -65,14 +100,13 @@ def main(argv):
     try:
         paths = find_images(_IMAGES.value)
         predictor = load_predictor(_MODEL.value)
-        clear = _class_ids(_CLEAR.value, predictor)
+        writer = outputs[predictor.task](predictor, Path(_OUTPUT.value))
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise app.UsageError(str(error)) from error
     # The first call makes the graph ready: not to be counted among the times below.
     predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
 
-    output = Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
+    writer.folder.mkdir(parents=True, exist_ok=True)
     written, failed = {}, 0
     for path in paths:
         try:
@@ -85,15 +119,67 @@ def main(argv):
             continue
         written[path.stem] = path
         start = time.perf_counter()
-        class_id = predictor(image)[0]
+        result = predictor(image)
         seconds = time.perf_counter() - start
-        picture = draw(image, class_id, predictor, _OPACITY.value, clear, _LEGEND.value)
-        Image.fromarray(picture).save(output / f"{path.stem}_overlay.png")
-        depth = np.uint8 if class_id.dtype == np.uint8 else np.uint16
-        Image.fromarray(class_id.astype(depth)).save(output / f"{path.stem}_label.png")
-        print(f"{path}: {1000 * seconds:.0f} ms; {_classes(class_id, predictor.class_names)}")
-    print(f"{len(written)} of {len(paths)} images segmented into {output}")
+        print(f"{path}: {1000 * seconds:.0f} ms; {writer.write(path, image, result)}")
+    writer.finish()
+    print(f"{len(written)} of {len(paths)} images {writer.did} into {writer.folder}")
     return 1 if failed else 0
+
+
+@outputs.register("segmentation")
+class Labels:
+    """Writes class ids: an overlay and a label an image."""
+
+    did = "segmented"
+
+    def __init__(self, predictor, folder):
+        self.predictor, self.folder = predictor, folder
+        if _SCORE_THRESHOLD.value is not None:
+            raise ValueError("--score_threshold is for models that find instances")
+        self.clear = _class_ids(_CLEAR.value, predictor)
+        self.opacity = 0.5 if _OPACITY.value is None else _OPACITY.value
+
+    def write(self, path, image, result):
+        """Writes what was found in an image, and tells it in words."""
+        class_id = result[0]
+        picture = draw(image, class_id, self.predictor, self.opacity, self.clear, _LEGEND.value)
+        Image.fromarray(picture).save(self.folder / f"{path.stem}_overlay.png")
+        depth = np.uint8 if class_id.dtype == np.uint8 else np.uint16
+        Image.fromarray(class_id.astype(depth)).save(self.folder / f"{path.stem}_label.png")
+        return _classes(class_id, self.predictor.class_names)
+
+    def finish(self):
+        """Writes what is of all images."""
+
+
+@outputs.register("instance_segmentation")
+class Detections:
+    """Writes instances: an overlay an image, and one file of all of them."""
+
+    did = "searched"
+
+    def __init__(self, predictor, folder):
+        self.predictor, self.folder, self.results = predictor, folder, []
+        self.opacity = 0.4 if _OPACITY.value is None else _OPACITY.value
+        least = _SCORE_THRESHOLD.value
+        self.drawn, self.kept = (0.5, 0.0) if least is None else (least, least)
+
+    def write(self, path, image, result):
+        """Writes the picture of an image, keeps what was found, and tells it in words."""
+        kept, drawn = result.above(self.kept), result.above(self.drawn)
+        names, palette = self.predictor.class_names, self.predictor.palette
+        picture = draw_instances(image, drawn, names, palette, self.opacity, labels=_LEGEND.value)
+        Image.fromarray(picture).save(self.folder / f"{path.stem}_overlay.png")
+        image_id = int(path.stem) if path.stem.isdecimal() else path.name
+        for row in kept.to_coco(image_id, self.predictor.category_ids):
+            self.results.append({**row, "file_name": path.name})
+        return _counts(drawn, names)
+
+    def finish(self):
+        """Writes what is of all images."""
+        with files.replacing(self.folder / DETECTIONS) as new:
+            new.write_text(json.dumps(self.results), encoding="utf-8")
 
 
 def draw(image, class_id, predictor, opacity=0.5, clear=(0,), legend=True):
@@ -144,6 +230,13 @@ def _classes(class_id, class_names):
     names = [_name(i, class_names) for i in order]
     shares = (f"{100 * counts[i] / class_id.size:.1f} %" for i in order)
     return ", ".join(f"{name} {share}" for name, share in zip(names, shares, strict=True))
+
+
+def _counts(instances, class_names):
+    """The classes of instances and how many there are of each, most first."""
+    counts = np.bincount(instances.classes, minlength=1)
+    order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
+    return ", ".join(f"{counts[i]} {_name(i, class_names)}" for i in order) or "nothing"
 
 
 def _name(class_id, class_names):

@@ -29,6 +29,16 @@ class ImageScore(NamedTuple):
     iou: dict
     truth: dict
 
+    @property
+    def value(self):
+        """By which images are ranked."""
+        return self.miou
+
+    @property
+    def share(self):
+        """What is told beside it."""
+        return self.pixel_accuracy
+
 
 class ImageScores:
     """The confusion matrix of each image of an evaluation.
@@ -132,13 +142,13 @@ def choose(scores, limit, class_ids=None):
     the worse. Images without a score are left out.
 
     Args:
-        scores: `ImageScore`s.
+        scores: `ImageScore`s, or `InstanceScore`s.
         limit: int, how many to choose at most.
         class_ids: the classes that take turns for their worst image, in this order; `None` for
             all. Defaults to `None`.
 
     Returns:
-        Three lists of `ImageScore`: the worst, worst first; the best, best first; and, class by
+        Three lists of the scores: the worst, worst first; the best, best first; and, class by
         class, the worst of a class.
 
     Example:
@@ -151,8 +161,8 @@ def choose(scores, limit, class_ids=None):
     (2, 2, 2, True)
     """
     ranked = sorted(
-        (score for score in scores if score.miou is not None),
-        key=lambda score: (score.miou, score.index),
+        (score for score in scores if score.value is not None),
+        key=lambda score: (score.value, score.index),
     )
     if len(ranked) <= limit:
         half = (len(ranked) + 1) // 2
