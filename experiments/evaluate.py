@@ -70,7 +70,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
     heading = f"{dataset.name} {split}: {task.headline(result)}"
-    sheet = task.make_sheet(predictor, dataset, split, pictures, heading)
+    sheet = task.make_sheet(config, predictor, dataset, split, pictures, heading)
     Image.fromarray(sheet).save(workdir / "predictions.png")
     if reports:
         facts = {"evaluated": datetime.datetime.now().strftime("%Y-%m-%d %H:%M")}

@@ -1,10 +1,10 @@
 """Instance segmentation: boxes, classes and masks of objects, compared by average precision."""
 
 import concurrent.futures
-import io
 import itertools
 import json
 import math
+import zlib
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import setup
-from isa_tf import backbones, data, files, inference, metrics, training, visualize
+from isa_tf import backbones, data, files, inference, metrics, report, training, visualize
 from isa_tf.models import MaskRCNN
 from isa_tf.names import unknown
 
@@ -224,22 +224,34 @@ def compile_model(model, config, dataset, phase=None):
         phase: `Phase`; there is one.
 
     Returns:
-        dict: the arguments of `training.Run.fit` by which the model is validated.
+        dict: the arguments of `training.Run.fit` by which the model is validated and drawn.
     """
     del phase
+    dataset.size(config.data.val_split)  # an unknown split is an error now, not after an epoch
     model.compile(setup.make_optimizer(config), jit_compile=config.train.jit_compile)
-    predictors = {}
+    predictors = {}  # one for both, since tracing takes longest
 
-    def evaluate(model, watch):
+    def predictor_of(model):
         if id(model) not in predictors:
             predictors[id(model)] = inference.InstancePredictor.from_model(model)
+        return predictors[id(model)]
+
+    def evaluate(model, watch):
         split = config.data.val_split
         indices = spread(dataset.size(split), config.train.val_images)
         strategy = model.distribute_strategy
-        found = find(predictors[id(model)], dataset, split, indices, strategy, watch)
-        return _plain(count(dataset, split, found).scores(only_added=True))
+        found = count(predictor_of(model), dataset, split, indices, strategy, watch)
+        return _plain(found.scores(only_added=True))
 
-    return {"evaluate": evaluate, "monitor": MONITOR}
+    def draw(model):
+        split, pictures = config.data.val_split, config.train.pictures
+        return make_sheet(config, predictor_of(model), dataset, split, pictures)
+
+    return {
+        "evaluate": evaluate,
+        "monitor": MONITOR,
+        "draw": draw if config.train.pictures else None,
+    }
 
 
 def spread(size, count=None):
@@ -249,38 +261,55 @@ def spread(size, count=None):
     return [i * size // count for i in range(count)]
 
 
-def find(predictor, dataset, split, indices, strategy=None, watch=None):
-    """What a predictor finds in images of a split.
-
-    The workers of a strategy share the images; each uses one of its devices.
+def look(predictor, dataset, split, indices, hear):
+    """Has a predictor look at images of a split, one after the other.
 
     Args:
         predictor: `inference.InstancePredictor`.
         dataset, split: whose images.
         indices: positions of the images.
+        hear: function of (position, `inference.Instances`), called after each; of an image that
+            cannot be read, where `dataset.on_error` is "skip", of its position and `None`.
+    """
+    for index, image in _read_ahead(dataset, split, indices):
+        hear(index, None if image is None else predictor(image))
+
+
+def count(predictor, dataset, split, indices, strategy=None, watch=None):
+    """`metrics.CocoScores` of what a predictor finds in images of a split.
+
+    The workers of a strategy share the images; each uses one of its devices.
+
+    Args:
+        predictor, dataset, split, indices: see `look`.
         strategy: `tf.distribute.Strategy` whose workers all call it; `None` for this process alone.
         watch: function of (images done, images in all), called after each. Defaults to `None`.
 
     Returns:
-        dict from position to `inference.Instances`, in the order of the positions and the same in
-        all workers, without the images that cannot be read where `dataset.on_error` is "skip".
+        The scores, the same in all workers.
     """
     workers = 1 if strategy is None else training.num_workers(strategy)
     own = 0 if strategy is None else training.worker_index(strategy)
+    mine = indices[own::workers]
     # All have as many turns, since workers ask one another in `watch`.
-    turns = -(-len(indices) // workers)
-    found = {}
-    for turn, (index, image) in enumerate(_read_ahead(dataset, split, indices[own::workers])):
-        if image is not None:
-            found[index] = predictor(image)
+    turns, done = -(-len(indices) // workers), itertools.count(1)
+    scores = metrics.CocoScores(dataset, split)
+
+    def hear(index, instances):
+        if instances is not None:
+            scores.add(index, instances)
         if watch is not None:
-            watch(turn + 1, turns)
-    if len(indices[own::workers]) < turns and watch is not None:
+            watch(next(done), turns)
+
+    look(predictor, dataset, split, mine, hear)
+    if len(mine) < turns and watch is not None:
         watch(turns, turns)
     if workers > 1:
-        shares = training.gather(strategy, pack(found))
-        found = dict(itertools.chain.from_iterable(unpack(share).items() for share in shares))
-    return {index: found[index] for index in indices if index in found}
+        text = json.dumps(scores.by_image()).encode()
+        for share in training.gather(strategy, zlib.compress(text)):
+            for index, results in json.loads(zlib.decompress(share)).items():
+                scores.add_results(int(index), results)
+    return scores
 
 
 def _read_ahead(dataset, split, indices):
@@ -309,71 +338,21 @@ def _read_ahead(dataset, split, indices):
                 image.cancel()
 
 
-def pack(found):
-    """Bytes of what `find` gives, for other workers; `unpack` reads them."""
-    arrays = {}
-    for index, instances in found.items():
-        for name, values in instances._asdict().items():
-            arrays[f"{index}/{name}"] = values
-        arrays[f"{index}/masks"] = np.packbits(instances.masks)
-        arrays[f"{index}/shape"] = np.array(instances.masks.shape)
-    file = io.BytesIO()
-    np.savez_compressed(file, indices=np.array(list(found), np.int64), **arrays)
-    return file.getvalue()
-
-
-def unpack(packed):
-    """What was packed: a dict from position to `inference.Instances`."""
-    found = {}
-    with np.load(io.BytesIO(packed)) as arrays:
-        for index in arrays["indices"].tolist():
-            shape = arrays[f"{index}/shape"]
-            bits = np.unpackbits(arrays[f"{index}/masks"], count=int(np.prod(shape)))
-            values = {n: arrays[f"{index}/{n}"] for n in ("boxes", "classes", "scores")}
-            masks = bits.reshape(shape).astype(bool)
-            found[index] = inference.Instances(**values, masks=masks)
-    return found
-
-
-def count(dataset, split, found):
-    """`metrics.CocoScores` of what `find` gives."""
-    scores = metrics.CocoScores(dataset, split)
-    for index, instances in found.items():
-        scores.add(index, instances)
-    return scores
-
-
 # === Pictures and scores ===
 
 
-def make_sheet(predictor, dataset, split, count, heading=None, least=0.0):
-    """A picture of truth and detections of score `least` of `count` examples of a split."""
+def make_sheet(config, predictor, dataset, split, count, heading=None):
+    """A picture of truth and detections of `count` examples spread over a split."""
     examples, captions = [], []
     size = dataset.size(split)
     for index in spread(size, count):
         image, annotations = dataset.read(split, index)
         truth = inference.Truth.of(annotations, image.shape[:2])
-        examples.append((image, truth, predictor(image).above(least)))
+        examples.append((image, truth, predictor(image).above(config.test.score_threshold)))
         captions.append(Path(str(dataset.examples(split)[index])).name)
     return visualize.instance_sheet(
         examples, dataset.class_names, dataset.palette, captions, heading
     )
-
-
-def make_draw(config, dataset):
-    """The function that draws detections of a model in validation images, `None` for none."""
-    predictors = {}
-    if not config.train.pictures:
-        return None
-
-    def draw(model):
-        if id(model) not in predictors:
-            predictors[id(model)] = inference.InstancePredictor.from_model(model)
-        split, least = config.data.val_split, config.test.score_threshold
-        predictor = predictors[id(model)]
-        return make_sheet(predictor, dataset, split, config.train.pictures, least=least)
-
-    return draw
 
 
 def score(config, dataset, predictor, split, by_image=False):
@@ -386,11 +365,19 @@ def score(config, dataset, predictor, split, by_image=False):
         by_image: whether what was found in each image is wanted too. Defaults to False.
 
     Returns:
-        (dict of scores for metrics.json, what the report is made of; `None` unless `by_image`).
+        (dict of scores for metrics.json, `report.InstanceScores`, empty unless `by_image`).
     """
-    found = find(predictor, dataset, split, range(dataset.size(split)))
-    images = None
-    return count(dataset, split, found).scores(only_added=True), images
+    images = report.InstanceScores(dataset.num_classes)
+    scores = metrics.CocoScores(dataset, split)
+
+    def hear(index, instances):
+        if instances is not None:
+            scores.add(index, instances)
+            if by_image:
+                images.add(index, dataset.annotations(split, index), instances)
+
+    look(predictor, dataset, split, range(dataset.size(split)), hear)
+    return scores.scores(only_added=True), images
 
 
 def headline(result):
@@ -410,6 +397,29 @@ def lines(result):
         yield f"{label:>20}  {box:>9}  {mask:>9}"
 
 
+def make_report(result, images, dataset, predictor, log, facts, max_images):
+    """(text of images.csv, text of report.html); the images shown are predicted once more."""
+    split = result["split"]
+    names = report.short_names(dataset.examples(split))
+
+    def show(index):
+        image, annotations = dataset.read(split, index)
+        return image, inference.Truth.of(annotations, image.shape[:2]), predictor(image)
+
+    page = report.instance_page(
+        result,
+        images,
+        names,
+        dataset.class_names,
+        dataset.palette,
+        show,
+        log,
+        facts,
+        max_images,
+    )
+    return report.instance_table(images.scores(), names, dataset.class_names), page
+
+
 def write_predictions(predictor, dataset, split, folder, facts):
     """Writes what is found in a split as COCO's server takes it: FOLDER/detections.json.
 
@@ -427,12 +437,12 @@ def write_predictions(predictor, dataset, split, folder, facts):
         raise FileExistsError(
             f"{folder} holds {strange[0]}, which is no file of detections; name another folder"
         )
-    found = find(predictor, dataset, split, range(dataset.size(split)))
-    results = count(dataset, split, found).results()
+    scores = count(predictor, dataset, split, range(dataset.size(split)))
+    results = scores.results()
     told = {
         "dataset": dataset.name,
         "split": split,
-        "images": len(found),
+        "images": len(scores.by_image()),
         "detections": len(results),
         "protocol": predictor.protocol.to_dict(),
         **facts,

@@ -172,7 +172,7 @@ def compile_model(model, config, dataset, phase=None):
         phase: `Phase`, which tells whether class weights count; `None`: they do.
 
     Returns:
-        dict: the arguments of `training.Run.fit` by which the model is validated.
+        dict: the arguments of `training.Run.fit` by which the model is validated and drawn.
     """
     c = config.train
     rates = None
@@ -202,6 +202,7 @@ def compile_model(model, config, dataset, phase=None):
         "make_val_data": lambda context: make_val_data(config, dataset, context=context),
         "monitor": MONITOR,
         "details": class_scores,
+        "draw": make_draw(config, dataset),
     }
 
 
@@ -213,7 +214,7 @@ def make_draw(config, dataset):
 
     def draw(model):
         predictor = predictors.setdefault(id(model), inference.Predictor.from_model(model))
-        return make_sheet(predictor, dataset, config.data.val_split, config.train.pictures)
+        return make_sheet(config, predictor, dataset, config.data.val_split, config.train.pictures)
 
     return draw
 
@@ -267,8 +268,9 @@ def lines(result):
     yield f"{'pixel accuracy':>20}  {_shown(result['pixel_accuracy'])}"
 
 
-def make_sheet(predictor, dataset, split, count, heading=None):
+def make_sheet(config, predictor, dataset, split, count, heading=None):
     """A picture of photo, truth and prediction of `count` examples spread over a split."""
+    del config  # of other tasks
     rows, captions = [], []
     size = dataset.size(split)
     indices = [i * size // count for i in range(min(count, size))]

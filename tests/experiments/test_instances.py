@@ -20,7 +20,7 @@ from experiments.configs import coco_mini, default, instances, synthetic, synthe
 from experiments.evaluate import evaluate, write_predictions
 from experiments.tasks import instances as task
 from experiments.train import train
-from isa_tf import data, formats, inference, training
+from isa_tf import data, files, formats, inference, training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,7 +85,7 @@ def assert_same_state(one, other):
 
 
 def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
-    """Trained straight; stopped in a step and in a validation and gone on with; scored."""
+    """Trained straight; stopped in a validation and gone on with; scored."""
     best = train(config, tmp_path / "straight", verbose=0)
     rows = training.read_log(tmp_path / "straight" / training.LOG)
     assert [row["step"] for row in rows] == [2, 4]
@@ -94,8 +94,6 @@ def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
     assert sum(rows[0][part] for part in parts) == pytest.approx(rows[0]["loss"], rel=1e-4)
     assert best == {"step": best["step"], "mask_ap": max(row["val_mask_ap"] for row in rows)}
 
-    with pytest.raises(training.Interrupted, match="at step 1 of 4"):
-        train(config, tmp_path / "parts", verbose=0, callbacks=[At(1)])
     read, seen = data.SyntheticInstances.read, []
 
     def noted(self, split, index):
@@ -126,20 +124,33 @@ def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
         assert (workdir / name).stat().st_size > 100
     assert Image.open(workdir / "predictions.png").size[0] > 600
 
-    (path,) = write_predictions(config, workdir, tmp_path / "sent")
-    check_results(config, json.loads(path.read_text()), workdir)
-
 
 def config_names(config):
     return task.make_dataset(config).class_names
 
 
-def check_results(config, results, workdir):
-    """That results for a server are what the predictor finds, in the dataset's own ids."""
+@pytest.mark.slow
+def test_stopped_in_any_step_it_goes_on_as_if_it_had_not_been(config, tmp_path):
+    config.train.ema, config.train.checkpoint_every = 0.5, 1
+    train(config, tmp_path / "straight", verbose=0)
+    for step in (1, 3):
+        with pytest.raises(training.Interrupted, match=f"at step {step} of 4"):
+            train(config, tmp_path / "parts", verbose=0, callbacks=[At(step)])
+    train(config, tmp_path / "parts", verbose=0)
+    assert_same_state(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_predictions_for_a_server(config, tmp_path):
+    """They are what the predictor finds, in the dataset's own ids."""
     dataset = task.make_dataset(config)
-    predictor = inference.InstancePredictor.from_model(
-        formats.load_model(workdir / training.BEST), task.make_protocol(config)
-    )
+    model = task.make_model(config, dataset)
+    model.save(tmp_path / training.BEST)
+    (path,) = write_predictions(config, tmp_path, tmp_path / "sent")
+    assert path == tmp_path / "sent" / "detections.json"
+    results, facts = (json.loads((path.parent / n).read_text()) for n in (path.name, "facts.json"))
+    assert facts["images"] == 3 and facts["detections"] == len(results)
+    assert facts["split"] == "val" and facts["sha256"] == files.digest(tmp_path / training.BEST)
+    predictor = inference.InstancePredictor.from_model(model, task.make_protocol(config))
     expected = []
     for index in range(dataset.size("val")):
         image = dataset.read("val", index)[0]
@@ -154,8 +165,13 @@ def check_results(config, results, workdir):
         x, y, width, height = result["bbox"]
         np.testing.assert_allclose([x, y, x + width, y + height], box, atol=1e-3)
         np.testing.assert_array_equal(mask.decode(result["segmentation"]).astype(bool), shape)
+    (tmp_path / "sent" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="thesis.txt, which is no file of detections"):
+        write_predictions(config, tmp_path, tmp_path / "sent")
+    assert json.loads(path.read_text()) == results
 
 
+@pytest.mark.slow
 def test_two_replicas_train_and_validate(config, tmp_path, mirrored):
     config.train.steps = config.train.validate_every = 2
     config.train.ema = 0.5
@@ -235,17 +251,6 @@ def random_instances(rng, count, size):
     )
 
 
-def test_what_is_found_goes_to_other_workers_and_back():
-    rng = np.random.default_rng(0)
-    found = {7: random_instances(rng, 3, (5, 9)), 2: random_instances(rng, 0, (4, 4))}
-    back = task.unpack(task.pack(found))
-    assert list(back) == [7, 2] and task.unpack(task.pack({})) == {}
-    for index, instances_ in found.items():
-        for one, other in zip(instances_, back[index], strict=True):
-            np.testing.assert_array_equal(one, other)
-            assert one.dtype == other.dtype and one.shape == other.shape
-
-
 @pytest.mark.parametrize("size, workers", [(5, 2), (4, 2), (1, 3), (7, 3)])
 def test_workers_share_the_images(config, monkeypatch, size, workers):
     """Each worker's turns are as many, each image is looked at once, all get the same."""
@@ -264,20 +269,20 @@ def test_workers_share_the_images(config, monkeypatch, size, workers):
     for me in range(workers):
         monkeypatch.setattr(training, "worker_index", lambda strategy, me=me: me)
         monkeypatch.setattr(
-            training, "gather", lambda strategy, packed, me=me: sent.setdefault(me, [packed])
+            training, "gather", lambda strategy, packed, me=me: [sent.setdefault(me, packed)]
         )
         turns.append([])
         watch = turns[-1]
-        task.find(predictor, dataset, "val", range(size), "s", lambda *a, w=watch: w.append(a))
+        task.count(predictor, dataset, "val", range(size), "s", lambda *a, w=watch: w.append(a))
     assert sorted(looked) == list(range(size))
     most = -(-size // workers)
     assert turns == [[(i + 1, most) for i in range(most)]] * workers
-    shares = [sent[me][0] for me in range(workers)]
+    shares = [sent[me] for me in range(workers)]
     monkeypatch.setattr(training, "gather", lambda strategy, packed: shares)
-    found = task.find(predictor, dataset, "val", range(size), "s")
-    assert list(found) == list(range(size))
-    for index, instances_ in found.items():
-        np.testing.assert_array_equal(instances_.masks, expected[index].masks)
+    shared = task.count(predictor, dataset, "val", range(size), "s")
+    alone = task.count(predictor, dataset, "val", range(size))
+    assert sorted(shared.by_image()) == list(range(size))
+    assert shared.results() == alone.results() and shared.scores() == alone.scores()
 
 
 def test_an_image_that_cannot_be_read(config, monkeypatch):
@@ -290,11 +295,14 @@ def test_an_image_that_cannot_be_read(config, monkeypatch):
 
     monkeypatch.setattr(data.SyntheticInstances, "read", broken)
     dataset = task.make_dataset(config)
-    nothing = random_instances(np.random.default_rng(0), 0, (48, 64))
+    nothing, said = random_instances(np.random.default_rng(0), 0, (48, 64)), []
     with pytest.raises(data.DataError, match="photo.jpg: cut off"):
-        task.find(lambda image: nothing, dataset, "val", range(3))
+        task.count(lambda image: nothing, dataset, "val", range(3))
     dataset.on_error = "skip"
-    assert list(task.find(lambda image: nothing, dataset, "val", range(3))) == [0, 2]
+    scores = task.count(
+        lambda image: nothing, dataset, "val", range(3), watch=lambda *a: said.append(a)
+    )
+    assert list(scores.by_image()) == [0, 2] and said == [(1, 3), (2, 3), (3, 3)]
 
 
 # === Some images, some classes ===
@@ -395,7 +403,7 @@ def test_tasks_have_the_same_functions():
 
     named = {
         *("make_dataset", "make_train_data", "batch_files", "make_model", "phases"),
-        *("compile_model", "map_size", "make_draw", "make_sheet", "make_protocol", "score"),
+        *("compile_model", "map_size", "make_sheet", "make_protocol", "score"),
         *("headline", "lines", "make_report", "write_predictions"),
     }
     for module in tasks.tasks.values():
