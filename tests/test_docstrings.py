@@ -8,6 +8,7 @@ import pkgutil
 import shutil
 import zipfile
 
+import coco_folders
 import keras
 import numpy as np
 import pytest
@@ -101,6 +102,17 @@ def _write_other_labels(folder):
         ],
     }
     (folder / "coco" / "instances.json").write_text(json.dumps(told))
+    _write_instances(folder, told)
+
+
+def _write_instances(folder, told):
+    """The same as a folder that `CocoDataset` reads; and a few images as COCO packs them."""
+    (folder / "coco_folder").mkdir()
+    shutil.copytree(folder / "coco/images", folder / "coco_folder/train")
+    for annotation in told["annotations"]:
+        annotation["bbox"] = [min(annotation["id"], 5), 1, 2, 2]
+    (folder / "coco_folder/instances_train.json").write_text(json.dumps(told))
+    coco_folders.write_archives(folder / "coco_archives")
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

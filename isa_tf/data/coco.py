@@ -45,7 +45,8 @@ class CocoDataset(InstanceDataset):
     * a box that is not four finite numbers, has a negative side or reaches more than a pixel
       outside of its image (a box without area is none: COCO has two; nothing is trained on them)
     * a polygon of fewer than three points or an odd count of numbers, or that lies outside of its
-      image by more than its size; one that is a crowd's, whose region is told by run lengths; run lengths of another size than the image
+      image by more than its size; one that is a crowd's, whose region is told by run lengths
+    * run lengths of another size than the image, or that do not add up to it
     * an image that is not there, cannot be read, is of another size than listed, or listed twice;
       one below the images' folder that is not listed
 
@@ -137,9 +138,8 @@ class CocoDataset(InstanceDataset):
     def size_of(self, split, index):
         return self._image(split, index).size
 
-    def orientations(self, split):
-        self._check_split(split)
-        return np.array([image.size[0] > image.size[1] for image in self._images[split]], bool)
+    def sizes(self, split):
+        return np.array([image.size for image in self._images_of(split)])
 
     def annotations(self, split, index):
         image = self._image(split, index)

@@ -1,5 +1,7 @@
 """From a dataset of instances to batches for a detector: resized, mirrored, padded."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -98,6 +100,7 @@ def instance_train_pipeline(
     if mask_size < 3:
         raise ValueError(f"`mask_size` is 3 or more, a border of one cell. Received: {mask_size}")
     pads = _pads(pad_size)
+    _check_pads(pads, dataset, split, short_sides, long_side)
     running, replica_batch = places(dataset, split, batch_size, start_step, repeat, input_context)
     to_index = example_order(dataset, split, batch_size, seed, shuffle)
     targets = _Targets(dataset, split, max_instances, mask_size)
@@ -146,6 +149,16 @@ def instance_train_pipeline(
     if len(pads) > 1:
         data = data.map(lambda x, y: ({**x, "image": _pad_to_one_of(x["image"], pads)}, y))
     return finish(data)
+
+
+def resized_size_of(size, short_side, long_side):
+    """`resized_size` in Python, of a (height, width): a tuple of ints.
+
+    >>> resized_size_of((480, 640), 800, 1333)
+    (800, 1066)
+    """
+    scale = min(short_side / min(size), long_side / max(size))
+    return tuple(max(math.floor(side * scale), 1) for side in size)
 
 
 def resized_size(size, short_side, long_side):
@@ -361,6 +374,21 @@ def _pads(pad_size):
     several = np.ndim(pad_size) == 2
     pads = [two_ints("pad_size", pad) for pad in (pad_size if several else [pad_size])]
     return sorted(pads, key=lambda pad: (pad[0] * pad[1], pad))
+
+
+def _check_pads(pads, dataset, split, short_sides, long_side):
+    sizes = dataset.sizes(split) if pads else None
+    if sizes is None:
+        return
+    sizes, found = np.unique(sizes, axis=0, return_index=True)
+    for size, index in zip(sizes.tolist(), found, strict=True):
+        for short_side in short_sides:
+            needed = resized_size_of(size, short_side, long_side)
+            if not any(needed[0] <= height and needed[1] <= width for height, width in pads):
+                raise ValueError(
+                    f"`pad_size` holds every image once it is resized. Received: {pads}, but "
+                    f"{dataset.examples(split)[index]} becomes {needed} (height, width)"
+                )
 
 
 def _pad_to_one_of(images, pads):

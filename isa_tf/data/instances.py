@@ -60,7 +60,7 @@ class InstanceDataset(Dataset):
     """Images with instances, each of which has a box, a mask and a class, in named splits.
 
     A dataset is this class with `examples` and `read` filled in. What can tell more without
-    decoding an image overrides `annotations`, `size_of`, `ground_truth` and `orientations`, and
+    decoding an image overrides `annotations`, `size_of`, `sizes` and `ground_truth`, and
     `image_reader` where TensorFlow can decode.
 
     Args:
@@ -132,10 +132,10 @@ class InstanceDataset(Dataset):
         """
         return None
 
-    def orientations(self, split):
-        """Bool array, which images stand, being higher than wide; `None` where nobody knows.
+    def sizes(self, split):
+        """(height, width) of all images, an int array (n, 2); `None` where it takes reading them.
 
-        Where it is told, training puts images of one kind into a batch.
+        Where it is told, training puts images into a batch that all stand or all lie.
         """
         return None
 

@@ -153,9 +153,8 @@ class PreparedInstances(InstanceDataset):
     def size_of(self, split, index):
         return tuple(self._images_of(split)[index]["size"])
 
-    def orientations(self, split):
-        sizes = [image["size"] for image in self._images_of(split)]
-        return np.array([height > width for height, width in sizes], bool)
+    def sizes(self, split):
+        return np.array([image["size"] for image in self._images_of(split)])
 
     def annotations(self, split, index):
         return self._annotations_of(split, index, self._features(split, index))

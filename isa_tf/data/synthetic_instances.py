@@ -65,6 +65,9 @@ class SyntheticInstances(InstanceDataset):
         self._check_split(split)
         return self.image_size
 
+    def sizes(self, split):
+        return np.array([self.image_size] * self.size(split))
+
     def read(self, split, index):
         from pycocotools import mask
 

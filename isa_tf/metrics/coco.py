@@ -109,12 +109,15 @@ class CocoScores:
             dict of "box_ap" (the mean over intersections of 0.5, 0.55, ... 0.95), "box_ap50",
             "box_ap75", "box_ap_small" (less than 32 x 32 pixels), "box_ap_medium" and
             "box_ap_large" (more than 96 x 96), the same of "mask_", and "classes": a dict of name
-            to "box_ap" and "mask_ap". All in 0..1; a score of nothing is `None`.
+            to "box_ap" and "mask_ap". All in 0..1 (pycocotools falls short of 1 by 2e-16); a score
+            of nothing is `None`.
         """
         truth = self._dataset.ground_truth(self._split)
         images = [image["id"] for image in truth["images"]]
         if only_added:
             images = [self._dataset.image_id(self._split, index) for index in self._results]
+        # pycocotools puts categories into the order of their ids.
+        order = np.argsort(np.argsort(self._dataset.category_ids))
         found, classes = {}, {name: {} for name in self._dataset.class_names}
         for kind, told in _KINDS.items():
             precision = _precision(truth, self.results(), told, images)
@@ -123,7 +126,7 @@ class CocoScores:
             found[f"{kind}_ap75"] = _mean(precision[5, ..., 0])
             for i, size in enumerate(_SIZES[1:], 1):
                 found[f"{kind}_ap_{size}"] = _mean(precision[..., i])
-            for i, row in enumerate(classes.values()):
+            for i, row in zip(order, classes.values(), strict=True):
                 row[f"{kind}_ap"] = _mean(precision[:, :, i, 0])
         return {**found, "classes": classes}
 

@@ -1,7 +1,8 @@
+import coco_folders
 import numpy as np
 from PIL import Image
 
-from isa_tf.data import FolderDataset
+from isa_tf.data import CocoDataset, FolderDataset
 from isa_tf.data.check import check_dataset
 
 
@@ -29,4 +30,34 @@ def test_counts_and_faults(tmp_path):
     assert sorted(fault.path.rsplit("/")[-1] for fault in faults) == [
         "bad_value.png",
         "lonely.png",
+    ]
+
+
+def test_instances_are_counted(tmp_path):
+    found = coco_folders.made()
+    found["train"][0]["annotations"][5]["category_id"] = 12
+    coco_folders.write_folder(tmp_path, found)
+    path = tmp_path / "val/000000000030.jpg"
+    path.write_bytes(path.read_bytes()[:-200])  # which its header does not tell
+    reports, faults = check_dataset(CocoDataset(tmp_path, on_error="skip"))
+    report = reports["train"]
+    assert report.examples == 3 and report.sizes == {(24, 32): 3}
+    of = {name: i for i, name in enumerate(CocoDataset(tmp_path, on_error="skip").class_names)}
+    for name, instances, crowds, images, pixels in (
+        ("person", 1, 0, 1, 30),
+        ("toothbrush", 1, 0, 1, 48),
+        ("car", 0, 1, 1, 240),
+        ("stop sign", 2, 0, 1, 72),
+        ("dog", 0, 0, 0, 0),
+    ):
+        i = of[name]
+        told = report.instances[i], report.crowds[i], report.images[i], report.pixels[i]
+        assert told == (instances, crowds, images, pixels), name
+    assert report.instances.sum() == 4 and report.crowds.sum() == 1
+    assert report.areas.tolist() == [4, 0, 0]
+    assert (report.empty, report.most, report.no_area) == (1, 3, 1)
+    assert reports["val"].examples == 1
+    assert [fault.path.rpartition("/")[2] for fault in faults] == [
+        "instances_train.json",
+        "000000000030.jpg",
     ]

@@ -1,3 +1,4 @@
+import coco_folders
 import numpy as np
 import pytest
 from absl import app
@@ -36,3 +37,34 @@ def test_usage(run):
         run(check_dataset)
     with pytest.raises(app.UsageError, match='did you mean "camvid"'):
         run(check_dataset, "--dataset=canvid")
+    with pytest.raises(app.UsageError, match="num_classes"):
+        run(check_dataset, "--dataset=coco", "--data_dir=.", "--num_classes=80")
+
+
+def test_instances(run, tmp_path):
+    coco_folders.write_folder(tmp_path)
+    flags = ("--dataset=coco", f"--data_dir={tmp_path}")
+    status, printed = run(check_dataset, *flags)
+    assert status == 0 and "No faults." in printed
+    assert "/train: 3 examples, width x height 32x24 (3)" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["0", "person", "2", "0", "1"] in lines and ["2", "car", "0", "1", "1"] in lines
+    assert ["(all)", "5", "1", "2"] in lines and ["(all)", "2", "0", "2"] in lines
+    assert "5 are smaller than 32x32 pixels, 0 smaller than 96x96, 0 larger; 1 have no" in printed
+    assert "1 images have none, and one has 4" in printed
+
+    found = coco_folders.made()
+    found["train"][0]["annotations"][0]["category_id"] = 12
+    found["val"][0]["images"][0]["file_name"] = "gone.jpg"
+    coco_folders.write_folder(tmp_path, found)
+    status, printed = run(check_dataset, *flags)
+    json = tmp_path / "instances_train.json"
+    assert status == 1 and "3 faults" in printed
+    assert f"FAULT {json}: image 7, annotation 11: its category_id is 12" in printed
+    assert f"FAULT {tmp_path}/val/gone.jpg: image 30: no such file" in printed
+    assert f"FAULT {tmp_path}/val/000000000030.jpg: an image that" in printed
+    assert ["(all)", "4", "1", "2"] in [line.split() for line in printed.splitlines()]
+
+    json.write_text("{")
+    status, printed = run(check_dataset, *flags)
+    assert status == 1 and f"FAULT {json}: cannot be read as JSON" in printed

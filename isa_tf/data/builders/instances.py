@@ -51,7 +51,7 @@ class InstanceBuilder(Builder, skip_registration=True):
 
     >>> builder = isa_tf.data.builder("coco")(data_dir="prepared")
     >>> builder.info.features["objects"]["bbox"].shape
-    (None, 4)
+    (4,)
     """
 
     dataset = PreparedInstances

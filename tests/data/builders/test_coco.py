@@ -65,7 +65,7 @@ def test_it_reads_like_the_folder(both):
             np.testing.assert_array_equal(image, pixels)
             assert_same_annotations(told, found)
             assert_same_annotations(told, prepared.annotations(split, i))
-        np.testing.assert_array_equal(folder.orientations(split), prepared.orientations(split))
+        np.testing.assert_array_equal(folder.sizes(split), prepared.sizes(split))
 
 
 def test_the_truth_has_the_numbers_as_they_were(both):
