@@ -4,7 +4,6 @@ import re
 import zipfile
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from isa_tf import files, runtime
@@ -104,11 +103,7 @@ class LiteRT(Format):
             runner = interpreter.get_signature_runner(SIGNATURE)
 
             def run(images):
-                results = [runner(image=image[None]) for image in images]
-                return {
-                    name: np.concatenate([result[name] for result in results])
-                    for name in contract.outputs
-                }
+                return contract.join([runner(image=image[None]) for image in images])
 
             _, height, width, _ = runner.get_input_details()["image"]["shape"].tolist()
             return predictor_of_run(contract.of_size((height, width)), run, protocol)

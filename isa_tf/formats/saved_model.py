@@ -22,7 +22,15 @@ class SavedModel(Format):
     model's contract answers; of a segmentation model
 
     * `class_id`: uint8 (B, H, W), the most probable class; int32 of more than 256 classes;
-    * `score`: float32 (B, H, W), its probability.
+    * `score`: float32 (B, H, W), its probability;
+
+    of one that finds instances, n being the most that an image of the batch has, maybe 0,
+
+    * `boxes`: float32 (B, n, 4), (x1, y1, x2, y2) in pixels of the image that was sent;
+    * `classes`: int32 (B, n), from 0;
+    * `scores`: float32 (B, n), falling;
+    * `valid`: bool (B, n), False where an image has fewer;
+    * `masks`: bool (B, n, H, W).
 
     What there is to know of the model (number, names and colours of the classes, ...) lies in
     `assets.extra/isa_tf.json`, where `load` finds it.

@@ -188,6 +188,10 @@ class SegmentationContract:
         logits = model(tf.cast(images, tf.float32), training=False)
         return dict(zip(self.outputs, classify(logits), strict=True))
 
+    def join(self, answers):
+        """One answer, of arrays, for a batch of images, of the answers for each of them."""
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}
+
     def compare(self, expected, found):
         """How far the results of two predictors for the same images are the same.
 

@@ -90,7 +90,7 @@ def sizes(images):
     )
 
 
-def detect(model, images, protocol):
+def detect(model, images, protocol, least=0):
     """Detections in images, in pixels of these images.
 
     Args:
@@ -99,10 +99,11 @@ def detect(model, images, protocol):
             "valid" and "masks" of a fixed number of detections, those that are valid first.
         images: uint8 tensor (B, h, w, 3), RGB, of any size.
         protocol: `DetectionProtocol`.
+        least: int, how many places there are at least. Defaults to 0.
 
     Returns:
-        dict of tensors, n being the most detections that an image of the batch has, maybe 0;
-        of images with fewer the rest is zeros:
+        dict of tensors, n being the most detections that an image of the batch has, or `least`; of
+        images with fewer the rest is zeros:
 
         * "boxes": float32 (B, n, 4), (x1, y1, x2, y2) in pixels of the image;
         * "classes": int32 (B, n), from 0;
@@ -126,14 +127,14 @@ def detect(model, images, protocol):
     valid = found["valid"]
     most = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), 1))
     # One is pasted even where there is none, for a loop of no turns has no shape.
-    pasted = ops.paste_masks(
-        found["masks"][:, : tf.maximum(most, 1)], boxes[:, : tf.maximum(most, 1)], size
-    )
+    places = tf.maximum(most, max(least, 1))
+    pasted = ops.paste_masks(found["masks"][:, :places], boxes[:, :places], size)
     answer = {
         "boxes": tf.where(valid[..., None], boxes, 0),
         "classes": tf.where(valid, tf.cast(found["classes"], tf.int32), 0),
         "scores": tf.where(valid, tf.cast(found["scores"], tf.float32), 0),
         "valid": valid,
-        "masks": pasted & valid[:, : tf.maximum(most, 1), None, None],
+        "masks": pasted & valid[:, :places, None, None],
     }
+    most = tf.maximum(most, least)
     return {name: value[:, :most] for name, value in answer.items()}

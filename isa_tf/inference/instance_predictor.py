@@ -2,10 +2,11 @@
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from isa_tf.inference.detection import DetectionProtocol
 from isa_tf.inference.instances import InstanceContract, Instances
-from isa_tf.inference.predictor import predictors
+from isa_tf.inference.predictor import predictors, resize_pictures
 
 
 @predictors.register("instance_segmentation")
@@ -18,6 +19,8 @@ class InstancePredictor:
         run: function from images, uint8 (B, H, W, 3), to what `isa_tf.inference.detect` gives.
         contract: `InstanceContract`, of whose facts the predictor has attributes: `num_classes`,
             `class_names`, `palette`, `category_ids`, `protocol`, and `image_size`, `None` for any.
+            Images of another size than a fixed one are resized to it, bilinearly, and what is found
+            in them is resized back, masks to the nearest pixel.
 
     Shapes:
         images, uint8, RGB: one image (H, W, 3) -> `Instances`; a batch (B, H, W, 3), or a list of
@@ -92,12 +95,23 @@ class InstancePredictor:
             )
         if images.ndim == 3:
             return self(images[None])[0]
-        if self.image_size not in (None, images.shape[1:3]):
-            raise ValueError(
-                f"the model takes images of {self.image_size} alone, got {images.shape[1:3]}"
-            )
+        size = images.shape[1:3]
+        resized = self.image_size not in (None, size)
+        if resized:
+            images = resize_pictures(images, self.image_size, Image.Resampling.BILINEAR)
         found = {name: np.asarray(value) for name, value in self._run(images).items()}
-        return [
+        each = [
             Instances(*(found[name][i][valid] for name in Instances._fields))
-            for i, valid in enumerate(found["valid"])
+            for i, valid in enumerate(found["valid"].astype(bool))
         ]
+        return [_of_size(part, self.image_size, size) for part in each] if resized else each
+
+
+def _of_size(instances, old, new):
+    """Instances in an image of size `old`, in the same image resized to `new`."""
+    ratio = np.float32([new[1] / old[1], new[0] / old[0]] * 2)
+    masks = np.zeros((len(instances.masks), *new), bool)
+    if len(masks):
+        grey = instances.masks.astype(np.uint8)
+        masks = resize_pictures(grey, new, Image.Resampling.NEAREST).astype(bool)
+    return instances._replace(boxes=instances.boxes * ratio, masks=masks)

@@ -255,9 +255,25 @@ class InstanceContract:
         return dataclasses.replace(self, image_size=size or self.image_size)
 
     def run(self, model, images):
-        """What a served model answers: of each of `outputs` a tensor, see `detect`."""
-        found = detect(model, images, self.protocol)
+        """What a served model answers: of each of `outputs` a tensor, see `detect`.
+
+        For images of one size, which is LiteRT's way, it has one place at least, not valid where
+        nothing is found: its interpreter gives no empty tensors.
+        """
+        found = detect(model, images, self.protocol, least=int(None not in self.image_size))
         return {name: found[name] for name in self.outputs}
+
+    def join(self, answers):
+        """One answer, of arrays, for a batch of images, of the answers for each of them."""
+        most = max(answer["valid"].shape[1] for answer in answers)
+
+        def padded(array):
+            return np.pad(array, [(0, 0), (0, most - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+
+        return {
+            name: np.concatenate([padded(np.asarray(answer[name])) for answer in answers])
+            for name in self.outputs
+        }
 
     def compare(self, expected, found):
         """How far the results of two predictors for the same images are the same.

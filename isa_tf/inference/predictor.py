@@ -199,13 +199,13 @@ class Predictor:
         size = images.shape[1:3]
         resized = self.image_size not in (None, size)
         if resized:
-            images = _resize(images, self.image_size, Image.Resampling.BILINEAR)
+            images = resize_pictures(images, self.image_size, Image.Resampling.BILINEAR)
         class_id, score = (np.asarray(result) for result in self._run(images))
         class_id = class_id.astype(self._class_dtype(class_id.dtype), copy=False)
         score = score.astype(np.float32, copy=False)
         if resized:
-            class_id = _resize(class_id, size, Image.Resampling.NEAREST)
-            score = _resize(score, size, Image.Resampling.NEAREST)
+            class_id = resize_pictures(class_id, size, Image.Resampling.NEAREST)
+            score = resize_pictures(score, size, Image.Resampling.NEAREST)
         return class_id, score
 
     def _class_dtype(self, given):
@@ -290,6 +290,7 @@ def confusion_matrix(
     return matrices[0] if band is None else tuple(matrices)
 
 
-def _resize(maps, size, resample):
+def resize_pictures(maps, size, resample):
+    """Pictures or maps (B, H, W, ...), uint8, int32 or float32, of another size by Pillow."""
     pictures = (Image.fromarray(each).resize(size[::-1], resample) for each in maps)
     return np.stack([np.asarray(picture) for picture in pictures])

@@ -127,9 +127,40 @@ def test_an_image_without_anything_is_answered_empty(tmp_path):
     }  # fmt: skip
 
 
-def test_litert(detector, tmp_path):
+@pytest.fixture(scope="module")
+def litert(detector, tmp_path_factory):
     pytest.importorskip("ai_edge_litert")
-    path = isa_tf.export(detector, tmp_path / "model.tflite", image_size=(50, 70))
-    assert "labels.txt" in zipfile.ZipFile(path).namelist()
-    found = isa_tf.load_predictor(path)(photos(1, 50, 70)[0])
-    assert_agrees(found, expected(detector, photos(1, 50, 70)[0]))
+    folder = tmp_path_factory.mktemp("litert")
+    return isa_tf.export(detector, folder / "model.tflite", image_size=(96, 61))
+
+
+def test_litert(detector, litert):
+    assert zipfile.ZipFile(litert).namelist() == ["isa_tf.json", "labels.txt"]
+    predictor, images = isa_tf.load_predictor(litert), photos(3, 96, 61)
+    assert predictor.image_size == (96, 61) and predictor.protocol.short_side == 64
+    found = predictor(images)
+    for some, image in zip(found, images, strict=True):
+        assert_agrees(some, expected(detector, image))
+    assert len({len(some.scores) for some in found}) > 1  # what is fewer was filled up
+    assert formats.find(litert).verify(litert, detector, images).agreement == 1
+
+
+def test_litert_takes_images_of_other_sizes_by_resizing(detector, litert):
+    image = photos(1, 192, 183)[0]
+    seen = np.asarray(Image.fromarray(image).resize((61, 96), Image.Resampling.BILINEAR))
+    found = isa_tf.load_predictor(litert)(image)
+    boxes, classes, scores, masks = expected(detector, seen)
+    assert found.masks.shape == (len(boxes), 192, 183) and len(boxes) > 2
+    small = found._replace(
+        boxes=found.boxes / np.float32([3, 2] * 2), masks=found.masks[:, ::2, 1::3]
+    )
+    assert_agrees(small, (boxes, classes, scores, masks))
+
+
+def test_litert_finds_nothing(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    path = isa_tf.export(make_detector(finds=False), tmp_path / "m.tflite", image_size=(40, 64))
+    predictor = isa_tf.load_predictor(path)
+    for image in (photos(1, 40, 64)[0], photos(1, 50, 70)[0]):
+        shapes = [part.shape for part in predictor(image)]
+        assert shapes == [(0, 4), (0,), (0,), (0, *image.shape[:2])]

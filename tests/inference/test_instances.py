@@ -153,7 +153,7 @@ def test_batches_and_lists(detector):
     predictor = predictor_of_model(detector)
     assert isinstance(predictor, InstancePredictor) and predictor.task == "instance_segmentation"
     assert predictor.class_names == NAMES and predictor.category_ids == IDS
-    batch = np.concatenate([photos(2, 40, 64), np.zeros((1, 40, 64, 3), np.uint8)])
+    batch = np.concatenate([photos(3, 96, 61), np.zeros((1, 96, 61, 3), np.uint8)])
     lone = [photos(1, 50, 70)[0], batch[0]]
     for found, image in zip(predictor(batch) + predictor(lone), [*batch, *lone], strict=True):
         assert_agrees(found, expected(detector, image))
@@ -189,6 +189,32 @@ def test_an_image_without_anything():
         "boxes": (2, 0, 4), "classes": (2, 0), "scores": (2, 0), "valid": (2, 0),
         "masks": (2, 0, 40, 64),
     }  # fmt: skip
+
+
+def test_places_that_are_filled_up(detector):
+    """For images of one size there is a place even where nothing is found, and it is empty."""
+    nothing = make_detector(finds=False)
+    for model, places in ((nothing, 1), (detector, 6)):
+        contract = contract_of(model).of_size((40, 64))
+        images = photos(1, 40, 64)
+        answer = contract.run(model, tf.constant(images))
+        assert {value.shape[1] for value in answer.values()} == {places}
+        assert answer["valid"].numpy().sum() == len(expected(model, images[0])[0])
+        for value in answer.values():
+            assert not value.numpy()[~answer["valid"].numpy()].any()
+
+
+def test_join():
+    answers = []
+    for places in (2, 0, 3):
+        ones = {"boxes": (1, places, 4), "masks": (1, places, 5, 6)}
+        ones |= dict.fromkeys(("classes", "scores"), (1, places))
+        answers.append({name: np.ones(shape, np.float32) for name, shape in ones.items()})
+        answers[-1]["valid"] = np.ones((1, places), bool)
+    joined = InstanceContract().join(answers)
+    assert joined["valid"].tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+    assert joined["masks"].shape == (3, 3, 5, 6) and joined["masks"].sum() == 5 * 30
+    assert joined["boxes"].sum() == 5 * 4 and joined["classes"].dtype == np.float32
 
 
 def test_a_protocol_of_ones_own(detector):
