@@ -56,6 +56,7 @@ _RECIPES = {"camvid": "camvid.py"} | {
     name: f"recipes.py:{name}-resnet101-isa"
     for name in ("ade20k", "cityscapes", "coco_stuff10k", "lip", "pascal_context", "voc2012")
 }
+_RECIPES["coco"] = "mask_rcnn.py:resnet50-isa-1x"
 _RECIPES["coco_stuff164k"] = "recipes.py:coco_stuff164k-resnet101-isa-mmseg-512x512-80k"
 
 
