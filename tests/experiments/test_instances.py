@@ -20,7 +20,49 @@ from experiments.configs import coco_mini, default, instances, synthetic, synthe
 from experiments.evaluate import evaluate, write_predictions
 from experiments.tasks import instances as task
 from experiments.train import train
-from isa_tf import data, files, formats, inference, training
+from isa_tf import backbones, data, files, formats, inference, layers, training
+from isa_tf.backbones.backbone import Backbone, image_input, normalize
+from isa_tf.backbones.contexts import StageContexts
+
+
+@keras.saving.register_keras_serializable("tests")
+class FiveConvolutions(Backbone):
+    """As few layers as a pyramid can stand on, with ISA among them: it is traced in no time."""
+
+    def __init__(
+        self,
+        output_stride=32,
+        weights=None,
+        context_at=None,
+        synchronized=False,
+        dtype=None,
+        **kwargs,
+    ):
+        shared = {"synchronized": synchronized, "dtype": dtype}
+        place = StageContexts(context_at, ["c4"], **shared)
+        image = image_input()
+        x, maps = normalize(127.5, 127.5)(image), {}
+        for i in range(1, 6):
+            if i == 4:
+                x = layers.ConvNormAct(8, 3, strides=2, name="conv4a", **shared)(x)
+                x = place(x, "c4", "context")
+            x = layers.ConvNormAct(8, 3, strides=1 if i == 4 else 2, name=f"conv{i}", **shared)(x)
+            maps[f"c{i}"] = x
+        super().__init__(
+            image, maps, {level: 2 ** int(level[1]) for level in maps}, dtype=dtype, **kwargs
+        )
+        self.synchronized = synchronized
+        self.context_at = {level: self.get_layer(name) for level, name in place.names.items()}
+
+    def get_config(self):
+        context = {k: keras.saving.serialize_keras_object(v) for k, v in self.context_at.items()}
+        return {
+            **super().get_config(),
+            "weights": None,
+            "context_at": context,
+            "synchronized": self.synchronized,
+        }
+
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +128,9 @@ def assert_same_state(one, other):
 
 def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
     """Trained straight; stopped in a validation and gone on with; scored."""
+    backbones.register("five_convolutions", FiveConvolutions)
+    config.model.backbone, config.model.backbone_options = "five_convolutions", {}
+    config.train.optimizer = "sgd"  # of the fewest operations
     best = train(config, tmp_path / "straight", verbose=0)
     rows = training.read_log(tmp_path / "straight" / training.LOG)
     assert [row["step"] for row in rows] == [2, 4]
