@@ -1,109 +1,142 @@
-"""A narrow detector, and a slow reference of what surrounds it."""
+"""A narrow Mask R-CNN whose outputs are lively, batches for it, and slow references of boxes."""
+
+import math
 
 import keras
 import numpy as np
-from viewing import bilinear
+import tensorflow as tf
+from batteries import randomize
 
-from isa_tf import backbones
+from isa_tf import backbones, layers
 from isa_tf.models import MaskRCNN
 
-NAMES = ("cup", "dog", "Bäume")
-PALETTE = ((200, 40, 40), (40, 200, 40), (40, 60, 220))
-IDS = (47, 18, 90)
-PROTOCOL = {"short_side": 64, "long_side": 96, "size_divisor": 32}
+CLASSES = 3
+NARROW = {
+    "num_classes": CLASSES,
+    "filters": 16,
+    "box_units": (24,),
+    "mask_convs": 2,
+    "proposals_before": (200, 120),
+    "proposals_after": (80, 50),
+    "rpn_samples": 32,
+    "box_samples": 32,
+    "max_detections": 12,
+    "anchor_sizes": (8, 16, 32, 64, 96),
+}
+
+# Layers whose inputs are no maps alone: tests/layers/test_detection.py has their cases.
+OF_BOXES = {
+    layers.Detections,
+    layers.FillPadding,
+    layers.MasksOfClasses,
+    layers.Proposals,
+    layers.PyramidAnchors,
+    layers.PyramidRoIAlign,
+}
 
 
-def make_detector(finds=True, **kwargs):
-    """A `MaskRCNN` with random weights that finds things of all classes, or nothing at all."""
-    keras.utils.set_random_seed(2)
-    model = MaskRCNN(
-        backbones.create("resnet18", filters=8),
-        3,
-        filters=16,
-        anchor_sizes=(8, 16, 32, 48, 64),
-        box_units=(16,),
-        mask_convs=1,
-        proposals_before=(40, 40),
-        proposals_after=(40, 20),
-        score_threshold=0.6 if finds else 1.0,
-        max_detections=6,
-        class_names=NAMES,
-        palette=PALETTE,
-        category_ids=IDS,
-        protocol=PROTOCOL,
-        **kwargs,
-    )
-    images = photos(4, 64, 96, seed=9).astype("float32")
-    # What random weights say hardly differs; here all classes and some of the places win clearly.
-    for name, layer, spread in (("rpn_head", "logits", 3), ("box_head", "logits", 2.5)):
-        _spread(model, images, model.get_layer(name), layer, spread)
-    _spread(model, images, model.get_layer("mask_head"), "logits", 6)
+def narrow(context=None, seed=0, backbone=None, **arguments):
+    """A `MaskRCNN` with random weights that finds something of every class."""
+    context_at = {"c4": context} if context else None
+    options = {"filters": 8, "context_at": context_at, **(backbone or {})}
+    keras.utils.set_random_seed(seed)
+    model = MaskRCNN(backbones.create("resnet18", **options), **{**NARROW, **arguments})
+    for part in (model.get_layer(n) for n in ("pyramid", "rpn_head", "box_head", "mask_head")):
+        randomize(part, seed)
+    for name, layer, scale in (
+        ("rpn_head", "codes", 0.1),
+        ("box_head", "codes", 0.5),
+        ("rpn_head", "logits", 2),
+        ("box_head", "logits", 2),
+    ):
+        kernel = model.get_layer(name).get_layer(layer).kernel
+        kernel.assign(kernel * scale)
     return model
 
 
-def _spread(model, images, head, name, deviation):
-    """Scales a head's layer, so that each channel of what it says has mean 0 and a deviation."""
-    layer, seen = head.get_layer(name), []
-    call = layer.call
-    layer.call = lambda x, **_: seen.append(np.asarray(call(x))) or call(x)
-    model(images, training=False)
-    layer.call = call
-    said = np.concatenate([x.reshape(-1, x.shape[-1]) for x in seen]).astype(np.float64)
-    kernel, bias = layer.get_weights()
-    scale = deviation / said.std(0)
-    layer.set_weights([kernel * scale, (bias - said.mean(0)) * scale])
+def images(number=2, size=(96, 128), seed=0):
+    return np.random.default_rng(seed).uniform(0, 255, (number, *size, 3)).astype("float32")
 
 
-def photos(*shape, seed=0):
-    """Images (B, h, w, 3) of smooth blotches."""
+def batch(number=2, size=(96, 128), objects=4, places=6, seed=0):
+    """(x, y): images, one of them smaller than its padded place, and what is on them.
+
+    The last of an image's objects is a crowd; some places are empty.
+    """
     rng = np.random.default_rng(seed)
-    return np.round(bilinear(rng.integers(0, 256, (shape[0], 3, 4, 3)), shape[1:])).astype("uint8")
+    sizes = np.tile(np.int32(size), (number, 1))
+    sizes[-1] -= (10, 20)
+    boxes = np.zeros((number, places, 4), "float32")
+    for b in range(number):
+        for n in range(objects):
+            side = rng.uniform(12, 60, 2)
+            corner = rng.uniform(0, 1, 2) * (sizes[b, ::-1] - side)
+            boxes[b, n] = [*corner, *(corner + side)]
+    valid = np.tile(np.arange(places) < objects, (number, 1))
+    grown = np.where(valid[..., None], boxes + np.float32([-1, -1, 1, 1]), 0).astype("float32")
+    y = {
+        "boxes": boxes,
+        "classes": np.where(valid, rng.integers(0, CLASSES, (number, places)), 0).astype("int32"),
+        "valid": valid,
+        "crowd": valid & (np.arange(places) == objects - 1),
+        "masks": rng.integers(0, 256, (number, places, 24, 24)).astype("uint8"),
+        "mask_boxes": grown,
+        "seed": np.stack([np.full(number, 5), np.arange(number)], -1).astype("int32"),
+    }
+    x = {"image": images(number, size, seed), "size": sizes}
+    return tuple({name: tf.constant(v) for name, v in part.items()} for part in (x, y))
 
 
-def paste(mask, box, size):
-    """A mask in its box, pixel by pixel: torchvision's rule, in float64."""
-    m = len(mask) + 2
-    bordered = np.pad(np.asarray(mask, np.float64), 1)
-    center, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * np.float32(m / (m - 2))
-    x1, y1, x2, y2 = np.trunc(np.concatenate([center - half, center + half])).astype(int)
-    height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-    whole = bilinear(bordered[None, ..., None], (height, width))[0, ..., 0]
-    pasted = np.zeros(size)
-    for y in range(max(y1, 0), min(y2 + 1, size[0])):
-        for x in range(max(x1, 0), min(x2 + 1, size[1])):
-            pasted[y, x] = whole[y - y1, x - x1]
-    return pasted
+# === In float64 ===
 
 
-def expected(model, image, protocol=PROTOCOL):
-    """(boxes, classes, scores, mask probabilities) of an image, by NumPy around the model."""
-    h, w = image.shape[:2]
-    scale = min(protocol["short_side"] / min(h, w), protocol["long_side"] / max(h, w))
-    size = int(h * scale), int(w * scale)
-    divisor = protocol["size_divisor"]
-    padded = np.zeros((1, -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor, 3))
-    padded[:, : size[0], : size[1]] = bilinear(image[None], size)
-    found = model({"image": padded.astype("float32"), "size": np.int32([size])}, training=False)
-    found = {name: np.asarray(value)[0] for name, value in found.items()}
-    valid = found["valid"]
-    ratio = np.array([w / size[1], h / size[0]] * 2)
-    boxes = (found["boxes"][valid] * ratio).astype("float32")
-    masks = [
-        paste(mask, box, (h, w)) for mask, box in zip(found["masks"][valid], boxes, strict=True)
+def iou(a, b):
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    union = sum(areas) - width * height
+    return width * height / union if union else 0.0
+
+
+def coverage(a, b):
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    area = (a[2] - a[0]) * (a[3] - a[1])
+    return width * height / area if area else 0.0
+
+
+def decode(code, box, weights=(1, 1, 1, 1)):
+    dx, dy, dw, dh = (float(c) / w for c, w in zip(code, weights, strict=True))
+    width, height = box[2] - box[0], box[3] - box[1]
+    x, y = box[0] + width / 2 + dx * width, box[1] + height / 2 + dy * height
+    limit = math.log(1000 / 16)
+    width, height = width * math.exp(min(dw, limit)), height * math.exp(min(dh, limit))
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
+def encode(box, reference, weights=(1, 1, 1, 1)):
+    width, height = reference[2] - reference[0], reference[3] - reference[1]
+    code = [
+        (box[0] + box[2] - reference[0] - reference[2]) / 2 / width,
+        (box[1] + box[3] - reference[1] - reference[3]) / 2 / height,
+        math.log((box[2] - box[0]) / width),
+        math.log((box[3] - box[1]) / height),
     ]
-    masks = np.stack(masks) if masks else np.zeros((0, h, w))
-    return boxes, found["classes"][valid], found["scores"][valid], masks
+    return [c * w for c, w in zip(code, weights, strict=True)]
 
 
-def assert_agrees(found, truth):
-    """`Instances` are those of `expected`, masks but for near-ties."""
-    boxes, classes, scores, masks = truth
-    assert found.boxes.dtype == found.scores.dtype == np.float32 and found.masks.dtype == bool
-    assert found.classes.dtype == np.int32
-    np.testing.assert_array_equal(found.classes, classes)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
-    np.testing.assert_allclose(found.boxes, boxes, atol=0.01)
-    assert found.masks.shape == masks.shape
-    clear = np.abs(masks - 0.5) > 1e-3
-    assert clear.sum() >= 0.95 * clear.size
-    np.testing.assert_array_equal(found.masks[clear], (masks > 0.5)[clear])
+def clip(box, size):
+    return [min(max(c, 0.0), limit) for c, limit in zip(box, [size[1], size[0]] * 2, strict=True)]
+
+
+def suppress(found, threshold, count):
+    """Of (score, kind, box), from the highest score down, what overlaps none of its kind."""
+    taken = []
+    for score, kind, box in sorted(found, key=lambda entry: -entry[0]):
+        if not any(kind == k and iou(box, b) > threshold for _, k, b in taken):
+            taken.append((score, kind, box))
+    return taken[:count]
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-float(x)))

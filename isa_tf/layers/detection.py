@@ -403,7 +403,8 @@ class MasksOfClasses(keras.layers.Layer):
     Example:
 
     >>> logits = np.zeros((2, 4, 4, 3), "float32")
-    >>> MasksOfClasses()([logits, np.array([[2, 0]]), np.array([[True, False]])])[0, :, 0, 0].numpy()
+    >>> classes, valid = np.array([[2, 0]]), np.array([[True, False]])
+    >>> MasksOfClasses()([logits, classes, valid])[0, :, 0, 0].numpy()
     array([0.5, 0. ], dtype=float32)
     """
 

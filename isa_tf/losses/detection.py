@@ -132,8 +132,8 @@ def mask_loss(logits, masks, classes, valid):
 
     Example:
 
-    >>> valid = tf.constant([[True]])
-    >>> loss = mask_loss(tf.zeros((1, 1, 2, 2, 3)), tf.ones((1, 1, 2, 2)), tf.constant([[1]]), valid)
+    >>> logits, masks = tf.zeros((1, 1, 2, 2, 3)), tf.ones((1, 1, 2, 2))
+    >>> loss = mask_loss(logits, masks, tf.constant([[1]]), tf.constant([[True]]))
     >>> round(float(loss), 4)
     0.6931
     """

@@ -84,9 +84,9 @@ class MaskRCNN(keras.Model):
             anchors.
 
     Returns:
-        dict of "boxes" (B, D, 4), (x1, y1, x2, y2) in pixels; "scores" (B, D), which fall; "classes"
-        (B, D), int32, from 0; "valid" (B, D), bool, `False` for what fills up; and "masks"
-        (B, D, 28, 28), the probabilities inside of each box. D is `max_detections`.
+        dict of "boxes" (B, D, 4), (x1, y1, x2, y2) in pixels; "scores" (B, D), which fall;
+        "classes" (B, D), int32, from 0; "valid" (B, D), bool, `False` for what fills up; and
+        "masks" (B, D, 28, 28), the probabilities inside of each box. D is `max_detections`.
 
     Raises:
         ValueError: for a backbone without such maps, an unknown level or convention, or names,

@@ -48,20 +48,12 @@ class FiveConvolutions(Backbone):
                 x = place(x, "c4", "context")
             x = layers.ConvNormAct(8, 3, strides=1 if i == 4 else 2, name=f"conv{i}", **shared)(x)
             maps[f"c{i}"] = x
-        super().__init__(
-            image, maps, {level: 2 ** int(level[1]) for level in maps}, dtype=dtype, **kwargs
-        )
+        strides = {level: 2 ** int(level[1]) for level in maps}
+        super().__init__(image, maps, strides, dtype=dtype, context_names=place.names, **kwargs)
         self.synchronized = synchronized
-        self.context_at = {level: self.get_layer(name) for level, name in place.names.items()}
 
     def get_config(self):
-        context = {k: keras.saving.serialize_keras_object(v) for k, v in self.context_at.items()}
-        return {
-            **super().get_config(),
-            "weights": None,
-            "context_at": context,
-            "synchronized": self.synchronized,
-        }
+        return {**super().get_config(), "synchronized": self.synchronized}
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,6 +2,7 @@
 
 import pytest
 from batteries import LayerBattery
+from detecting import OF_BOXES
 from keras.src.testing import TestCase
 
 from isa_tf import layers
@@ -120,6 +121,7 @@ CASES = {
         {"dilation_rates": (2, 3), "branch_filters": 4, "filters": 5},
         MAP,
     ),
+    "add-upsampled": (layers.AddUpsampled, {}, [(2, 9, 7, 3), (2, 5, 4, 3)]),
     "resize-by": (layers.ResizeBy, {"factor": 1.5}, MAP),
     "resize": (layers.ResizeLike, {}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
     "resize-twice": (layers.ResizeLike, {"factor": 2}, [(2, 5, 4, 3), (2, 9, 7, 2)]),
@@ -150,7 +152,7 @@ def battery(request):
 def test_the_cases_cover_every_layer():
     covered = {cls for cls, *_ in CASES.values()}
     public = {getattr(layers, name) for name in layers.__all__ if name != "ContextModule"}
-    assert {c for c in public if isinstance(c, type)} <= covered
+    assert {c for c in public if isinstance(c, type)} <= covered | OF_BOXES
 
 
 def test_the_cases_cover_every_twin():
