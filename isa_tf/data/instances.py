@@ -133,11 +133,16 @@ class InstanceDataset(Dataset):
         return None
 
     def sizes(self, split):
-        """(height, width) of all images, an int array (n, 2); `None` where it takes reading them.
+        """(height, width) of all images, ints (n, 2); `None` where one would have to read them."""
+        return None
+
+    def orientations(self, split):
+        """Bool array, which images stand, being higher than wide; `None` where nobody knows.
 
         Where it is told, training puts images into a batch that all stand or all lie.
         """
-        return None
+        sizes = self.sizes(split)
+        return None if sizes is None else sizes[:, 0] > sizes[:, 1]
 
     def ground_truth(self, split):
         """What a split has, as COCO's json of instances: a dict of lists.

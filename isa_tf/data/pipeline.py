@@ -270,9 +270,9 @@ def _share_of_batch(batch_size, input_context):
 def example_order(dataset, split, batch_size, seed, shuffle):
     """Which example stands at a place of the stream.
 
-    Each epoch is a permutation, drawn from (seed, epoch). Where the dataset tells the sizes of its
-    images (`InstanceDataset.sizes`), what is shuffled is put together so that all of a batch stand
-    or all lie, but for those at the end of an epoch.
+    Each epoch is a permutation, drawn from (seed, epoch). Where the dataset tells which of its
+    images stand (`InstanceDataset.orientations`), what is shuffled is put together so that all of
+    a batch stand or all lie, but for those at the end of an epoch.
 
     Args:
         dataset, split, batch_size, seed, shuffle: see `train_pipeline`.
@@ -283,9 +283,8 @@ def example_order(dataset, split, batch_size, seed, shuffle):
     size = dataset.size(split)
     if not shuffle:
         return lambda i: i % size
-    sizes = getattr(dataset, "sizes", lambda split: None)(split)
-    stands = np.zeros(size, bool) if sizes is None else sizes[:, 0] > sizes[:, 1]
-    if batch_size == 1 or stands.all() or not stands.any():
+    stands = getattr(dataset, "orientations", lambda split: None)(split)
+    if batch_size == 1 or stands is None or stands.all() or not stands.any():
         return lambda i: _shuffled(i % size, i // size, size, seed)
     order = _OrderOfKinds(stands, batch_size, seed)
     return lambda i: tf.ensure_shape(python_operation(order, [i], tf.int64), ())

@@ -38,7 +38,8 @@ def test_what_reads_alone_tells_the_rest():
             return np.zeros((4, 5, 3), np.uint8), Annotations.of(told, masks, self.class_ids)
 
     data = Least("least", ["a"], ("val",), category_ids=[9])
-    assert data.size_of("val", 0) == (4, 5) and data.sizes("val") is None
+    assert data.size_of("val", 0) == (4, 5)
+    assert data.sizes("val") is None and data.orientations("val") is None
     assert data.image_reader("val") is None
     truth = data.ground_truth("val")
     assert truth["images"] == [{"id": 1, "file_name": "one", "height": 4, "width": 5}]

@@ -20,6 +20,7 @@ from isa_tf import data
 from isa_tf.data import DataError, label_sets, pictures
 from isa_tf.data.base import voc_palette
 from isa_tf.data.builders.archives import Files
+from isa_tf.data.builders.base import SegmentationBuilder
 from isa_tf.inference import Encoding
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pyc")
@@ -185,8 +186,13 @@ def test_reads_back(name, form, written, unpacked, tmp_path):
     assert stored.tolist() == sorted(EXPECTED[name])  # nothing was left untried
 
 
-def test_every_builder_has_a_miniature():
-    assert NAMES == sorted(data.list_builders())
+def test_every_builder_of_segmentation_has_a_miniature():
+    of_segmentation = [
+        name for name in data.list_builders() if issubclass(data.builder(name), SegmentationBuilder)
+    ]
+    assert NAMES == sorted(of_segmentation)
+    # Those of instances are in test_coco.py.
+    assert {*data.list_builders()} - {*NAMES} == {"coco"}
 
 
 def test_pipelines_give_what_is_read_of_every_kind_of_jpeg(written, tmp_path):
