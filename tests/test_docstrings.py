@@ -63,11 +63,20 @@ def workplace(tmp_path_factory):
     isa_tf.files.save_model(model, folder / "model.keras")
     isa_tf.export(model, folder / "model.tflite", image_size=(96, 128))
     predictor = isa_tf.inference.Predictor.from_model(model)
+    detector = isa_tf.models.MaskRCNN(
+        isa_tf.backbones.create("resnet18", filters=8),
+        num_classes=3,
+        filters=16,
+        box_units=(16,),
+        max_detections=4,
+        protocol={"short_side": 64, "long_side": 96},
+    )
     image, label = data.read("val", 0)
     names = {
         **{"np": np, "keras": keras, "tf": tf, "Image": Image, "isa_tf": isa_tf},
         **{"Segmenter": isa_tf.models.Segmenter, "layers": layers},
         **{"data_dir": folder / "camvid", "data": data, "model": model, "predictor": predictor},
+        "detector": detector,
         **{"image": image, "images": image[None], "label": label, "truth": _truth()},
     }
     return folder, names

@@ -110,6 +110,12 @@ def detect(model, images, protocol, least=0):
         * "scores": float32 (B, n), falling;
         * "valid": bool (B, n);
         * "masks": bool (B, n, h, w).
+
+    Example:
+
+    >>> found = detect(detector, images, DetectionProtocol(64, 96))
+    >>> found["masks"].shape[2:] == images.shape[1:3]
+    True
     """
     images = tf.convert_to_tensor(images)
     size = sizes(images)

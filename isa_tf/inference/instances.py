@@ -110,7 +110,7 @@ class Truth(NamedTuple):
         >>> rle = mask.encode(np.asfortranarray(np.eye(3, dtype="uint8")))
         >>> from types import SimpleNamespace
         >>> some = SimpleNamespace(boxes=[[0, 0, 3, 3]], classes=[1], crowd=[False], masks=[rle])
-        >>> Truth.of(some, (3, 3)).masks.sum()
+        >>> int(Truth.of(some, (3, 3)).masks.sum())
         3
         """
         masks = [mask.decode(rle).astype(bool) for rle in annotations.masks]

@@ -48,7 +48,8 @@ def draw_instances(
 
     Example:
 
-    >>> picture = draw_instances(image, truth, data.class_names, data.palette)
+    >>> found = isa_tf.inference.InstancePredictor.from_model(detector)(image)
+    >>> picture = draw_instances(image, found, data.class_names, data.palette)
     >>> Image.fromarray(picture).save("instances.png")
     """
     image = np.asarray(image)
@@ -204,7 +205,10 @@ def instance_sheet(
 
     Example:
 
-    >>> picture = instance_sheet([(image, truth, truth)], data.class_names, data.palette)
+    >>> found = isa_tf.inference.InstancePredictor.from_model(detector)(image)
+    >>> examples = [(image, found, found.above(0.5))]
+    >>> titles = "all", "the surer ones"
+    >>> picture = instance_sheet(examples, data.class_names, data.palette, titles=titles)
     >>> Image.fromarray(picture).save("sheet.png")
     """
     rows = [

@@ -8,12 +8,18 @@ import zipfile
 
 import numpy as np
 import pytest
-from detecting import IDS, NAMES, PALETTE, PROTOCOL, assert_agrees, expected, make_detector, photos
+from finding import IDS, NAMES, PALETTE, PROTOCOL, assert_agrees, expected, make_detector, photos
 from PIL import Image
 
 import isa_tf
 from isa_tf import formats
-from isa_tf.inference import DetectionProtocol, InstancePredictor, Instances
+from isa_tf.inference import (
+    DetectionProtocol,
+    InstancePredictor,
+    Instances,
+    contract_of,
+    fuse,
+)
 
 SIZES = ((2, 50, 70), (1, 96, 61), (1, 33, 120))
 
@@ -70,6 +76,15 @@ def test_verify(detector, saved):
     assert found.score_difference < 1e-5 and found.bytes > 1000
     # Another model's file differs.
     assert formats.find(saved).verify(saved, make_detector(finds=False), images).agreement == 0
+
+
+def test_a_twin_for_inference_is_a_detector_too(detector, tmp_path):
+    image = photos(1, 96, 61)[0]
+    twin = fuse(detector)
+    assert contract_of(twin) == contract_of(detector)
+    path = isa_tf.export(twin, tmp_path / "twin")
+    for predictor in (InstancePredictor.from_model(twin), isa_tf.load_predictor(path)):
+        assert_agrees(predictor(image), expected(detector, image))
 
 
 _ELSEWHERE = """

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from detecting import (
+from finding import (
     IDS,
     NAMES,
     PALETTE,

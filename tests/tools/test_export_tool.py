@@ -1,8 +1,10 @@
 import inspect
+import re
 
 import numpy as np
 import pytest
 from absl import app
+from finding import make_detector, photos
 from PIL import Image
 
 from isa_tf import formats, load_predictor
@@ -152,3 +154,16 @@ def test_usage(run, model, tmp_path):
     ):
         with pytest.raises(app.UsageError, match=message):
             run(export, *flags)
+
+
+def test_a_model_that_finds_instances(run, tmp_path):
+    Image.fromarray(photos(1, 50, 70)[0]).save(tmp_path / "photo.png")
+    for finds, said in (
+        (True, r"of 6 detections agree .* to \S+$"),
+        (False, "nothing found, which"),
+    ):
+        make_detector(finds).save(tmp_path / "m.keras")
+        given = f"--model={tmp_path}/m.keras", f"--image={tmp_path}/photo.png", "--format=keras"
+        status, printed = run(export, *given)
+        assert status == 0, printed
+        assert re.search(f"100.000 % of .*{said}", printed.strip()), printed

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from absl import app
-from detecting import IDS, NAMES, PALETTE, make_detector, photos
+from finding import IDS, NAMES, PALETTE, make_detector, photos
 from PIL import Image
 from pycocotools import mask
 
