@@ -443,7 +443,8 @@ def test_tasks_have_the_same_functions():
         *("compile_model", "map_size", "make_sheet", "make_protocol", "score"),
         *("headline", "lines", "make_report", "write_predictions"),
     }
-    for module in tasks.tasks.values():
+    assert set(tasks.tasks) == {"segmentation", "instance_segmentation"}
+    for module in map(tasks.tasks.__getitem__, tasks.tasks):
         assert named <= functions(module)
         assert module.MONITOR in module.SCORES and module.EXAMPLES
         for name in named:
