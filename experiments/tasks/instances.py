@@ -15,7 +15,7 @@ import tensorflow as tf
 from experiments import setup
 from isa_tf import backbones, data, files, inference, metrics, report, training, visualize
 from isa_tf.models import MaskRCNN
-from isa_tf.names import unknown
+from isa_tf.names import two_ints, unknown
 
 # The score by which models are compared, and what an ablation tables: of metrics.json.
 MONITOR = "mask_ap"
@@ -131,7 +131,10 @@ def make_dataset(config):
     c = config.data
     dataset = data.create(c.name, c.data_dir, **c.options.to_dict())
     if not isinstance(dataset, data.InstanceDataset):
-        raise ValueError(f"{c.name} has no instances; known data sets with them: coco, ...")
+        raise ValueError(
+            f"data.name={c.name!r}: the data set has no instances, such as the task "
+            f"{config.task!r} learns from"
+        )
     if c.image_ids is None and c.classes is None:
         return dataset
     return Subset(dataset, c.image_ids, c.classes)
@@ -167,8 +170,12 @@ def batch_files(config, dataset, step):
 def map_size(config):
     """(height, width) of the largest map that the context module reads of a training image."""
     c, stride = config.data, 2 ** int(config.model.context_level.removeprefix("c"))
-    largest = c.pad_size or (max(np.atleast_1d(c.short_side)), c.long_side)
-    return tuple(math.ceil(int(side) / stride) for side in largest)
+    if c.pad_size is None:
+        largest = int(np.max(c.short_side)), c.long_side
+    else:
+        pads = c.pad_size if np.ndim(c.pad_size) == 2 else [c.pad_size]
+        largest = max((two_ints("pad_size", pad) for pad in pads), key=math.prod)
+    return tuple(math.ceil(side / stride) for side in largest)
 
 
 # === Training ===

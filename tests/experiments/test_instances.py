@@ -460,7 +460,7 @@ def test_tasks_have_the_same_functions():
         ("model", "backbone", "tiny", "output_stride must be 4 or 8, got 32"),
         ("model", "freeze_at", "c9", "c9"),
         ("data", "name", "coko", "coco"),
-        ("data", "name", "synthetic", "has no instances"),
+        ("data", "name", "synthetic", "data.name=.synthetic.: the data set has no instances"),
         ("data", "val_split", "test", "test"),
         ("train", "schedule", "stairs", "step"),
         ("train", "optimizer", "adm", "adamw"),
@@ -522,5 +522,14 @@ def test_a_study_of_modules_in_the_backbone(config, tmp_path):
     assert "4 steps of 2 images" in table and "short_side=48" in table
     assert ablate.default_variants("partition", config) == ["4", "auto"]
     assert task.map_size(config) == (4, 4)
+    pads = {None: (3, 4), 64: (4, 4), ((48, 64), (64, 48), (80, 96)): (5, 6)}
+    for pad_size, expected in pads.items():
+        other = config.copy_and_resolve_references()
+        with other.ignore_type():
+            other.data.pad_size = pad_size
+        assert task.map_size(other) == expected
+    with other.ignore_type():
+        other.data.pad_size, other.data.short_side = None, (640, 800)
+    assert task.map_size(other) == (50, 4)
     varied = ablate.Study("partition", config, tmp_path, [0], ["4"]).runs["4", 0][0]
     assert varied.model.context_options.partition == 4
