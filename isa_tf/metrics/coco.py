@@ -71,6 +71,14 @@ class CocoScores:
         image_id = self._dataset.image_id(self._split, index)
         self._results[int(index)] = coco_results(instances, image_id, self._dataset.category_ids)
 
+    def by_image(self):
+        """The results of each image that `add` was called for, by its position: a dict of lists."""
+        return dict(self._results)
+
+    def add_results(self, index, results):
+        """Takes what `by_image` tells of one image elsewhere, such as in another process."""
+        self._results[int(index)] = list(results)
+
     def results(self):
         """All detections in COCO's results format, in the order of the images: a list of dicts.
 
