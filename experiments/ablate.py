@@ -17,7 +17,6 @@ variants and seeds asked for. Started again, the study goes on from where it was
 import csv
 import itertools
 import json
-import math
 import multiprocessing
 import re
 import shlex
@@ -30,13 +29,13 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import setup
-from experiments.evaluate import evaluate, make_protocol
+from experiments import setup, tasks
+from experiments.evaluate import evaluate
 from experiments.train import train
-from isa_tf import formats, inference, ops, training
+from isa_tf import formats, ops, training
 from isa_tf.layers import list_contexts
 from isa_tf.layers.interlaced import ORDERS
-from isa_tf.names import two_ints, unknown
+from isa_tf.names import unknown
 
 # A study's name is what it varies: `config.model.context`, or an argument of the module.
 STUDIES = {
@@ -45,7 +44,6 @@ STUDIES = {
     "depth": ("1", "2", "3"),
     "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa"),
 }
-SCORES = {"miou": "mIoU", "context_miou": "context mIoU"}
 RUN = "run.json"
 
 
@@ -71,7 +69,7 @@ def default_variants(study, config):
     if study == "context":
         return [name for name in names if name in list_contexts()]
     if study == "partition":
-        height, width = map_size(config)
+        height, width = tasks.of(config).map_size(config)
 
         def fits(name):
             sides = [int(side) for side in re.findall(r"\d+", name)]
@@ -79,13 +77,6 @@ def default_variants(study, config):
 
         return [name for name in names if fits(name)]
     return list(names)
-
-
-def map_size(config):
-    """(height, width) of the map that the context module reads of a training crop."""
-    scale, stride = config.model.input_scale, config.model.output_stride
-    crop_size = two_ints("crop_size", config.data.crop_size)
-    return tuple(math.ceil(side * scale / stride) for side in crop_size)
 
 
 # === One run ===
@@ -149,16 +140,16 @@ def read_run(config, folder):
     """What is known of a finished run: a dict of its scores and facts; `None` if unfinished."""
     if not (folder / RUN).exists():
         return None
-    metrics = json.loads((folder / "metrics.json").read_text())
+    task, metrics = tasks.of(config), json.loads((folder / "metrics.json").read_text())
     # What changes places in a mirror, the data set may tell.
-    dataset = setup.make_dataset(config) if config.test.flip else None
-    asked = [config.data.val_split, make_protocol(config, dataset).to_dict(), training.BEST]
+    dataset = task.make_dataset(config) if config.test.get("flip") else None
+    asked = [config.data.val_split, task.make_protocol(config, dataset).to_dict(), training.BEST]
     if [metrics["split"], metrics["protocol"], Path(metrics["model"]).name] != asked:
         return None  # scored in another way since: to be scored again
     result = json.loads((folder / RUN).read_text())
     result["seconds"] = training.read_log(folder / training.LOG)[-1]["seconds"]
     result["images"] = metrics["images"]
-    return result | {name: metrics[name] for name in SCORES if metrics.get(name) is not None}
+    return result | {name: metrics[name] for name in task.SCORES if metrics.get(name) is not None}
 
 
 # === The study ===
@@ -249,15 +240,20 @@ class Study:
                 self.results[key] = read_run(*arguments)
                 self.write()
             result = self.results[key]
-            scores = [f"{label} {result[s]:.4f}" for s, label in SCORES.items() if s in result]
+            scores = [f"{label} {result[s]:.4f}" for s, label in self.labels.items() if s in result]
             seconds = f"{result['seconds']:.0f} s" + (", done before" if before else "")
             print(f"{heading}: {', '.join(scores)}, {seconds}", flush=True)
 
     @property
+    def labels(self):
+        """The names of all scores that the task has, with what a table calls them."""
+        return tasks.of(self.config).SCORES
+
+    @property
     def scores(self):
         """The names of the scores that there are."""
-        found = [s for s in SCORES if any(s in result for result in self.results.values())]
-        return found or ["miou"]
+        found = [s for s in self.labels if any(s in result for result in self.results.values())]
+        return found or [tasks.of(self.config).MONITOR]
 
     def values(self, variant, what):
         """A value of each seed, `None` where there is none yet."""
@@ -295,7 +291,7 @@ class Study:
         """The Markdown of the results and of how they came about."""
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         columns = [self.name, "parameters"]
-        columns += [c for score in self.scores for c in (SCORES[score], f"of {seeds}")]
+        columns += [c for score in self.scores for c in (self.labels[score], f"of {seeds}")]
         columns.append("training (s)")
         lines = [self.heading, "", f"**{self.progress()}**", ""]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -326,7 +322,8 @@ class Study:
         which = f"of the best model on them, validated every {every} steps"
         if every >= config.train.steps:
             which = "of the last step"
-        given, usual = make_protocol(config).to_dict(), inference.Protocol().to_dict()
+        protocol = tasks.of(config).make_protocol(config)
+        given, usual = protocol.to_dict(), type(protocol)().to_dict()
         protocol = [f"{key}={value}" for key, value in given.items() if value != usual[key]]
         protocol = ", ".join(protocol) or "each image once and whole"
         options = f" {json.dumps(data.options.to_dict())}" if data.options else ""
@@ -337,11 +334,11 @@ class Study:
         )
         yield f"Scores: {which}; {protocol}."
         yield (
-            f"Training: {config.train.steps} steps of {data.batch_size} crops, the same for all; "
-            "its seconds include the validations."
+            f"Training: {config.train.steps} steps of {data.batch_size} "
+            f"{tasks.of(config).EXAMPLES}, the same for all; its seconds include the validations."
         )
         if "auto" in self.variants and self.name == "partition":
-            size = map_size(config)
+            size = tasks.of(config).map_size(config)
             chosen = "x".join(map(str, ops.best_partition(*size)))
             yield f'"auto" is {chosen} on the {size[0]}x{size[1]} map of a training crop.'
         for package, label in (("tensorflow", "TensorFlow"), ("keras", "Keras")):
@@ -369,7 +366,7 @@ class Study:
                 if several:
                     heights = [y + 2 * shift] * len(points)
                     ax.plot(points, heights, "o", color="0.55", ms=4, mew=0, alpha=0.8)
-            ax.set_xlabel(SCORES[score])
+            ax.set_xlabel(self.labels[score])
             ax.locator_params(axis="x", nbins=6)
             ax.set_axisbelow(True)
             ax.grid(color="0.9")

@@ -17,6 +17,7 @@ from PIL import Image
 from experiments import setup
 from experiments.configs import synthetic
 from experiments.evaluate import evaluate
+from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import export, formats, inference, load_predictor, training, visualize
 
@@ -44,7 +45,7 @@ def demo(workdir, steps=None):
             "context_miou": scores["context_miou"],
             "seconds": training.read_log(folder / training.LOG)[-1]["seconds"],
         }
-    dataset = setup.make_dataset(config)
+    dataset = segmentation.make_dataset(config)
 
     print("\n=== Exporting the ISA model, predicting with the exported files", flush=True)
     model = formats.load_model(workdir / "isa" / training.BEST)

@@ -25,23 +25,8 @@ from pathlib import Path
 from absl import flags
 from PIL import Image
 
-from experiments import setup
-from isa_tf import files, inference, load_predictor, metrics, report, training
-
-# Pixels so near a boundary between labels are left out of a second mIoU: annotators err there.
-BAND = 3
-
-
-def make_protocol(config, dataset=None):
-    """The `inference.Protocol` of an experiment's `config.test`.
-
-    Where the mirror image is seen and no `flip_pairs` are given, they are the dataset's own.
-    """
-    # --config.test.stride=None arrives as (None,).
-    given = {key: value for key, value in config.test.items() if value != (None,)}
-    if given.get("flip") and not given.get("flip_pairs"):
-        given["flip_pairs"] = dataset.flip_pairs if dataset is not None else ()
-    return inference.Protocol.from_dict(given)
+from experiments import setup, tasks
+from isa_tf import files, load_predictor, training
 
 
 def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=None):
@@ -64,83 +49,42 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
         ValueError: for a model of other classes than the data; for a negative `report_images` or,
             with a report, a log that is no log, before anything is predicted.
     """
-    workdir = Path(workdir)
-    own = model is None
-    model = Path(model or workdir / training.BEST)
-    split = split or config.data.val_split
+    task, workdir = tasks.of(config), Path(workdir)
     reports = report_images is not None
     if reports and report_images < 0:
         raise ValueError(f"report_images is at least 0, got {report_images}")
     log = training.read_log(workdir / training.LOG) if reports else []
-    trained = training.best_score(workdir) if reports and own else None
-    dataset = setup.make_dataset(config)
-    protocol = make_protocol(config, dataset)
-    predictor = load_predictor(model, protocol=protocol)
-    if predictor.num_classes not in (None, dataset.num_classes):
-        raise ValueError(
-            f"{model} has {predictor.num_classes} classes, {dataset.name} has {dataset.num_classes}"
-        )
+    trained = training.best_score(workdir) if reports and model is None else None
+    model = Path(model or workdir / training.BEST)
+    split = split or config.data.val_split
+    dataset = task.make_dataset(config)
+    protocol = task.make_protocol(config, dataset)
+    predictor = _load(model, dataset, protocol)
     begin = time.monotonic()
-    batches = setup.make_val_data(config, dataset, split, with_index=reports)
-    images = report.ImageScores(dataset.num_classes, dataset.ignore_label)
-    confusion, inside = inference.confusion_matrix(
-        predictor,
-        batches,
-        dataset.num_classes,
-        dataset.ignore_label,
-        band=BAND,
-        hear=images.add_batch if reports else None,
-    )
+    found, images = task.score(config, dataset, predictor, split, by_image=reports)
     result = {"model": str(model), "dataset": dataset.name, "split": split}
     result["protocol"] = protocol.to_dict()
     result["images"] = dataset.size(split)
     result["seconds"] = round(time.monotonic() - begin, 1)
-    result.update(metrics.scores(confusion, dataset.class_names))
-    result["miou_without_boundaries"] = metrics.scores(inside)["miou"]
-    if context_ids := getattr(dataset, "context_class_ids", None):
-        context = metrics.scores(confusion, dataset.class_names, context_ids)
-        result["context_miou"] = context["miou"]
+    result.update(found)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    heading = f"{dataset.name} {split}: mIoU {result['miou']:.4f}"
-    sheet = setup.make_sheet(predictor, dataset, split, pictures, heading)
+    heading = f"{dataset.name} {split}: {task.headline(result)}"
+    sheet = task.make_sheet(config, predictor, dataset, split, pictures, heading)
     Image.fromarray(sheet).save(workdir / "predictions.png")
     if reports:
         facts = {"evaluated": datetime.datetime.now().strftime("%Y-%m-%d %H:%M")}
         if trained:
             facts |= {"seed": config.seed, "training step": trained["step"]}
-        write_report(workdir, result, images, dataset, predictor, log, facts, report_images)
+        made = task.make_report(result, images, dataset, predictor, log, facts, report_images)
+        for name, text in zip(("images.csv", "report.html"), made, strict=True):
+            with files.replacing(workdir / name) as new:
+                new.write_text(text, encoding="utf-8", newline="")
     return result
 
 
-def write_report(workdir, result, images, dataset, predictor, log, facts, max_images):
-    """Writes `images.csv` and `report.html`; the images that it shows are predicted once more."""
-    split = result["split"]
-    names = report.short_names(dataset.examples(split))
-
-    def show(index):
-        image, label = dataset.read(split, index)
-        return image, label, predictor(image)[0]
-
-    page = report.page(
-        result,
-        images,
-        names,
-        dataset.class_names,
-        dataset.palette,
-        show,
-        log,
-        facts,
-        max_images,
-    )
-    table = report.table(images.scores(), names, dataset.class_names)
-    for name, text in (("images.csv", table), ("report.html", page)):
-        with files.replacing(workdir / name) as new:
-            new.write_text(text, encoding="utf-8", newline="")
-
-
 def write_predictions(config, workdir, folder, model=None, split=None):
-    """Writes what is predicted for a split; see `inference.write_results`.
+    """Writes what is predicted for a split, as a benchmark's server wants it.
 
     Args:
         config: of the experiment.
@@ -152,16 +96,23 @@ def write_predictions(config, workdir, folder, model=None, split=None):
     Returns:
         List of the paths of the files.
     """
+    task = tasks.of(config)
     model = Path(model or Path(workdir) / training.BEST)
-    dataset = setup.make_dataset(config)
-    predictor = load_predictor(model, protocol=make_protocol(config, dataset))
+    dataset = task.make_dataset(config)
+    predictor = _load(model, dataset, task.make_protocol(config, dataset))
     facts = {"model": model.name, "sha256": files.digest(model)}
     split = split or config.data.val_split
-    return inference.write_results(predictor, dataset, split, folder, facts=facts)
+    return task.write_predictions(predictor, dataset, split, folder, facts)
 
 
-def _shown(score):
-    return "absent" if score is None else f"{score:.4f}"
+def _load(model, dataset, protocol):
+    """The predictor of a file, which must be of the dataset's classes."""
+    predictor = load_predictor(model, protocol=protocol)
+    if predictor.num_classes not in (None, dataset.num_classes):
+        raise ValueError(
+            f"{model} has {predictor.num_classes} classes, {dataset.name} has {dataset.num_classes}"
+        )
+    return predictor
 
 
 def main(argv):
@@ -169,22 +120,15 @@ def main(argv):
     values = flags.FLAGS
     if values.predictions:
         given = values.config, values.workdir, values.predictions, values.model, values.split
-        print(f"written: {len(write_predictions(*given))} files in {values.predictions}")
+        paths = write_predictions(*given)
+        print(f"written: {len(paths)} files in {values.predictions}")
         return
     report_images = values.report_images if values.report else None
     result = evaluate(
         values.config, values.workdir, values.model, values.split, report_images=report_images
     )
-    kinds = ("iou", "accuracy", "precision", "f1")
-    print(" " * 20 + "".join(f"  {kind:>9}" for kind in kinds))
-    for name, row in result["classes"].items():
-        cells = ("-" if row[kind] is None else f"{row[kind]:.4f}" for kind in kinds)
-        print(f"{name:>20}" + "".join(f"  {cell:>9}" for cell in cells))
-    inside = _shown(result["miou_without_boundaries"])
-    print(f"{'mIoU':>20}  {_shown(result['miou'])} over {result['classes_counted']} classes")
-    print(f"{'mIoU inside':>20}  {inside} further than {BAND} pixels from a boundary")
-    print(f"{'mean accuracy':>20}  {_shown(result['mean_accuracy'])}")
-    print(f"{'pixel accuracy':>20}  {_shown(result['pixel_accuracy'])}")
+    for line in tasks.of(values.config).lines(result):
+        print(line)
     names = ["metrics.json", "predictions.png"]
     names += ["images.csv", "report.html"] if values.report else []
     print(f"written: {', '.join(f'{values.workdir}/{name}' for name in names)}")

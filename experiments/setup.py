@@ -4,15 +4,11 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from isa_tf import backbones, data, files, inference, losses, training, visualize
-from isa_tf.metrics import MeanIoU, scores
-from isa_tf.models import Segmenter
+from isa_tf import files, training, visualize
 
 
 def define_config_flag():
@@ -63,115 +59,10 @@ def make_run(workdir, config, strategy=None):
     return training.Run(workdir, json.loads(config.to_json()), may_change, strategy)
 
 
-def make_dataset(config):
-    """The dataset of an experiment."""
-    options = config.data.options.to_dict()
-    if config.data.num_classes is not None:
-        options["num_classes"] = config.data.num_classes
-    return data.create(config.data.name, config.data.data_dir, **options)
-
-
-def make_train_data(config, dataset, start_step=0, context=None):
-    """Augmented training batches from `start_step` on, without end; see `data.train_pipeline`."""
-    c = config.data
-    return data.train_pipeline(
-        dataset,
-        c.train_split,
-        c.batch_size,
-        c.crop_size,
-        scale_range=c.scale_range,
-        aspect_range=c.aspect_range,
-        cat_max_ratio=c.cat_max_ratio,
-        short_side=c.short_side,
-        fit_size=c.fit_size,
-        exact_size=c.exact_size,
-        flip=c.flip,
-        brightness=c.brightness,
-        photometric=c.photometric,
-        seed=config.seed,
-        start_step=start_step,
-        cache=c.cache,
-        input_context=context,
-    )
-
-
-def batch_files(config, dataset, step):
-    """The names of the examples in the training batch of a step."""
-    c = config.data
-    return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
-
-
-def make_val_data(config, dataset, split=None, context=None, with_index=False):
-    """Whole images of a split, by default the validation split; see `data.eval_pipeline`."""
-    c = config.data
-    return data.eval_pipeline(
-        dataset,
-        split or c.val_split,
-        c.val_batch_size,
-        cache=c.cache,
-        input_context=context,
-        with_index=with_index,
-    )
-
-
-def make_model(config, dataset):
-    """The model of an experiment, not compiled."""
-    c = config.model
-    shared = {"dtype": c.dtype, "synchronized": tf.distribute.has_strategy()}
-    if c.minimal_filtering is not None:
-        shared["minimal_filtering"] = c.minimal_filtering
-    backbone = backbones.create(
-        c.backbone, c.output_stride, c.backbone_weights, **c.backbone_options.to_dict(), **shared
-    )
-    return Segmenter(
-        backbone,
-        c.context,
-        dataset.num_classes,
-        context_options=dict(c.context_options),
-        head_filters=c.head_filters,
-        head_kernel_size=c.head_kernel_size,
-        decoder_levels=c.decoder_levels,
-        decoder_filters=c.decoder_filters,
-        input_scale=c.input_scale,
-        auxiliary_level=c.auxiliary_level,
-        auxiliary_filters=c.auxiliary_filters,
-        auxiliary_weight=c.auxiliary_weight,
-        coordinates=c.coordinates,
-        dropout=c.dropout,
-        class_names=dataset.class_names,
-        palette=dataset.palette,
-        **shared,
-    )
-
-
 def claim(workdir, config):
     """Makes the work directory of an experiment, or checks that it is this one's and free."""
     with make_run(workdir, config) as run:
         return run.workdir
-
-
-class Phase(NamedTuple):
-    """A part of a training: its last step, and whether class weights count up to there."""
-
-    steps: int
-    weighted: bool
-
-
-def phases(config):
-    """The parts of a training: a list of `Phase`.
-
-    Raises:
-        ValueError: for `train.class_weight_steps` without class weights or outside the training.
-    """
-    c = config.train
-    if c.class_weight_steps is None:
-        return [Phase(c.steps, True)]
-    if c.class_weights is None or not 0 < c.class_weight_steps <= c.steps:
-        raise ValueError(
-            f"train.class_weight_steps={c.class_weight_steps} needs train.class_weights, and lies "
-            f"in 1..{c.steps}"
-        )
-    return [Phase(c.class_weight_steps, True), Phase(c.steps, False)]
 
 
 def for_replicas(config, replicas):
@@ -236,30 +127,17 @@ def check_strategy(config, strategy):
         )
 
 
-def head_layers(model):
-    """The names of the layers that learn and are not the backbone's: list of str."""
-    backbone = {id(variable) for variable in model.backbone.trainable_variables}
-    paths = {True: set(), False: set()}
-    for variable in model.trainable_variables:
-        paths[id(variable) in backbone].add(variable.path.split("/")[0])
-    if both := sorted(paths[True] & paths[False]):
-        raise ValueError(f"train.head_rate: backbone and head have layers of one name, {both}")
-    return sorted(paths[False])
-
-
-def compile_model(model, config, dataset, weighted=True):
-    """Compiles with the experiment's optimizer, loss and metrics.
-
-    Class weights count if `weighted`.
-
-    Returns:
-        A function of the model that tells the IoU of each class, once a validation is done.
-    """
+def make_optimizer(config, **options):
+    """The optimizer of an experiment; `options` are further ones of `training.make_optimizer`."""
     c = config.train
-    rates = None
-    if c.head_rate != 1:
-        rates = dict.fromkeys(head_layers(model), c.head_rate)
-    optimizer = training.make_optimizer(
+    if "schedule" in c:  # which configs of segmentation have not: theirs is the poly schedule
+        options |= {
+            "schedule": c.schedule,
+            "boundaries": [step // c.accumulate for step in c.boundaries],
+            "factor": c.decay_factor,
+            "warmup_factor": c.warmup_factor,
+        }
+    return training.make_optimizer(
         c.optimizer,
         c.learning_rate,
         c.steps // c.accumulate,
@@ -273,56 +151,8 @@ def compile_model(model, config, dataset, weighted=True):
         accumulate=c.accumulate,
         loss_scale=config.model.dtype == "mixed_float16",
         decay_spares=c.decay_spares,
-        rates=rates,
+        **options,
     )
-    metrics = [MeanIoU(dataset.num_classes, dataset.ignore_label)]
-    if context_ids := getattr(dataset, "context_class_ids", None):
-        metrics.append(
-            MeanIoU(dataset.num_classes, dataset.ignore_label, context_ids, name="context_miou")
-        )
-    loss = losses.combine(
-        c.losses.to_dict(),
-        c.loss_options.to_dict(),
-        ignore_label=dataset.ignore_label,
-        class_weights=c.class_weights if weighted else None,
-        average=c.loss_average,
-    )
-    model.compile(optimizer, loss, metrics=metrics, jit_compile=c.jit_compile)
-
-    def class_scores(model):
-        confusion = training.read_variable(metrics[0].confusion)
-        iou = scores(confusion, dataset.class_names)["iou"]
-        return {f"val_iou/{name}": value for name, value in iou.items() if value is not None}
-
-    return class_scores
-
-
-def make_sheet(predictor, dataset, split, count, heading=None):
-    """A picture of photo, truth and prediction of `count` examples spread over a split."""
-    rows, captions = [], []
-    size = dataset.size(split)
-    indices = [i * size // count for i in range(min(count, size))]
-    for index in dict.fromkeys(indices):
-        image, label = dataset.read(split, index)
-        rows.append((image, label, predictor(image[None])[0][0]))
-        captions.append(Path(str(dataset.examples(split)[index])).name)
-    titles = ("photo", "truth", "prediction")
-    return visualize.sheet(
-        rows, titles, dataset.palette, dataset.class_names, captions, heading, ignore_label=255
-    )
-
-
-def make_draw(config, dataset):
-    """The function that draws validation predictions of a model, `None` for no pictures."""
-    predictors = {}
-    if not config.train.pictures:
-        return None
-
-    def draw(model):
-        predictor = predictors.setdefault(id(model), inference.Predictor.from_model(model))
-        return make_sheet(predictor, dataset, config.data.val_split, config.train.pictures)
-
-    return draw
 
 
 def draw_curves(run):

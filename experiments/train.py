@@ -12,7 +12,7 @@ import sys
 import keras
 from absl import flags
 
-from experiments import setup
+from experiments import setup, tasks
 from isa_tf import training
 
 
@@ -26,37 +26,35 @@ def train(config, workdir, strategy="one_device", verbose="auto", profile=None, 
         verbose, profile, callbacks: see `training.Run.fit`.
 
     Returns:
-        The best score, {"step": ..., "miou": ...}.
+        The best score, {"step": ..., "miou": ...} of segmentation.
     """
     if isinstance(strategy, str):  # before anything else of TensorFlow
         strategy = training.make_strategy(strategy)
     given, config = config, setup.for_replicas(config, strategy.num_replicas_in_sync)
     setup.tell_scaling(given, config)
     keras.utils.set_random_seed(config.seed)
-    dataset = setup.make_dataset(config)
-    phases = setup.phases(config)
+    task = tasks.of(config)
+    dataset = task.make_dataset(config)
+    phases = task.phases(config)
     setup.check_strategy(config, strategy)
     with strategy.scope():
-        model = setup.make_model(config, dataset)
-        class_scores = setup.compile_model(model, config, dataset, phases[0].weighted)
+        model = task.make_model(config, dataset)
+        validation = task.compile_model(model, config, dataset, phases[0])
     print(f"{workdir}: {model.count_params():,} parameters", flush=True)
 
     with setup.make_run(workdir, config, strategy) as run:
         for phase in phases:
             if phase is not phases[0]:  # goes on from the last state, with another loss
                 with strategy.scope():
-                    class_scores = setup.compile_model(model, config, dataset, phase.weighted)
+                    validation = task.compile_model(model, config, dataset, phase)
             best = run.fit(
                 model,
-                lambda step, context: setup.make_train_data(config, dataset, step, context),
-                lambda context: setup.make_val_data(config, dataset, context=context),
+                lambda step, context: task.make_train_data(config, dataset, step, context),
+                **validation,
                 steps=phase.steps,
                 validate_every=config.train.validate_every,
                 checkpoint_every=config.train.checkpoint_every,
-                monitor="miou",
-                details=class_scores,
-                draw=setup.make_draw(config, dataset),
-                batch_files=lambda step: setup.batch_files(config, dataset, step),
+                batch_files=lambda step: task.batch_files(config, dataset, step),
                 ema_batches=config.train.ema_batches,
                 profile=profile,
                 callbacks=callbacks,

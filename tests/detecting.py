@@ -43,15 +43,32 @@ def narrow(context=None, seed=0, backbone=None, **arguments):
     model = MaskRCNN(backbones.create("resnet18", **options), **{**NARROW, **arguments})
     for part in (model.get_layer(n) for n in ("pyramid", "rpn_head", "box_head", "mask_head")):
         randomize(part, seed)
-    for name, layer, scale in (
-        ("rpn_head", "codes", 0.1),
-        ("box_head", "codes", 0.5),
-        ("rpn_head", "logits", 2),
-        ("box_head", "logits", 2),
-    ):
-        kernel = model.get_layer(name).get_layer(layer).kernel
-        kernel.assign(kernel * scale)
+    for name in ("rpn_head", "box_head"):
+        codes = model.get_layer(name).get_layer("codes")
+        codes.kernel.assign(0.1 * codes.kernel)
+    _enliven(model)
     return model
+
+
+def _enliven(model):
+    """Makes what heads say differ from place to place, around nothing in particular."""
+    seen = model(images(), training=True)
+    logits = [tf.reshape(x, (-1, 3)) for x in seen["logits"]]
+    _standardize(model.get_layer("rpn_head").get_layer("logits"), tf.concat(logits, 0), 2.0)
+    seen = model(images(), training=True)
+    told = {name: seen[name] for name in ("logits", "codes", "anchors")}
+    boxes, _ = model.get_layer("proposals")({**told, "size": np.int32([[96, 128]] * 2)})
+    sampled = model.get_layer("box_align")([boxes, *seen["pyramid"]])
+    head = model.get_layer("box_head")
+    _standardize(head.get_layer("logits"), head(sampled)[0], 2.0)
+
+
+def _standardize(layer, outputs, deviation):
+    """Shifts and scales a last layer so that its outputs have a mean of 0 and a deviation."""
+    axes = tuple(range(len(outputs.shape) - 1))
+    mean, scale = np.mean(outputs, axes), deviation / np.std(outputs, axes)
+    layer.kernel.assign(layer.kernel * scale)
+    layer.bias.assign((layer.bias - mean) * scale)
 
 
 def images(number=2, size=(96, 128), seed=0):

@@ -5,6 +5,7 @@ python one_of_several.py STRATEGY DEVICES
 prints what came of it as JSON.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -151,7 +152,12 @@ def talk(strategy_):
         differ = None
     except ValueError as error:
         differ = str(error)
+    # Of unequal lengths, one of them none, and more than goes at once.
+    rng = np.random.default_rng(index)
+    mine = rng.bytes((0, 8 * strategy._GATHERED_WORDS + 13)[index % 2])
+    gathered = [strategy.gather(strategy_, some) for some in (mine, b"ab" * (index + 1), b"")]
     return {
+        "gathered": [[hashlib.sha256(data).hexdigest() for data in all_] for all_ in gathered],
         "workers": strategy.num_workers(strategy_),
         "index": index,
         "chief": strategy.is_chief(strategy_),

@@ -50,6 +50,7 @@ from safetensors.numpy import save_file
 
 from experiments import setup
 from experiments.configs import synthetic
+from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import training
 
@@ -633,9 +634,10 @@ class Restorer:
     def __init__(self, sources):
         self.sources = sources
         self.strategy = training.make_strategy("one_device")
-        self.dataset = setup.make_dataset(sources.config)
-        self.model = setup.make_model(sources.config, self.dataset)
-        setup.compile_model(self.model, sources.config, self.dataset, False)
+        self.dataset = segmentation.make_dataset(sources.config)
+        self.model = segmentation.make_model(sources.config, self.dataset)
+        last = segmentation.phases(sources.config)[-1]
+        self.validation = segmentation.compile_model(self.model, sources.config, self.dataset, last)
 
     def restore(self, folder):
         """(run, or the error; what was warned): a run that has taken up the folder's state."""
@@ -650,11 +652,12 @@ class Restorer:
                 # Up to a step that is past, so it restores and mends and does nothing more.
                 run.fit(
                     self.model,
-                    lambda step, context: setup.make_train_data(config, dataset, step, context),
-                    lambda context: setup.make_val_data(config, dataset, context=context),
+                    lambda step, context: segmentation.make_train_data(
+                        config, dataset, step, context
+                    ),
+                    **self.validation,
                     steps=1,
                     validate_every=1,
-                    monitor="miou",
                     verbose=0,
                 )
             return run, said.texts

@@ -505,14 +505,15 @@ def _checked_segmentation(found, size, crowd, refuse):
 def _checked_polygon(polygon, size, refuse):
     # By arrays, since COCO has half a million of them.
     try:
-        points = np.array(polygon).reshape(-1, 2)
-        if points.dtype.kind not in "if":
-            raise ValueError
-    except ValueError:  # as of lists in a list
-        points = np.full((1, 2), np.nan)
+        points = np.array(polygon)
+    except ValueError:  # of lists that differ
+        points = np.array(None)
+    if points.ndim != 1 or points.dtype.kind not in "if":
+        refuse("it has a polygon that is no list of finite numbers")
+    points = points.reshape(-1, 2)
     least, most = points.min(0).tolist(), points.max(0).tolist()
     if not all(map(math.isfinite, (*least, *most))):
-        refuse("it has a polygon whose numbers are not all finite")
+        refuse("it has a polygon that is no list of finite numbers")
     for low, high, side in zip(least, most, size[::-1], strict=True):
         if low < -side or high > 2 * side:
             # What draws it goes along its edges step by step, however far these lead.

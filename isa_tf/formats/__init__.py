@@ -90,7 +90,7 @@ def export(model, path, format=None, **options) -> Path:
     """Writes a model to a file, or folder, of any format: whole, or not at all.
 
     Args:
-        model: `keras.Model` from RGB 0..255 (B, H, W, 3), such as a `Segmenter`.
+        model: `keras.Model` from RGB 0..255 (B, H, W, 3), such as a `Segmenter` or a `MaskRCNN`.
         path: what to write; its parents are made. What was there is replaced at the end, by
             something complete.
         format: str, one of `list_names()`: "keras", "saved_model", "litert", ...; `None` for the
@@ -134,10 +134,12 @@ def load_predictor(path, num_threads=None, protocol=None):
         num_threads: int, of LiteRT; `None` for its own choice. Defaults to `None`.
         protocol: `isa_tf.inference.Protocol`, or a mapping of its arguments. Other ones than the
             whole image need a `.keras` file: the other kinds do not tell their logits. `None` for
-            the model's own, as in `Predictor.from_model`, or the whole image. Defaults to `None`.
+            the model's own, as in `Predictor.from_model`, or the whole image. Of a model that finds
+            instances a `DetectionProtocol`; another than its own needs a `.keras` file too.
+            Defaults to `None`.
 
     Returns:
-        `isa_tf.inference.Predictor`.
+        `isa_tf.inference.Predictor`, or what predicts for the model's task: `InstancePredictor`.
 
     Raises:
         FileNotFoundError: where there is nothing at the path.

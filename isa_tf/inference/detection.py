@@ -5,6 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.data.instance_pipeline import resized_size, resized_size_of
 from isa_tf.inference.protocol import ProtocolBase
 
 
@@ -49,15 +50,10 @@ class DetectionProtocol(ProtocolBase):
 
         Both are at least 1 pixel, however thin the image.
         """
+        limits = self.short_side, self.long_side
         if isinstance(height, int) and isinstance(width, int):
-            shorter, longer = min(height, width), max(height, width)
-            scale = min(self.short_side / shorter, self.long_side / longer)
-            return max(int(height * scale), 1), max(int(width * scale), 1)
-        # In the double precision that Python computes in: a floor forgives no rounding.
-        sides = tf.cast(tf.stack([height, width]), tf.float64)
-        limits = self.short_side / tf.reduce_min(sides), self.long_side / tf.reduce_max(sides)
-        resized = tf.maximum(tf.cast(sides * tf.minimum(*limits), tf.int32), 1)
-        return resized[0], resized[1]
+            return resized_size_of((height, width), *limits)
+        return tuple(tf.unstack(resized_size(tf.stack([height, width]), *limits)))
 
     def fit(self, images):
         """Images as a detector is shown them.

@@ -10,6 +10,7 @@ from pycocotools import mask
 
 from isa_tf.inference.contract import METADATA_FILE, contracts
 from isa_tf.inference.detection import DetectionProtocol, detect
+from isa_tf.metrics import coco_results
 
 # When two detections are the same: both have one class, no corner is further apart than this many
 # pixels, and the masks overlap at least so much.
@@ -46,39 +47,8 @@ class Instances(NamedTuple):
         return self.take(self.scores >= score)
 
     def to_coco(self, image_id, category_ids=None):
-        """The instances in COCO's results format, which its evaluation and its server read.
-
-        Args:
-            image_id: what the data set calls the image.
-            category_ids: the data set's own id of each class; `None` for 1, 2, ... Defaults to
-                `None`.
-
-        Returns:
-            list of dicts that JSON can hold: "image_id", "category_id", "bbox", [x, y, width,
-            height] in pixels, "score", and "segmentation", pycocotools' run lengths as text.
-
-        Example:
-
-        >>> found = Instances(np.eye(1, 4), np.array([2]), np.array([0.5]), np.ones((1, 1, 3)) > 0)
-        >>> found.to_coco(139)[0]["category_id"], found.to_coco(139)[0]["segmentation"]
-        (3, {'size': [1, 3], 'counts': '03'})
-        """
-        results, count = [], max(self.classes, default=0) + 1
-        ids = range(1, count + 1) if category_ids is None else category_ids
-        for box, class_id, score, inside in zip(*self, strict=True):
-            x1, y1, x2, y2 = map(float, box)
-            encoded = mask.encode(np.asfortranarray(inside.astype(np.uint8)))
-            size, counts = encoded["size"], encoded["counts"].decode("ascii")
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": int(ids[class_id]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": float(score),
-                    "segmentation": {"size": [int(side) for side in size], "counts": counts},
-                }
-            )
-        return results
+        """The instances in COCO's results format, see `isa_tf.metrics.coco_results`."""
+        return coco_results(self, image_id, category_ids)
 
 
 class Truth(NamedTuple):

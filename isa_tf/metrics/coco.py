@@ -68,20 +68,16 @@ class CocoScores:
         size = tuple(self._dataset.size_of(self._split, index))
         if len(masks) and masks.shape[1:] != size:
             raise ValueError(f"masks are {size}, as the image is. Received: {masks.shape[1:]}")
-        boxes[:, 2:] -= boxes[:, :2]
         image_id = self._dataset.image_id(self._split, index)
-        self._results[int(index)] = [
-            {
-                "image_id": image_id,
-                "category_id": self._dataset.category_ids[class_id],
-                "bbox": box,
-                "score": score,
-                "segmentation": _run_lengths(mask),
-            }
-            for class_id, box, score, mask in zip(
-                classes, boxes.tolist(), certainty.tolist(), masks, strict=True
-            )
-        ]
+        self._results[int(index)] = coco_results(instances, image_id, self._dataset.category_ids)
+
+    def by_image(self):
+        """The results of each image that `add` was called for, by its position: a dict of lists."""
+        return dict(self._results)
+
+    def add_results(self, index, results):
+        """Takes what `by_image` tells of one image elsewhere, such as in another process."""
+        self._results[int(index)] = list(results)
 
     def results(self):
         """All detections in COCO's results format, in the order of the images: a list of dicts.
@@ -121,6 +117,44 @@ class CocoScores:
             for i, row in zip(order, classes.values(), strict=True):
                 row[f"{kind}_ap"] = _mean(precision[:, :, i, 0])
         return {**found, "classes": classes}
+
+
+def coco_results(instances, image_id, category_ids=None):
+    """Instances in COCO's results format, which its evaluation and its server read.
+
+    Args:
+        instances: anything with `boxes`, `classes`, `scores` and `masks`, see `CocoScores.add`.
+        image_id: what the data set calls the image.
+        category_ids: the data set's own id of each class; `None` for 1, 2, ... Defaults to `None`.
+
+    Returns:
+        list of dicts that JSON can hold: "image_id", "category_id", "bbox", [x, y, width, height]
+        in pixels, "score", and "segmentation", run lengths with text.
+
+    Example:
+
+    >>> from types import SimpleNamespace
+    >>> some = {"boxes": [[0, 0, 3, 1]], "scores": [0.5], "masks": np.ones((1, 1, 3), bool)}
+    >>> (row,) = coco_results(SimpleNamespace(classes=[2], **some), image_id=139)
+    >>> row["category_id"], row["bbox"], row["segmentation"]
+    (3, [0.0, 0.0, 3.0, 1.0], {'size': [1, 3], 'counts': '03'})
+    """
+    boxes = np.array(instances.boxes, np.float64).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    classes = np.asarray(instances.classes, np.int64).reshape(-1).tolist()
+    certainty = np.asarray(instances.scores, np.float64).reshape(-1).tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": class_id + 1 if category_ids is None else category_ids[class_id],
+            "bbox": box,
+            "score": score,
+            "segmentation": _run_lengths(mask),
+        }
+        for class_id, box, score, mask in zip(
+            classes, boxes.tolist(), certainty, np.asarray(instances.masks, bool), strict=True
+        )
+    ]
 
 
 def _run_lengths(mask):

@@ -76,10 +76,14 @@ def confusion_picture(confusion):
 def ticks(low, high, count=5):
     """Round numbers that span an interval in about `count` steps: a list, both ends included.
 
+    An interval of no length is taken for one of length 1, as of scores that are all 0.
+
     >>> ticks(0, 0.83), ticks(0, 3000)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 1000.0, 2000.0, 3000.0])
     """
-    rough = max(high - low, 1e-12) / count
+    if high - low < 1e-9:
+        high = low + 1.0
+    rough = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(rough))
     step = unit * next(m for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -11,7 +11,6 @@ from isa_tf import visualize
 from isa_tf.report import charts, parts
 from isa_tf.report.images import choose
 
-LEAST_SCORE = 0.5  # of what is drawn, and of what can be a false alarm
 FOUND = 0.5  # the intersection over union from which on an instance is found
 LONGEST = 560  # pixels, the longer side of a picture
 _HEADINGS = (
@@ -36,11 +35,11 @@ class InstanceScore(NamedTuple):
         index: int, the image's position in its split.
         instances: int, how many are true, crowds left out.
         mask_iou: float, the mean over the true instances of the best intersection over union with
-            a mask that was found with their class, whatever its score; `None` without instances.
-            What was found beside them lowers nothing.
+            a mask that was found with their class and a score that counts; `None` without
+            instances. What was found beside them lowers nothing.
         found: float, the share of the true instances where that is at least 0.5; `None` without.
-        false_alarms: int, what was found with a score of at least 0.5 and overlaps no true instance
-            of its class by 0.5, nor lies in a crowd of it by half.
+        false_alarms: int, what was found with such a score and overlaps no true instance of its
+            class by 0.5, nor lies in a crowd of it by half.
         iou: dict from class id to the mean of the class's true instances; 0 for a class that has
             none here, but a false alarm.
         truth: dict from class id to number of true instances.
@@ -73,6 +72,8 @@ class InstanceScores:
 
     Args:
         num_classes: int.
+        least_score: float, the least score that counts: what has less counts as not found, and is
+            not drawn. A lower one suits a model that is not sure of anything yet. Defaults to 0.5.
 
     Raises:
         ValueError: from `add`, for a class out of range or an image that has been added.
@@ -87,8 +88,9 @@ class InstanceScores:
     {1: 1.0}
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes, least_score=0.5):
         self.num_classes = num_classes
+        self.least_score = least_score
         self._found = {}  # index: (classes of the true instances, best overlaps, false alarms)
 
     def add(self, index, truth, found):
@@ -103,6 +105,7 @@ class InstanceScores:
         index = int(index)
         if index in self._found:
             raise ValueError(f"image {index} has been added")
+        found = found.above(self.least_score)
         true, guess = (np.asarray(some.classes, int) for some in (truth, found))
         for ids in (true, guess):
             if ids.size and not 0 <= ids.min() <= ids.max() < self.num_classes:
@@ -115,8 +118,7 @@ class InstanceScores:
             overlaps = np.asarray(mask.iou(*both, crowd.astype(np.uint8).tolist()))
         overlaps = np.where(guess[:, None] == true, overlaps, 0)
         best = overlaps.max(0, initial=0)[~crowd]
-        sure = np.asarray(found.scores) >= LEAST_SCORE
-        alarms = guess[sure & (overlaps.max(1, initial=0) < FOUND)]
+        alarms = guess[overlaps.max(1, initial=0) < FOUND]
         self._found[index] = true[~crowd], best, alarms
 
     def __len__(self):
@@ -251,15 +253,16 @@ def instance_page(
     chosen = choose(scores, max_images, by_ap)
 
     def card(score):
-        return _card(score, names[score.index], classes, palette, show)
+        return _card(score, names[score.index], classes, palette, show, images.least_score)
 
     groups = [(*heading, group) for heading, group in zip(_HEADINGS, chosen, strict=True)]
     hint = (
         "The mask IoU of an image is the mean, over its true instances, of the best overlap with a "
-        "mask that was found with the instance's class, whatever its score; found is the share of "
-        f"instances where it is at least {FOUND}. Neither counts false alarms: what was found with "
-        f"a score of at least {LEAST_SCORE} and overlaps no instance of its class so much. "
-        f"Pictures show scores from {LEAST_SCORE} on; crowds are grey and count as nothing."
+        f"mask that was found with the instance's class and a score of at least "
+        f"{images.least_score:g}: such masks are drawn, what is less sure counts as not found. "
+        f"Found is the share of instances where it is at least {FOUND}. Neither counts false "
+        "alarms: what overlaps no instance of its class so much. Crowds are grey and count as "
+        "nothing."
     )
     sections = {
         "scores": ("Scores", _scores(result, class_names, facts or {})),
@@ -320,7 +323,7 @@ def _classes(result, images, classes, log):
     return parts.class_table(classes, columns, "mask_ap", hint, more, log)
 
 
-def _card(score, name, classes, palette, show):
+def _card(score, name, classes, palette, show, least_score):
     image, truth, found = show(score.index)
     image = np.asarray(image)
     height, width = image.shape[:2]
@@ -330,7 +333,7 @@ def _card(score, name, classes, palette, show):
         kind: charts.picture_uri(
             visualize.draw_instances(image, some, class_names, palette, width=wide), LONGEST
         )
-        for kind, some in (("truth", truth), ("prediction", found.above(LEAST_SCORE)))
+        for kind, some in (("truth", truth), ("prediction", found.above(least_score)))
     }
     line = (
         f"mask IoU <b>{parts.number(score.mask_iou)}</b>, found "

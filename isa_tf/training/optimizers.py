@@ -1,12 +1,13 @@
-"""Optimizers as segmentation recipes write them, of the gradient of the global batch."""
+"""Optimizers as published recipes write them, of the gradient of the global batch."""
 
 import concurrent.futures
 
 import keras
 import tensorflow as tf
 
+from isa_tf.names import unknown
 from isa_tf.ops import sum_over_replicas
-from isa_tf.schedules import PolyDecay
+from isa_tf.schedules import PolyDecay, StepDecay
 
 # The names of the variables that weight decay may spare.
 _SPARED = {"norm": ("gamma", "beta"), "bias": ("bias",)}
@@ -28,18 +29,23 @@ def make_optimizer(
     loss_scale=False,
     decay_spares=None,
     rates=None,
+    schedule="poly",
+    boundaries=(),
+    factor=0.1,
+    warmup_factor=0.001,
 ):
-    """SGD or AdamW under the poly schedule.
+    """SGD or AdamW under the poly schedule, or under one that falls at a few steps.
 
     Args:
         name: "sgd", with `weight_decay` in the gradient as published; or "adamw", with decoupled
             decay.
         learning_rate: float, at the start.
-        steps: int, length of the training: how often the weights are changed.
+        steps: int, length of the training: how often the weights are changed. "step" does not need
+            it.
         momentum: float, of SGD. Defaults to 0.9.
         weight_decay: float. Defaults to 0.
-        power: float, of the schedule. Defaults to 0.9.
-        end_learning_rate: float. Defaults to 0.
+        power: float, of the poly schedule. Defaults to 0.9.
+        end_learning_rate: float, of the poly schedule. Defaults to 0.
         warmup_steps: int. Defaults to 0.
         clip_norm: float, the largest norm of the whole gradient; `None` for any. Defaults to
             `None`.
@@ -54,35 +60,47 @@ def make_optimizer(
             with "adamw".
         rates: dict from the beginning of a variable's path to what its learning rate is multiplied
             by, see `WholeGradient`. Defaults to `None`.
+        schedule: "poly", see `PolyDecay`, or "step", see `StepDecay`. Defaults to "poly".
+        boundaries: ints, of "step": where the rate falls. Defaults to none.
+        factor: float, of "step": what it is multiplied by there. Defaults to 0.1.
+        warmup_factor: float, of "step": where the warm-up begins. Defaults to 0.001.
 
     Returns:
         A `keras.optimizers.Optimizer`: `CoupledSGD` or `AdamW`, or a `LossScale` of it.
 
     Raises:
-        ValueError: for an unknown name, `accumulate` below 1, what else decay is to spare, or what
-            `PolyDecay` and Keras refuse.
+        ValueError: for an unknown name or schedule, `accumulate` below 1, what else decay is to
+            spare, or what the schedule and Keras refuse.
 
     Example:
 
     >>> optimizer = make_optimizer("sgd", 0.01, steps=40_000, weight_decay=5e-4)
     >>> head = make_optimizer("sgd", 0.001, steps=30_000, rates={"head": 10.0, "context": 10.0})
+    >>> detector = make_optimizer(
+    ...     "sgd", 0.02, 90_000, schedule="step", boundaries=(60_000, 80_000), warmup_steps=500
+    ... )
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
-    schedule = PolyDecay(learning_rate, steps, power, end_learning_rate, warmup_steps)
+    if schedule == "poly":
+        rate = PolyDecay(learning_rate, steps, power, end_learning_rate, warmup_steps)
+    elif schedule == "step":
+        rate = StepDecay(learning_rate, boundaries, factor, warmup_steps, warmup_factor)
+    else:
+        raise ValueError(unknown("schedule", schedule, ("poly", "step")))
     common = {"global_clipnorm": clip_norm, "rates": rates}
     if decay_spares is not None:
-        if unknown := sorted(set(decay_spares) - set(_SPARED)):
-            raise ValueError(f"decay spares {' and '.join(_SPARED)} or neither, got {unknown}")
+        if others := sorted(set(decay_spares) - set(_SPARED)):
+            raise ValueError(f"decay spares {' and '.join(_SPARED)} or neither, got {others}")
         common["spared"] = [name for kind in decay_spares for name in _SPARED[kind]]
     if ema:
         common.update(use_ema=True, ema_momentum=ema)
     if accumulate > 1:
         common["gradient_accumulation_steps"] = accumulate
     if name == "sgd":
-        optimizer = CoupledSGD(schedule, l2=weight_decay, momentum=momentum, **common)
+        optimizer = CoupledSGD(rate, l2=weight_decay, momentum=momentum, **common)
     elif name == "adamw":
-        optimizer = AdamW(schedule, weight_decay=weight_decay, **common)
+        optimizer = AdamW(rate, weight_decay=weight_decay, **common)
     else:
         raise ValueError(f'optimizer must be "sgd" or "adamw", got {name!r}')
     return LossScale(optimizer) if loss_scale else optimizer

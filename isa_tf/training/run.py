@@ -236,12 +236,13 @@ class Run:
         self,
         model,
         make_train_data,
-        make_val_data,
+        make_val_data=None,
         *,
         steps,
         validate_every,
         monitor,
         checkpoint_every=None,
+        evaluate=None,
         details=None,
         draw=None,
         batch_files=None,
@@ -258,12 +259,19 @@ class Run:
             make_train_data: function of (first step, `tf.distribute.InputContext` or `None`) that
                 gives a `tf.data.Dataset` without end: of whole batches or, where there is a
                 context, of what each replica of that worker reads, one after the other.
-            make_val_data: function of (context) that gives such a dataset, with an end.
+            make_val_data: function of (context) that gives such a dataset, with an end, on which
+                `model.evaluate` validates. Defaults to `None`: `evaluate` does.
             steps: int, the length of the whole training.
             validate_every: int, steps.
-            monitor: name of the metric by which models are compared, larger is better.
+            monitor: name of the metric, or of the score of `evaluate`, by which models are
+                compared, larger is better.
             checkpoint_every: int, steps after which the state is kept, apart from validations,
                 where it always is. Defaults to `None`, for those alone.
+            evaluate: in place of `make_val_data`, how a model is validated by what is no Keras
+                metric: function of (model, watch) that gives a dict of floats, the same in all
+                workers, which all call it. It is to call `watch(done, total)` after every image or
+                batch, `total` being `None` where it is not known, and as often in every worker;
+                there progress is told, and the run stops where it is told to. Defaults to `None`.
             details: function of the model, called after every validation, that gives a dict of
                 further numbers for the log, such as a score of each class. Defaults to `None`.
             draw: function of the model that gives a picture (H, W, 3), uint8, for TensorBoard,
@@ -282,7 +290,8 @@ class Run:
             {"step": ..., monitor: ...} of the best model; `None` where nothing was validated.
 
         Raises:
-            ValueError: where no checkpoint fits the model, or there is no metric `monitor`.
+            ValueError: where no checkpoint fits the model, there is no metric or score `monitor`,
+                or where it is not one of `make_val_data` and `evaluate` that is given.
             FloatingPointError: where the loss or the gradient is not finite, naming the step; what
                 was kept before is as it was.
             Interrupted: after SIGTERM or Ctrl-C; the state is kept.
@@ -292,11 +301,14 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+        if (make_val_data is None) == (evaluate is None):
+            raise ValueError("a run validates by make_val_data or by evaluate, by one of them")
         self.model, self.steps, self.monitor = model, steps, monitor
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.details, self.draw, self.batch_files = details, draw, batch_files
         self.profile = profile
-        self._make_train_data, self._make_val_data = make_train_data, make_val_data
+        self._make_train_data = make_train_data
+        self._make_val_data, self._evaluate = make_val_data, evaluate
         self._copy = None
         self._profiling = False
         prepare(model)
@@ -505,11 +517,17 @@ class Run:
 
     def _score(self, model):
         """(scores, further numbers, picture or `None`) of a model; keeps the model if best."""
-        data = distribute(self.strategy, self._make_val_data)
-        with warnings.catch_warnings():
-            # What Keras says at the end of data whose number of batches it did not know.
-            warnings.filterwarnings("ignore", "Your input ran out of data")
-            logs = model.evaluate(data, callbacks=[_Watch(self)], verbose=0, return_dict=True)
+        if self._evaluate is not None:
+            begin = time.monotonic()
+            logs = self._evaluate(
+                model, lambda done, total=None: self._after_validated(done, total, begin)
+            )
+        else:
+            data = distribute(self.strategy, self._make_val_data)
+            with warnings.catch_warnings():
+                # What Keras says at the end of data whose number of batches it did not know.
+                warnings.filterwarnings("ignore", "Your input ran out of data")
+                logs = model.evaluate(data, callbacks=[_Watch(self)], verbose=0, return_dict=True)
         logs = {name: float(value) for name, value in logs.items()}
         if self.monitor not in logs:
             raise ValueError(f"no metric {self.monitor!r} to compare models by: {', '.join(logs)}")
@@ -524,6 +542,12 @@ class Run:
             self._by_chief(self._keep_best)
         picture = self.draw(model) if self.draw is not None and self.chief else None
         return logs, more, picture
+
+    def _after_validated(self, done, total, begin):
+        """Tells how far a validation is, and ends it where the run is told to stop."""
+        self._progress.validate(done, total, time.monotonic() - begin)
+        if self._stops(done):
+            self._interrupt()
 
     def _keep_best(self):
         """Keeps the model as it is, without an optimizer, and what it scored."""
@@ -720,11 +744,8 @@ class _Watch(keras.callbacks.Callback):
         self.begin = time.monotonic()
 
     def on_test_batch_end(self, batch, logs=None):
-        run = self.run
         total = (self.params or {}).get("steps")
-        run._progress.validate(batch + 1, total, time.monotonic() - self.begin)
-        if run._stops(batch + 1):
-            run._interrupt()
+        self.run._after_validated(batch + 1, total, self.begin)
 
 
 def best_score(workdir):

@@ -7,11 +7,14 @@ import re
 import signal
 import threading
 
+import numpy as np
 import tensorflow as tf
 
 from isa_tf.names import unknown
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+
+_GATHERED_WORDS = 2**20  # of 8 bytes, of each worker at a time
 
 _TF_CONFIG = (
     'TF_CONFIG should look like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
@@ -179,6 +182,40 @@ def over_workers(strategy, value):
         tf.distribute.ReduceOp.SUM, tf.identity(tf.constant(mine, tf.int64)), axis=None
     )
     return total.numpy().tolist()
+
+
+def gather(strategy, data):
+    """What every worker has of bytes: a list, in the order of the workers, the same in all of them.
+
+    All workers must call it, and wait for one another in it.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        data: bytes, of any length.
+
+    Example:
+
+    >>> gather(make_strategy("one_device"), b"found")
+    [b'found']
+    """
+    workers = num_workers(strategy)
+    if workers == 1:
+        return [bytes(data)]
+    lengths = over_workers(strategy, len(data))
+    words = -(-max(lengths) // 8)
+    mine = np.zeros(words, np.int64)
+    mine.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    parts = []
+    for start in range(0, words, _GATHERED_WORDS):
+        # All others have zeros in the place of this one's, so that the sum holds each as it is.
+        block = np.zeros((workers, min(_GATHERED_WORDS, words - start)), np.int64)
+        block[worker_index(strategy)] = mine[start:][: block.shape[1]]
+        total = strategy.reduce(
+            tf.distribute.ReduceOp.SUM, tf.identity(tf.constant(block)), axis=None
+        )
+        parts.append(total.numpy())
+    whole = np.concatenate(parts, axis=1) if parts else np.zeros((workers, 0), np.int64)
+    return [whole[i].tobytes()[:length] for i, length in enumerate(lengths)]
 
 
 def barrier(strategy):

@@ -32,7 +32,8 @@ def draw_instances(
             bool (n, H, W), and maybe `scores` (n,), and `crowd`, bool (n,), whose regions are
             painted light grey: `isa_tf.inference.Instances` or `Truth`.
         class_names: sequence of str; `None` for "class 0", ... Defaults to `None`.
-        palette: RGB triples, 0..255, one a class; `None` for PASCAL VOC's. Defaults to `None`.
+        palette: RGB triples, 0..255, one a class; `None` for PASCAL VOC's without its
+            black. Defaults to `None`.
         opacity: float in [0, 1], of the masks. Defaults to 0.4.
         boxes: bool, whether to draw the boxes. Defaults to `True`.
         labels: bool, whether to write names and scores. Defaults to `True`.
@@ -68,7 +69,7 @@ def draw_instances(
         raise ValueError(f"{len(corners)} boxes for {len(classes)} classes")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity lies in [0, 1], got {opacity}")
-    palette = voc_palette(max(classes, default=0) + 1) if palette is None else palette
+    palette = voc_palette(max(classes, default=0) + 2)[1:] if palette is None else palette
     most = min(len(known) for known in (palette, class_names) if known is not None)
     for class_id in classes.tolist():
         if not 0 <= class_id < most:

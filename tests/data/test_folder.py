@@ -176,13 +176,13 @@ def test_patterns(cityscapes):
 
 
 def test_patterns_from_a_config(cityscapes):
-    from experiments import setup
     from experiments.configs import default
+    from experiments.tasks import segmentation
 
     config = default.get_config()
     config.data.data_dir, config.data.num_classes = str(cityscapes[0]), 5
     config.data.options = PATTERNS
-    assert setup.make_dataset(config).size("train") == 3
+    assert segmentation.make_dataset(config).size("train") == 3
 
 
 def test_what_a_pattern_finds_alone_is_a_fault(cityscapes):

@@ -300,6 +300,17 @@ def test_cache_changes_nothing_and_reads_once():
     assert sorted(cached.reads) == list(range(10))
 
 
+def test_what_is_cached_is_of_one_kind():
+    """Two pipelines over one dataset may want masks of different sizes."""
+    data = Made()
+    for size in (10, 14, 10):
+        arguments = {**SMALL, "mask_size": size, "cache": True}
+        cached = next(iter(instance_train_pipeline(data, "train", 2, **arguments)))
+        plain = instance_train_pipeline(Made(), "train", 2, **{**arguments, "cache": False})
+        assert cached[1]["masks"].shape == (2, 5, size, size)
+        assert equal(cached, next(iter(plain)))
+
+
 def test_resuming_reads_nothing_before():
     data = Made(100)
     train = instance_train_pipeline(

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from experiments import ablate, setup
+from experiments import ablate
 from experiments.configs import synthetic
+from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import data, formats, layers, load_predictor, training
 
@@ -205,8 +206,8 @@ class TestStudy:
         kept = (folder / "metrics.json").read_text()
         told = json.loads(kept)
         told["protocol"] |= {"flip": True, "flip_pairs": [[1, 2]]}
-        dataset = ablate.setup.make_dataset(config)
-        monkeypatch.setattr(ablate.setup, "make_dataset", lambda config: dataset)
+        dataset = segmentation.make_dataset(config)
+        monkeypatch.setattr(segmentation, "make_dataset", lambda config: dataset)
         (folder / "metrics.json").write_text(json.dumps(told))
         try:
             assert ablate.read_run(config, folder) is None
@@ -283,7 +284,7 @@ def test_variant_reaches_the_module(tmp_path, study, name, value):
     config, folder = run.runs[name, 0]
     told = config.model.context if study == "context" else config.model.context_options[study]
     assert told == value and folder == tmp_path / study / name / "seed0"
-    context = setup.make_model(config, setup.make_dataset(config)).context
+    context = segmentation.make_model(config, segmentation.make_dataset(config)).context
     if study == "context":
         assert context.partitions == [(1, 1)]
     else:
@@ -294,7 +295,7 @@ def test_variant_reaches_the_module(tmp_path, study, name, value):
 def test_own_variants_fit(tmp_path):
     config = make_config()
     # A map of 20 x 32 positions.
-    assert ablate.map_size(config) == (20, 32)
+    assert segmentation.map_size(config) == (20, 32)
     assert ablate.default_variants("partition", config) == list(ablate.STUDIES["partition"])
     config.data.crop_size = (32, 64)
     assert ablate.default_variants("partition", config) == ["4", "8", "auto", "4x8", "8x4", "8x16"]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from experiments import setup
 from experiments.configs import synthetic
-from experiments.evaluate import evaluate, make_protocol, write_predictions
+from experiments.evaluate import evaluate, write_predictions
+from experiments.tasks import segmentation
 from isa_tf import load_predictor, training
 from isa_tf.inference import Protocol
 
@@ -59,24 +60,24 @@ def parsed(*arguments):
 )
 def test_protocol_of_a_command_line(arguments, protocol):
     config = parsed(*(f"--config.test.{argument}" for argument in arguments))
-    assert make_protocol(config) == protocol
+    assert segmentation.make_protocol(config) == protocol
 
 
 def test_what_changes_places_in_a_mirror_is_the_dataset_s_own(config):
-    dataset = setup.make_dataset(config)
+    dataset = segmentation.make_dataset(config)
     dataset.flip_pairs = ((1, 2),)
-    assert make_protocol(config, dataset).flip_pairs == ()
+    assert segmentation.make_protocol(config, dataset).flip_pairs == ()
     config.test.flip = True
-    assert make_protocol(config, dataset).flip_pairs == ((1, 2),)
+    assert segmentation.make_protocol(config, dataset).flip_pairs == ((1, 2),)
     config.test.flip_pairs = ((3, 4),)
-    assert make_protocol(config, dataset).flip_pairs == ((3, 4),)
+    assert segmentation.make_protocol(config, dataset).flip_pairs == ((3, 4),)
     config.test.flip_pairs = ()
-    assert make_protocol(config, setup.make_dataset(config)).flip_pairs == ()
+    assert segmentation.make_protocol(config, segmentation.make_dataset(config)).flip_pairs == ()
 
 
 def test_predictions_for_a_server(config, tmp_path):
-    dataset = setup.make_dataset(config)
-    model = setup.make_model(config, dataset)
+    dataset = segmentation.make_dataset(config)
+    model = segmentation.make_model(config, dataset)
     model.save(tmp_path / training.BEST)
     folder = tmp_path / "results"
     paths = write_predictions(config, tmp_path, folder, split="val")
@@ -94,7 +95,7 @@ def test_predictions_for_a_server(config, tmp_path):
 
 def test_wrong_flags():
     with pytest.raises(ValueError, match="skips pixels"):
-        make_protocol(
+        segmentation.make_protocol(
             parsed(*(f"--config.test.{a}" for a in ("mode=slide", "crop_size=8", "stride=9")))
         )
     with pytest.raises((AttributeError, KeyError), match="crop_size"):
@@ -102,8 +103,8 @@ def test_wrong_flags():
 
 
 def test_scores_are_those_of_the_protocol(config, tmp_path):
-    dataset = setup.make_dataset(config)
-    setup.make_model(config, dataset).save(tmp_path / training.BEST)
+    dataset = segmentation.make_dataset(config)
+    segmentation.make_model(config, dataset).save(tmp_path / training.BEST)
     config.test.mode, config.test.crop_size, config.test.stride = "slide", (48, 64), (32, 40)
     config.test.scales, config.test.flip = (0.75, 1.0), True
     result = evaluate(config, tmp_path, pictures=1)
@@ -140,8 +141,8 @@ def test_the_protocol_may_change_in_a_workdir(config, tmp_path):
 def test_a_report_beside_the_scores(config, tmp_path):
     config.data.options.num_examples = {"train": 2, "val": 5}
     config.data.val_batch_size = 2
-    dataset = setup.make_dataset(config)
-    setup.make_model(config, dataset).save(tmp_path / training.BEST)
+    dataset = segmentation.make_dataset(config)
+    segmentation.make_model(config, dataset).save(tmp_path / training.BEST)
     result = evaluate(config, tmp_path, pictures=1, report_images=3)
     names = {"metrics.json", "predictions.png", training.BEST}
     assert {path.name for path in tmp_path.iterdir()} == names | {"report.html", "images.csv"}
@@ -177,8 +178,8 @@ def test_a_report_beside_the_scores(config, tmp_path):
 
 
 def test_a_report_tells_of_the_training(config, tmp_path):
-    dataset = setup.make_dataset(config)
-    setup.make_model(config, dataset).save(tmp_path / training.BEST)
+    dataset = segmentation.make_dataset(config)
+    segmentation.make_model(config, dataset).save(tmp_path / training.BEST)
     head = "step,loss,val_loss,val_miou,val_iou/sea"
     (tmp_path / training.LOG).write_text(f"{head}\n5,2.0,2.5,0.2,0.4\n9,1.0,1.5,0.3,0.5\n")
     (tmp_path / training.BEST_SCORE).write_text('{"step": 9, "miou": 0.3}')
@@ -195,8 +196,8 @@ def test_a_report_tells_of_the_training(config, tmp_path):
 
 
 def test_what_a_report_cannot_be_made_of_is_told_first(config, tmp_path):
-    dataset = setup.make_dataset(config)
-    setup.make_model(config, dataset).save(tmp_path / training.BEST)
+    dataset = segmentation.make_dataset(config)
+    segmentation.make_model(config, dataset).save(tmp_path / training.BEST)
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="report_images is at least 0, got -1"):
         evaluate(config, tmp_path, report_images=-1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments import setup
 from experiments.configs import camvid, default, recipes
-from experiments.evaluate import make_protocol
+from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import losses, training
 from isa_tf.data import augment
@@ -44,7 +44,7 @@ def test_every_recipe_is_a_config(name):
     data, train, model = config.data, config.train, config.model
     assert data.name == name.split("-")[0] and data.data_dir is None
     augment.make_resize(data.short_side, data.fit_size, data.exact_size)
-    make_protocol(config)
+    segmentation.make_protocol(config)
     if train.class_weights is not None:
         assert len(train.class_weights) == CLASSES[data.name]
     losses.combine(train.losses.to_dict(), train.loss_options.to_dict(), average=train.loss_average)
@@ -224,11 +224,11 @@ def test_one_of_the_official_code_trains(tmp_path, capsys):
 def test_others_make_a_step(name, classes, tmp_path):
     make_folder(tmp_path, classes)
     config = setup.for_replicas(tiny(name, tmp_path, classes), 1)
-    dataset = setup.make_dataset(config)
-    model = setup.make_model(config, dataset)
-    setup.compile_model(model, config, dataset)
+    dataset = segmentation.make_dataset(config)
+    model = segmentation.make_model(config, dataset)
+    segmentation.compile_model(model, config, dataset)
     before = model.get_layer("head").trainable_variables[0].numpy()
-    data = setup.make_train_data(config, dataset)
+    data = segmentation.make_train_data(config, dataset)
     history = model.fit(data, steps_per_epoch=1, epochs=1, shuffle=False, verbose=0).history
     assert math.isfinite(history["loss"][0])
     assert np.any(model.get_layer("head").trainable_variables[0].numpy() != before)
@@ -245,7 +245,7 @@ def test_a_context_inside_the_backbone_is_told_by_the_config(tmp_path):
     config.model.backbone, config.model.output_stride = "resnet18", 8
     context_at = {"c4": {"name": "isa", "partition": (4, 2)}, "c5": "nonlocal", "c3": "none"}
     config.model.backbone_options = {"filters": 4, "context_at": context_at}
-    model = setup.make_model(config, setup.make_dataset(config))
+    model = segmentation.make_model(config, segmentation.make_dataset(config))
     modules = model.backbone.context_layers()
     assert list(modules) == ["c4", "c5"] and modules["c4"].partitions == [(4, 2)]
 
@@ -253,9 +253,9 @@ def test_a_context_inside_the_backbone_is_told_by_the_config(tmp_path):
 def test_the_head_learns_faster(tmp_path):
     make_folder(tmp_path, 59)
     config = setup.for_replicas(tiny("pascal_context-resnet101-isa", tmp_path, 59), 1)
-    dataset = setup.make_dataset(config)
-    model = setup.make_model(config, dataset)
-    setup.compile_model(model, config, dataset)
+    dataset = segmentation.make_dataset(config)
+    model = segmentation.make_model(config, dataset)
+    segmentation.compile_model(model, config, dataset)
     model.optimizer.build(model.trainable_variables)
     of_backbone = {id(v) for v in model.backbone.trainable_variables}
     for variable in model.trainable_variables:
@@ -271,7 +271,7 @@ def test_layers_of_one_name_in_backbone_and_head_are_refused():
     head = next(v for v in model.trainable_variables if v.path.startswith("head/"))
     head._path = "conv1/kernel"
     with pytest.raises(ValueError, match=r"layers of one name, \['conv1'\]"):
-        setup.head_layers(model)
+        segmentation.head_layers(model)
 
 
 # === Batch and rate ===

@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from experiments import setup
 from experiments.configs import camvid, default, synthetic
 from experiments.evaluate import evaluate
+from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import data, formats, load_predictor, training
 
@@ -113,7 +114,7 @@ def test_class_weights_up_to_a_step(config, tmp_path):
         with wrong.ignore_type():
             wrong.train.class_weight_steps, wrong.train.class_weights = steps, class_weights
         with pytest.raises(ValueError, match=f"class_weight_steps={steps} needs"):
-            setup.phases(wrong)
+            segmentation.phases(wrong)
 
 
 def test_best_model_holds_the_averaged_weights_that_were_scored(config, tmp_path):
@@ -134,9 +135,9 @@ def test_evaluate_writes_scores_and_pictures(config, tmp_path):
     result = evaluate(config, tmp_path, pictures=2)
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
     assert (tmp_path / "predictions.png").stat().st_size > 1000
-    assert set(result["iou"]) == set(setup.make_dataset(config).class_names)
+    assert set(result["iou"]) == set(segmentation.make_dataset(config).class_names)
     # The score again, image by image.
-    dataset = setup.make_dataset(config)
+    dataset = segmentation.make_dataset(config)
     predictor = load_predictor(tmp_path / training.BEST)
     matrix = np.zeros((dataset.num_classes,) * 2, int)
     for index in range(dataset.size("val")):
@@ -282,8 +283,8 @@ def test_nan_stops_with_the_last_good_state_kept(config, tmp_path):
     assert f"step {facts['step'] + 1} of 20" in str(error.value)
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert not (tmp_path / training.BEST).exists()
-    dataset = setup.make_dataset(config)
-    for name in setup.batch_files(config, dataset, facts["step"]):
+    dataset = segmentation.make_dataset(config)
+    for name in segmentation.batch_files(config, dataset, facts["step"]):
         assert name in str(error.value)
 
 
@@ -340,8 +341,8 @@ class TestDemonstration:
     def plain(self):
         config = synthetic.get_config()
         config.model.context = "none"
-        dataset = setup.make_dataset(config)
-        model = setup.make_model(config, dataset)
+        dataset = segmentation.make_dataset(config)
+        model = segmentation.make_model(config, dataset)
         rng = np.random.default_rng(0)
         model.set_weights([w + 0.1 * rng.random(w.shape) for w in model.get_weights()])
         return dataset, model
@@ -381,8 +382,8 @@ class TestDemonstration:
 
     def test_the_block_lets_the_beacon_through(self):
         config = synthetic.get_config()
-        dataset = setup.make_dataset(config)
-        model = setup.make_model(config, dataset)
+        dataset = segmentation.make_dataset(config)
+        model = segmentation.make_model(config, dataset)
         seed = dataset.example_seed("train", 0)
         outputs = []
         for c in dataset.context_class_ids[:2]:
@@ -398,7 +399,7 @@ def test_camvid_config_fits_the_data():
     if not folder.exists():
         pytest.skip(f"no CamVid at {config.data.data_dir}")
     config.data.data_dir = str(folder)
-    dataset = setup.make_dataset(config)
+    dataset = segmentation.make_dataset(config)
     assert dataset.size("train") == 367 and dataset.size("val") == 101
     counts = np.zeros(256, np.int64)
     for index in range(dataset.size("train")):

@@ -79,6 +79,10 @@ def test_curves_of_a_log():
     # A line and its place in the legend, the shorter name's plain.
     assert styles == ["curve train"] * 2 + ["curve train dashed"] * 2
     assert charts.curve_chart("none", rows, ["miou"]) == ""
+    assert charts.ticks(0, 0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    nothing = [{"step": step, "val_mask_ap": 0.0} for step in (0, 5)]  # found yet
+    chart = charts.curve_chart("none yet", nothing, ["val_mask_ap"])
+    assert len({c.get("cy") for c in ElementTree.fromstring(chart).iter("circle")}) == 1
     one = charts.curve_chart("one", rows[:1], ["loss"])
     assert len(list(ElementTree.fromstring(one).iter("circle"))) == 1
 

@@ -73,26 +73,27 @@ def evaluation():
     return Evaluation()
 
 
-def reference(truth, found):
+def reference(truth, found, least=0.5):
     """Best overlap of each true instance, pixel by pixel in sets; and the false alarms."""
 
     def pixels(m):
         return set(zip(*np.nonzero(m), strict=True))
 
     best, alarms = [], []
-    guesses = [(int(c), float(s), pixels(m)) for c, s, m in zip(*found[1:], strict=True)]
+    sure = [one for one in zip(*found[1:], strict=True) if one[1] >= least]
+    guesses = [(int(c), pixels(m)) for c, _, m in sure]
     trues = [(int(c), bool(k), pixels(m)) for c, k, m in zip(*truth[1:], strict=True)]
     for kind, crowd, inside in trues:
         if not crowd:
-            overlaps = [len(inside & g) / len(inside | g) for c, _, g in guesses if c == kind]
+            overlaps = [len(inside & g) / len(inside | g) for c, g in guesses if c == kind]
             best.append((kind, max(overlaps, default=0)))
-    for kind, score, guess in guesses:
+    for kind, guess in guesses:
         overlaps = [
             len(inside & guess) / len(guess if crowd else inside | guess)
             for c, crowd, inside in trues
             if c == kind
         ]
-        if score >= 0.5 and max(overlaps, default=0) < 0.5:
+        if max(overlaps, default=0) < 0.5:
             alarms.append(kind)
     return best, alarms
 
@@ -118,6 +119,17 @@ def test_scores_of_an_image(evaluation):
         own = [iou for kind, iou in every if kind == i]
         assert row["instances"] == len(own)
         assert row["mask_iou"] == (pytest.approx(np.mean(own)) if own else None)
+
+
+def test_the_least_score_that_counts(evaluation):
+    images = InstanceScores(len(NAMES), least_score=0.1)
+    for index, (_, truth, found) in enumerate(evaluation.examples):
+        images.add(index, truth, found)
+        best, alarms = reference(truth, found, least=0.1)
+        assert images.score(index).false_alarms == len(alarms)
+        if best:
+            assert images.score(index).mask_iou == pytest.approx(np.mean([i for _, i in best]))
+    assert images.scores() != evaluation.images.scores()
 
 
 def test_run_lengths_are_masks(evaluation):

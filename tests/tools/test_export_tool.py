@@ -159,11 +159,11 @@ def test_usage(run, model, tmp_path):
 def test_a_model_that_finds_instances(run, tmp_path):
     Image.fromarray(photos(1, 50, 70)[0]).save(tmp_path / "photo.png")
     for finds, said in (
-        (True, r"of 6 detections agree .* to \S+$"),
+        (True, r"6 detections agree .* to \S+$"),
         (False, "nothing found, which"),
     ):
         make_detector(finds).save(tmp_path / "m.keras")
         given = f"--model={tmp_path}/m.keras", f"--image={tmp_path}/photo.png", "--format=keras"
         status, printed = run(export, *given)
         assert status == 0, printed
-        assert re.search(f"100.000 % of .*{said}", printed.strip()), printed
+        assert re.search(rf"100\.000 % of (\d .*\()?{said}", printed.strip()), printed

@@ -159,6 +159,9 @@ def test_recipes_that_are_named_exist():
     named = {name for text in texts for name in re.findall(r"recipes\.py:([\w-]+)", text)}
     named -= {"NAME-resnet101-isa"}
     assert named and named <= set(recipes)
+    detectors = pytest.importorskip("experiments.configs.mask_rcnn").RECIPES
+    named = {name for text in texts for name in re.findall(r"mask_rcnn\.py:([\w-]+)", text)}
+    assert named and named <= set(detectors)
 
 
 def test_usage(run):

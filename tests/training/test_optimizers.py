@@ -386,3 +386,29 @@ def test_nothing_is_done_before_all_gradients_are_there(mirrored):
         # One node collects them: not an edge from each gradient to each operation.
         assert found == [] and edges < 3
     assert early(tf.distribute.get_strategy(), keras.optimizers.SGD)[0]
+
+
+def test_the_rate_falls_at_steps():
+    optimizer = make_optimizer(
+        "sgd",
+        0.5,
+        steps=10,
+        momentum=0.0,
+        schedule="step",
+        boundaries=(2, 3),
+        factor=0.5,
+        warmup_steps=1,
+        warmup_factor=0.2,
+    )
+    variable, taken = keras.Variable([0.0]), []
+    for _ in range(5):
+        before = float(variable.numpy()[0])
+        optimizer.apply([tf.constant([1.0])], [variable])
+        taken.append(before - float(variable.numpy()[0]))
+    np.testing.assert_allclose(taken, [0.1, 0.5, 0.25, 0.125, 0.125], rtol=1e-5)
+    twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert twin._learning_rate.get_config() == optimizer._learning_rate.get_config()
+    with pytest.raises(ValueError, match="unknown schedule .stairs.; .*known: poly, step"):
+        make_optimizer("sgd", 0.1, 10, schedule="stairs")
+    with pytest.raises(ValueError, match="boundaries must be above 0 and rise"):
+        make_optimizer("sgd", 0.1, 10, schedule="step", boundaries=(3, 2))

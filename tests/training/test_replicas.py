@@ -1,3 +1,5 @@
+import hashlib
+
 import keras
 import numpy as np
 import one_of_several
@@ -5,6 +7,7 @@ import pytest
 import tensorflow as tf
 from processes import results, start
 
+from isa_tf import training
 from isa_tf.training import distribute, prepare, read_variable, write_variable
 
 
@@ -56,6 +59,9 @@ def test_two_workers_are_as_one(alone, devices):
         assert talk["any_of"] == [False, True, True, True]
         assert talk["agree"] == "last.keras"
         assert "0: 500, 1: 501" in talk["differ"]
+        size = 8 * training.strategy._GATHERED_WORDS + 13
+        sent = [[b"", np.random.default_rng(1).bytes(size)], [b"ab", b"abab"], [b"", b""]]
+        assert talk["gathered"] == [[hashlib.sha256(d).hexdigest() for d in all_] for all_ in sent]
         check_same(result, alone)
     assert both[0]["weights"] == both[1]["weights"]
 

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -197,6 +199,116 @@ def test_stopped_in_validation(tmp_path, averaged):
     assert not (tmp_path / "parts" / training.LOG).exists()
     fit(tmp_path / "parts", make_model(**options))
     assert_same(tmp_path / "straight", tmp_path / "parts")
+
+
+# === Validation by a function ===
+
+
+def make_evaluate(act=None):
+    """Scores image by image; calls `act` after the second image of each validation."""
+
+    def evaluate(model, watch):
+        scores = []
+        for images, labels in make_val_data():
+            found = np.argmax(model(images, training=False), axis=-1)
+            scores.append(float(np.mean(found == labels.numpy())))
+            if act is not None and len(scores) == 2:
+                act()
+            watch(len(scores), 8)
+        return {"accuracy": np.mean(scores), "worst": min(scores)}
+
+    return evaluate
+
+
+def fit_by_function(workdir, model, act=None, **kwargs):
+    options = {"steps": STEPS, "validate_every": EVERY, "monitor": "accuracy", "verbose": 0}
+    options |= {"checkpoint_every": 2, "ema_batches": 2, "evaluate": make_evaluate(act)}
+    with training.Run(workdir) as run:
+        return run.fit(model, make_train_data, **{**options, **kwargs})
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_function_scores(tmp_path, averaged):
+    options = {"ema": 0.8} if averaged else {}
+    seen = []
+    best = fit_by_function(
+        tmp_path,
+        make_model(**options),
+        details=lambda model: {"val_detail": 0.5},
+        draw=lambda model: seen.append(model) or np.zeros((4, 4, 3), np.uint8),
+    )
+    rows = training.read_log(tmp_path / training.LOG)
+    assert [row["step"] for row in rows] == [5, 10, 12] and len(seen) == 3
+    assert {"loss", "miou", "val_accuracy", "val_worst", "val_detail"} <= rows[0].keys()
+    assert "val_loss" not in rows[0] and "val_miou" not in rows[0]
+    highest = max(row["val_accuracy"] for row in rows)
+    first = next(row["step"] for row in rows if row["val_accuracy"] == highest)
+    assert best == {"step": first, "accuracy": highest} == training.best_score(tmp_path)
+    # What is kept is what was scored: the averages, where there are any.
+    kept = keras.models.load_model(tmp_path / training.BEST)
+    assert make_evaluate()(kept, lambda *_: None)["accuracy"] == pytest.approx(highest, abs=1e-6)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_stopped_in_a_validation_by_a_function(tmp_path, averaged):
+    options = {"ema": 0.8} if averaged else {}
+    fit_by_function(tmp_path / "straight", make_model(**options))
+    with pytest.raises(training.Interrupted) as stopped:
+        fit_by_function(tmp_path / "parts", make_model(**options), stop())
+    assert stopped.value.step == EVERY and stopped.value.exit_code == 128 + signal.SIGTERM
+    assert not (tmp_path / "parts" / training.LOG).exists()
+    assert not (tmp_path / "parts" / training.BEST).exists()
+    # Once more, and then to the end.
+    with pytest.raises(training.Interrupted):
+        fit_by_function(tmp_path / "parts", make_model(**options), stop(signal.SIGINT))
+    fit_by_function(tmp_path / "parts", make_model(**options))
+    assert_same(tmp_path / "straight", tmp_path / "parts")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import test_run
+test_run.fit_by_function(
+    Path(sys.argv[2]), test_run.make_model(ema=0.8), lambda: os.kill(os.getpid(), signal.SIGKILL)
+)
+"""
+
+
+def test_killed_in_a_validation_by_a_function(tmp_path):
+    """Nothing is caught, nothing is tidied up: the state from before it is gone on with."""
+    fit_by_function(tmp_path / "straight", make_model(ema=0.8))
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", KILLED, here, str(tmp_path / "parts")]
+    assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
+    checkpoints = training.Checkpoints(tmp_path / "parts" / training.CHECKPOINTS)
+    assert checkpoints.read(checkpoints.paths()[0])[0]["step"] == EVERY
+    assert not (tmp_path / "parts" / training.LOG).exists()
+    fit_by_function(tmp_path / "parts", make_model(ema=0.8))
+    assert_same(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_what_a_function_gives_is_looked_at(tmp_path):
+    with pytest.raises(ValueError, match="no metric 'miou' to compare models by: accuracy, worst"):
+        fit_by_function(tmp_path / "a", make_model(), monitor="miou")
+    with pytest.raises(FloatingPointError, match="the validation gives"):
+        fit_by_function(
+            tmp_path / "b", make_model(), evaluate=lambda model, watch: {"accuracy": math.nan}
+        )
+    assert not (tmp_path / "b" / training.BEST).exists()
+    for wrong in ({"make_val_data": make_val_data}, {"evaluate": None}):
+        with pytest.raises(ValueError, match="by make_val_data or by evaluate, by one of them"):
+            fit_by_function(tmp_path / "c", make_model(), **wrong)
+
+
+def test_a_validation_by_a_function_tells_how_far_it_is(tmp_path, capsys, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        training.run.Progress, "validate", lambda self, done, total, s: said.append((done, total))
+    )
+    fit_by_function(tmp_path, make_model(), steps=2, validate_every=2)
+    assert said == [(i, 8) for i in range(1, 9)]
 
 
 def test_killed_before_the_state_of_a_validation_is_kept(tmp_path, monkeypatch):
