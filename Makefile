@@ -16,7 +16,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
-	@echo "make parity     compares with mmsegmentation, timm, PaddleSeg and the official network (installs them)"
+	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"
 	@echo "make lint       ruff"
 	@echo "make clean      remove the environment and what building left"
 

@@ -57,7 +57,9 @@ _CHANNELS = flags.DEFINE_integer(
     "channels", 512, "Of the map that a context module reads.", 1, flag_values=FLAGS
 )
 _BATCH = flags.DEFINE_integer("batch", 1, "Maps or images at once.", 1, flag_values=FLAGS)
-_MODULES = flags.DEFINE_list("modules", None, "Context modules; by default all.", flag_values=FLAGS)
+_MODULES = flags.DEFINE_list(
+    "modules", None, "Context modules, or parts of a detector; by default all.", flag_values=FLAGS
+)
 _BASELINE = flags.DEFINE_string(
     "baseline", "self_attention", "The module that the others are compared with.", flag_values=FLAGS
 )
@@ -204,9 +206,12 @@ def benchmark_parts(sizes):
     rows, rate = [], benchmark_detector.copy_rate()
     for context in _CONTEXTS.value:
         parse_module(context)
+    if unknown := set(_MODULES.value or ()) - set(benchmark_detector.PARTS):
+        known = ", ".join(benchmark_detector.PARTS)
+        raise ValueError(f"--modules={','.join(unknown)}: the parts of a detector are {known}")
     for size in sizes:
         shared = {"what": "detector", "backbone": _BACKBONE.value}
-        cases = [(part, "none") for part in benchmark_detector.PARTS]
+        cases = [(part, "none") for part in _MODULES.value or benchmark_detector.PARTS]
         cases += [("backbone", name) for name in _CONTEXTS.value if name != "none"]
         for part, context in cases:
             name = part if context == "none" else f"{part}+{context}"

@@ -31,8 +31,8 @@ _COSTS = {
     ("paddleseg", 101, "VOC12aug", (512, 512)): (56.7, 455),
     ("openseg", 101, "Cityscapes", (512, 1024)): (59.2, 972),
 }
-# Likewise of detectors by name, of COCO's 80 classes; of an image of 800x1216 with 1000 proposals and
-# 100 masks. All parameters, also those that were frozen, but for normalisations' statistics.
+# Likewise of detectors by name, of COCO's 80 classes; of an image of 800x1216 with 1000 proposals
+# and 100 masks. All parameters, also those that were frozen, but for normalisations' statistics.
 _DETECTOR_COSTS = {
     "maskrcnn_resnet50_fpn": (44.4, 499),
     "maskrcnn_resnet50_fpn_v2": (46.3, 824),
