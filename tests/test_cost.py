@@ -114,3 +114,9 @@ def test_an_hrnet():
         expected += 2 * math.prod(layer.conv.kernel.shape) * (64 // stride) * (96 // stride)
     found = flops_by_kind(model, (1, 64, 96, 3))
     assert found.convolutions == expected and found.products == 0 < found.resizing
+
+
+def test_a_transposed_convolution():
+    """Each position read is multiplied with the whole kernel."""
+    layer = keras.layers.Conv2DTranspose(5, 2, 2)
+    assert flops_by_kind(layer, (2, 6, 7, 3)).convolutions == 2 * 2 * 6 * 7 * 3 * 2 * 2 * 5

@@ -7,7 +7,7 @@ import pytest
 from absl import app
 
 from isa_tf import runtime
-from tools import benchmark
+from tools import benchmark, benchmark_detector
 
 
 def case(**more):
@@ -193,3 +193,47 @@ def test_pictures(tmp_path, several):
 def test_wrong_arguments(run, arguments, message):
     with pytest.raises(app.UsageError, match=message):
         run(benchmark, *arguments)
+
+
+def part(name, kind="forward", **more):
+    values = {"what": "detector", "backbone": "resnet18", "part": name, "module": "none"}
+    return case(**{**values, "size": [64, 96], "pass": kind, "fuse": True, **more})
+
+
+def test_parts_of_a_detector():
+    found = {name: benchmark.measure(part(name)) for name in ("pyramid", "proposals", "mask_head")}
+    assert all(row["forward_ms"] > 0 for row in found.values())
+    assert found["proposals"]["gflops"] == found["proposals"]["parameters"] == 0
+    # 1x1 from 64 .. 512 channels and 3x3 of 256, at strides 4 .. 32.
+    widths = {16 * 24: 64, 8 * 12: 128, 4 * 6: 256, 2 * 3: 512}
+    flops = sum(2 * n * 256 * (c + 9 * 256) for n, c in widths.items())
+    assert found["pyramid"]["gflops"] == pytest.approx(flops / 1e9)
+    rois = 100 * 14 * 14
+    flops = 2 * rois * 256 * (4 * 9 * 256 + 4 * 256) + 2 * 4 * rois * 256 * 80
+    assert found["mask_head"]["gflops"] == pytest.approx(flops / 1e9)
+
+
+def test_a_part_learns():
+    found = benchmark.measure(part("rpn_head", "backward"))
+    assert found.keys() == {"backward_ms"} and found["backward_ms"] > 0
+
+
+def test_a_context_in_a_detectors_backbone():
+    plain, more = (
+        benchmark.measure(part("backbone", module=name)) for name in ("none", "isa:partition=2")
+    )
+    assert more["parameters"] > plain["parameters"] and more["gflops"] > plain["gflops"]
+
+
+def test_what_moving_bytes_would_take(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_case", lambda c: {"forward_ms": 2.0, "gflops": 0.0})
+    monkeypatch.setattr(benchmark_detector, "copy_rate", lambda: 10.0)
+    arguments = ["--modules=box_align,box_head", "--contexts=isa", "--size=64x96", "--notrain"]
+    status, printed = run(benchmark, "detector", *arguments, f"--output={tmp_path}")
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "detector.csv").open())}
+    assert status == 0 and list(rows) == ["box_align", "box_head", "backbone+isa"]
+    moved = 4 * 256 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3 + 1000 * 49)
+    assert float(rows["box_align"]["bound_ratio"]) == pytest.approx(2.0 / (moved / 1e10 * 1e3))
+    assert rows["box_head"]["bound_ratio"] == ""
+    with pytest.raises(app.UsageError, match="the parts of a detector are backbone, pyramid"):
+        run(benchmark, "detector", "--modules=neck", f"--output={tmp_path}")
