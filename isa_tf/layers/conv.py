@@ -11,6 +11,9 @@ from isa_tf.layers.normalization import FusedBatchNormalization
 # The epsilon of the published ISA networks, and PyTorch's momentum of 0.1 in Keras's terms.
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9
+# oneDNN's gradient of a strided 1x1 kernel that reads fewer channels than this writes past its
+# memory (uxlfoundation/oneDNN issue 6035). Wider ones are right, and faster so.
+_LEAST_STRIDED = 16
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -128,6 +131,7 @@ class ConvNormAct(keras.layers.Layer):
         self.filtered = is_filtered(
             self.kernel_size, self.strides, shape[-1], self.filters, self.minimal_filtering
         )
+        self.thinned = self.kernel_size == 1 and self.strides > 1 and shape[-1] < _LEAST_STRIDED
         if self.pad is not None:
             shape = self.pad.compute_output_shape(shape)
         self.conv.build(shape)
@@ -163,7 +167,7 @@ class ConvNormAct(keras.layers.Layer):
         conv.take(*self.folded())
 
     def call(self, inputs, training=None):
-        if training:
+        if training or self.thinned:
             x = self.convolve(inputs, tf.convert_to_tensor(self.conv.kernel))
         else:
             x = self.conv(self._padded(inputs))
@@ -171,13 +175,16 @@ class ConvNormAct(keras.layers.Layer):
 
     def convolve(self, inputs, kernel):
         """The convolution of training, with this kernel."""
+        strides = self.strides
+        if self.thinned:
+            inputs, strides = inputs[:, ::strides, ::strides], 1
         if self.filtered:
             return ops.trainable_winograd_conv(inputs, kernel, self.dilation_rate)
         convolve = keras.ops.depthwise_conv if self.filters is None else keras.ops.conv
         return convolve(
             self._padded(inputs),
             kernel,
-            strides=self.strides,
+            strides=strides,
             padding=self.conv.padding,
             data_format="channels_last",
             dilation_rate=self.dilation_rate,
