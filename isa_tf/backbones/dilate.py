@@ -448,8 +448,9 @@ class DilatedPooling2D(keras.layers.Layer):
     def _before(self, size):
         if self.strides is None:
             return self.dilation_rate * (self.pool_size - 1) // 2
-        coarse = -(-size // self.dilation_rate)
-        reach = (-(-coarse // self.strides) - 1) * self.strides + self.pool_size
+        # Rounded up, of numbers above 0: ONNX's division has no other rounding than towards 0.
+        coarse = (size + self.dilation_rate - 1) // self.dilation_rate
+        reach = (coarse - 1) // self.strides * self.strides + self.pool_size
         return self.dilation_rate * ((reach - coarse) // 2)
 
     def compute_output_shape(self, input_shape):

@@ -1,4 +1,4 @@
-"""Files of models, by format: Keras, SavedModel, LiteRT, and what else is registered.
+"""Files of models, by format: Keras, SavedModel, LiteRT, ONNX, OpenVINO, and what is registered.
 
 `isa_tf.export` writes any, `isa_tf.load_predictor` predicts with any.
 """
@@ -7,14 +7,21 @@ from pathlib import Path
 
 from isa_tf.formats.base import Format, Verification
 from isa_tf.formats.keras_file import KerasFile, load_model
-from isa_tf.formats.litert import LiteRT, float32_clone
+from isa_tf.formats.litert import LiteRT, LiteRTFloat16, LiteRTInt8
+from isa_tf.formats.onnx import ONNX
+from isa_tf.formats.openvino import OpenVINO
 from isa_tf.formats.saved_model import SavedModel
+from isa_tf.formats.serving import float32_clone
 from isa_tf.names import Registry
 
 __all__ = [
     "Format",
     "KerasFile",
     "LiteRT",
+    "LiteRTFloat16",
+    "LiteRTInt8",
+    "ONNX",
+    "OpenVINO",
     "SavedModel",
     "Verification",
     "create",
@@ -42,7 +49,7 @@ def register(format):
     return _formats.register(format.name, format)
 
 
-for _format in (KerasFile, SavedModel, LiteRT):
+for _format in (KerasFile, SavedModel, LiteRT, LiteRTFloat16, LiteRTInt8, ONNX, OpenVINO):
     register(_format)
 
 
@@ -94,10 +101,11 @@ def export(model, path, format=None, **options) -> Path:
         path: what to write; its parents are made. What was there is replaced at the end, by
             something complete.
         format: str, one of `list_names()`: "keras", "saved_model", "litert", ...; `None` for the
-            one whose files end as the path does; a path without ending is a SavedModel's. Defaults
-            to `None`.
+            one whose files end as the path does: a path without ending is a SavedModel's, one that
+            ends in `.tflite` is of "litert". Defaults to `None`.
         **options: of the format's `export`: `weights_dtype` of "keras" (`KerasFile`), `jit_compile`
-            of "saved_model" (`SavedModel`), `image_size` of "litert" (`LiteRT`).
+            of "saved_model" (`SavedModel`), `image_size` of "litert" (`LiteRT`) and "litert_fp16",
+            this and `calibration` of "litert_int8" (`LiteRTInt8`).
 
     Returns:
         The path, a `pathlib.Path`.
@@ -106,6 +114,7 @@ def export(model, path, format=None, **options) -> Path:
         ValueError: for an unknown format, a path that is not of the format, or a model that is
             none of its task.
         TypeError: for an option that the format does not have, or lacks.
+        ImportError: for a format whose converter is not installed, naming the extra.
 
     Example:
 
@@ -116,7 +125,8 @@ def export(model, path, format=None, **options) -> Path:
     if format is None:
         suffix = Path(path).suffix
         for name in reversed(list_names()):
-            if create(name).suffix == suffix:
+            known = create(name)
+            if known.by_suffix and known.suffix == suffix:
                 format = name
                 break
         else:
@@ -131,7 +141,8 @@ def load_predictor(path, num_threads=None, protocol=None):
         path: of a file, or folder, that `export` wrote, or a `.keras` file that Keras did. A
             `.tflite` file has a fixed image size: images of another are resized to it, and the
             result is resized back.
-        num_threads: int, of LiteRT; `None` for its own choice. Defaults to `None`.
+        num_threads: int, of LiteRT, ONNX Runtime and OpenVINO; `None` for their own choice.
+            Defaults to `None`.
         protocol: `isa_tf.inference.Protocol`, or a mapping of its arguments. Other ones than the
             whole image need a `.keras` file: the other kinds do not tell their logits. `None` for
             the model's own, as in `Predictor.from_model`, or the whole image. Of a model that finds
@@ -145,7 +156,7 @@ def load_predictor(path, num_threads=None, protocol=None):
         FileNotFoundError: where there is nothing at the path.
         ValueError: for a file of no format, one that cannot be read, a model that was not exported
             by this package, or one that cannot follow the protocol; with the path.
-        ImportError: for a `.tflite` file where LiteRT is not installed.
+        ImportError: for a file whose runtime is not installed, such as LiteRT, naming the extra.
 
     Example:
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Verification(NamedTuple):
         kinds: int, how many classes there are in them; a single one proves little, none nothing.
         score_difference: float, the largest.
         bytes: int, the size of what was written.
+        seconds: float, what a prediction of the images takes, the shortest of three.
     """
 
     agreement: float
@@ -29,6 +31,7 @@ class Verification(NamedTuple):
     kinds: int
     score_difference: float
     bytes: int
+    seconds: float
 
 
 class Format:
@@ -40,6 +43,10 @@ class Format:
     Attributes:
         name: str, by which `isa_tf.formats.create` knows it.
         suffix: str, that its files end in, such as ".keras"; "" for a folder.
+        by_suffix: bool, whether a path of this suffix asks for this format; False for one that has
+            its suffix from another and is asked for by name. Defaults to `True`.
+        least_agreement: float, the share of decisions that are to be the model's, see
+            `Verification`. Defaults to 0.999.
 
     Example:
 
@@ -56,6 +63,8 @@ class Format:
 
     name = None
     suffix = ""
+    by_suffix = True
+    least_agreement = 0.999
 
     @property
     def file_name(self):
@@ -110,9 +119,11 @@ class Format:
         contract = contract_of(model)
         protocol = contract.served_protocol
         expected = predictor_of_model(model, protocol=protocol)(image)
-        result = contract.compare(expected, self.load(path, protocol=protocol)(image))
+        predictor = self.load(path, protocol=protocol)
+        result = contract.compare(expected, predictor(image))
         inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-        return Verification(**result, bytes=sum(p.stat().st_size for p in inside))
+        size = sum(p.stat().st_size for p in inside)
+        return Verification(**result, bytes=size, seconds=seconds_of(lambda: predictor(image)))
 
     def check_path(self, path):
         """The path, a `pathlib.Path`; ValueError for one of another suffix."""
@@ -120,6 +131,25 @@ class Format:
         if self.suffix and path.suffix != self.suffix:
             raise ValueError(f"a file of format {self.name!r} ends in {self.suffix}, got {path}")
         return path
+
+
+def seconds_of(call, times=3):
+    """The shortest of several calls, in seconds, of what has been called before.
+
+    >>> seconds_of(lambda: sum(range(10))) < 1
+    True
+    """
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def missing(path, what, extra):
+    """The ImportError of a file whose format needs what is not installed, naming the extra."""
+    return ImportError(f"{path} needs {what}, which is not installed: pip install isa_tf[{extra}]")
 
 
 def check_model(model):
@@ -154,3 +184,12 @@ def portable(model):
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.jit_compile = value
+
+
+def check_task(format, model, task="segmentation"):
+    """Raises ValueError for a model of another task than a format can be of."""
+    found = contract_of(model).task
+    if found != task:
+        raise ValueError(
+            f"{model.name} is of {found}, the format {format.name!r} is for {task} alone"
+        )

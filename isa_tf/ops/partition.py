@@ -33,7 +33,8 @@ def _arange(start, stop, dtype):
 
 
 def _blocks(size, partition):
-    return -(-size // partition)
+    # Of numbers above 0: ONNX's division rounds towards 0, where -(-size // partition) rounds down.
+    return (size + partition - 1) // partition
 
 
 def best_partition(height, width):

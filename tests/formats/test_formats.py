@@ -149,8 +149,8 @@ def test_the_path_tells_the_format(tmp_path):
         assert formats.find(isa_tf.export(model, tmp_path / name)).name == format
     assert isa_tf.export(model, tmp_path / "v1.5", "saved_model").is_dir()
     assert formats.find(tmp_path / "v1.5").name == "saved_model"
-    with pytest.raises(ValueError, match=r"x.onnx ends as no format's .*keras \(.keras\)"):
-        isa_tf.export(model, tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match=r"x.other ends as no format's .*keras \(.keras\)"):
+        isa_tf.export(model, tmp_path / "x.other")
     with pytest.raises(ValueError, match="unknown format 'litrt'; did you mean \"litert\""):
         isa_tf.export(model, tmp_path / "x.tflite", "litrt")
     with pytest.raises(TypeError, match="weights_dtype"):

@@ -1,0 +1,99 @@
+"""ONNX, which ONNX Runtime and many others run, on all kinds of processors."""
+
+import warnings
+
+from isa_tf import files
+from isa_tf.formats.base import Format, check_model, check_task, missing
+from isa_tf.formats.serving import float32_clone, served
+from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
+
+_EXTRA = "onnx"
+
+
+class ONNX(Format):
+    """An `.onnx` file of standard operations, for batches of images of any size.
+
+    Its input is `image`, uint8 RGB images (B, H, W, 3), its outputs what the model's contract
+    answers: `class_id`, uint8 (B, H, W) (int32 of more than 256 classes), the most probable class,
+    and `score`, float32 (B, H, W), its probability. It computes in float32, as `LiteRT` does. What
+    there is to know of the model lies in the file's metadata, `isa_tf.json` and `labels.txt`.
+
+    tf2onnx converts, ONNX's checker checks and ONNX Runtime predicts: pip install isa_tf[onnx].
+    Models that find instances are refused.
+
+        path = isa_tf.export(model, "model.onnx")
+        class_id, score = isa_tf.load_predictor(path)(images)
+    """
+
+    name, suffix = "onnx", ".onnx"
+
+    def export(self, model, path):
+        """Writes an ONNX model.
+
+        Args:
+            model: `keras.Model` from RGB 0..255 (B, H, W, 3) to logits.
+            path: of the file to write, ending in `.onnx`; its parents are made.
+
+        Returns:
+            The path, a `pathlib.Path`.
+
+        Raises:
+            ValueError: for a model that is not of segmentation, or another ending of the path.
+            RuntimeError: for a model with an operation that ONNX does not have, or not so.
+            ImportError: where the extra is not installed.
+        """
+        path = self.check_path(path)
+        check_model(model)
+        check_task(self, model)
+        try:
+            import onnx
+            import tf2onnx  # noqa: F401
+        except ImportError as error:
+            raise missing(path, "tf2onnx and onnx", _EXTRA) from error
+        with served(model) as (serving, signature, contract), files.replacing(path) as new:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FutureWarning)  # of `np.object`, by Keras
+                    serving.export(
+                        str(new), format="onnx", verbose=False, input_signature=signature
+                    )
+                made = onnx.load(str(new))
+                onnx.helper.set_model_props(made, contract.files())
+                onnx.save(made, str(new))
+                onnx.checker.check_model(str(new), full_check=True)
+            except OSError:
+                raise
+            except Exception as error:
+                raise RuntimeError(f"{path}: cannot be written as ONNX ({error})") from error
+        return path
+
+    def load(self, path, num_threads=None, protocol=None):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing(path, "ONNX Runtime", _EXTRA) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads or 0
+        options.log_severity_level = 4  # what goes wrong is raised
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ValueError(f"{path}: cannot be read as an ONNX model ({error})") from error
+        try:
+            contract = read_contract(session.get_modelmeta().custom_metadata_map.get(METADATA_FILE))
+            inputs, outputs = session.get_inputs(), session.get_outputs()
+            names = [output.name for output in outputs]
+            if [i.name for i in inputs] != ["image"] or {*names} != {*contract.outputs}:
+                raise ValueError("not an ONNX model that isa_tf.export wrote")
+
+            def run(images):
+                return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+            return predictor_of_run(contract, run, protocol)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def reference(self, model):
+        return float32_clone(model)
