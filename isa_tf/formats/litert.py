@@ -1,6 +1,9 @@
 """LiteRT, formerly TensorFlow Lite: models for phones and small computers."""
 
+import contextlib
+import io
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -18,6 +21,10 @@ from isa_tf.names import two_ints
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
 _MOST_IMAGES = 100  # to calibrate on
+# What int8 would spoil: masked affinities, for the mask is far beyond all others; weights of keys,
+# which are few 256ths; logits between the classes, which decide at the boundaries; and what goes in
+# and comes out.
+_IN_FLOAT = ("SELECT_V2", "SOFTMAX", "RESIZE_BILINEAR", "OUTPUT")
 
 
 class LiteRT(Format):
@@ -60,8 +67,15 @@ class LiteRT(Format):
         path, size = self.check_path(path), two_ints("image_size", image_size)
         return self._write(model, path, size)
 
-    def _write(self, model, path, size, target_spec=None, **converter):
-        """Converts and packs; by attributes of the converter and of its `target_spec`."""
+    def _write(self, model, path, size, target_spec=None, then=None, **converter):
+        """Converts and packs.
+
+        Args:
+            model, path, size: see `export`.
+            target_spec: dict of attributes of the converter's `target_spec`.
+            then: function of the path of what was converted, which it may write anew.
+            **converter: attributes of the converter.
+        """
         target_spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS], **(target_spec or {})}
         with served(model, size) as (serving, signature, contract), files.replacing(path) as new:
             try:
@@ -81,6 +95,8 @@ class LiteRT(Format):
                 raise RuntimeError(
                     f"LiteRT has no built-in operation for {foreign[1]}, which this model needs"
                 ) from error
+            if then is not None:
+                then(new)
             texts = contract.files()
             if not self.by_suffix:
                 texts[_FORMAT_FILE] = self.name
@@ -163,16 +179,17 @@ class LiteRTInt8(_Smaller):
     """A `.tflite` file that computes in int8, about a quarter as large as `LiteRT`'s.
 
     Weights are quantised a channel each, and what lies between the layers by the ranges that it
-    takes on images of one's own (Jacob et al. 2018, https://arxiv.org/abs/1712.05877). Images go in
-    and answers come out as of `LiteRT`. Of the classes, 97 % of the pixels are to be as before.
-    Models that find instances are refused: the corners of boxes need more than 8 bits.
+    takes on images of one's own (Jacob et al. 2018, https://arxiv.org/abs/1712.05877). Softmax,
+    masks and the resizing of logits stay in float32, for 8 bits are too few for them, and so do
+    what goes in and comes out, as of `LiteRT`. 97 % of the pixels are to be of the same class as
+    before. Models that find instances are refused: the corners of boxes need more than 8 bits.
 
-    Example:
+    ai-edge-quantizer quantises: pip install isa_tf[litert].
 
-    >>> path = isa_tf.export(
-    ...     model, "small.tflite", "litert_int8", image_size=(96, 128), calibration=images
-    ... )
-    >>> class_id, score = isa_tf.load_predictor(path)(image)
+        path = isa_tf.export(
+            model, "small.tflite", "litert_int8", image_size=(360, 480), calibration="my_images"
+        )
+        class_id, score = isa_tf.load_predictor(path)(image)
     """
 
     name, least_agreement = "litert_int8", 0.97
@@ -196,23 +213,32 @@ class LiteRTInt8(_Smaller):
                 images, or other things than images.
             isa_tf.data.DataError: for an image that cannot be read.
             RuntimeError: for a model that needs more than the built-in operations, naming them.
+            ImportError: where the extra is not installed.
         """
         path, size = self.check_path(path), two_ints("image_size", image_size)
         check_model(model)
         check_task(self, model)
         images = [_of_size(image, size) for image in _calibration(calibration)]
-        operations = tf.lite.OpsSet
-        return self._write(
-            model,
-            path,
-            size,
-            # What has no kernel of int8, such as the resizing of ids, stays as it is.
-            target_spec={
-                "supported_ops": [operations.TFLITE_BUILTINS_INT8, operations.TFLITE_BUILTINS]
-            },
-            optimizations=[tf.lite.Optimize.DEFAULT],
-            representative_dataset=lambda: ({"image": image[None]} for image in images),
-        )
+        try:
+            from ai_edge_quantizer import quantizer
+        except ImportError as error:
+            raise missing(path, "ai-edge-quantizer", "litert") from error
+        return self._write(model, path, size, then=lambda new: _quantise(quantizer, new, images))
+
+
+def _quantise(quantizer, path, images):
+    """Writes the float32 model at a path anew, in int8."""
+    # It tells of its progress, and of the interpreter that it watches.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", UserWarning)
+        with contextlib.redirect_stderr(io.StringIO()):
+            quantize = quantizer.Quantizer(str(path))
+            quantize.add_static_config(".*", "*", activation_num_bits=8, weight_num_bits=8)
+            for operation in _IN_FLOAT:
+                quantize.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
+            samples = {SIGNATURE: [{"image": image[None]} for image in images]}
+            result = quantize.quantize(quantize.calibrate(samples))
+    path.write_bytes(result.quantized_model)
 
 
 def _calibration(given):

@@ -46,7 +46,8 @@ def served(model, size=None):
         contract = contract.check(model, size)
         batch, shape = (None if size is None else 1), (*contract.image_size, 3)
         image = keras.Input(shape, batch_size=batch, dtype="uint8", name="image")
-        serving = keras.Model(image, _Serving(model, contract)(image))
+        # Named, so that the same model makes the same file.
+        serving = keras.Model(image, _Serving(model, contract)(image), name="serving")
         yield serving, [tf.TensorSpec((batch, *shape), tf.uint8, name="image")], contract
 
 
@@ -97,7 +98,7 @@ class _Serving(keras.layers.Layer):
     """A model from uint8 images to what its contract answers."""
 
     def __init__(self, model, contract):
-        super().__init__(dtype="float32")
+        super().__init__(dtype="float32", name="model")
         self.model = model
         self.contract = contract
 

@@ -3,11 +3,12 @@
 import contextlib
 import io
 import os
+import sys
 
 import keras
 import numpy as np
 import pytest
-from exporting import NAMES, PALETTE, SIZES, assert_agree, expected, make_model, random_images
+from exporting import NAMES, PALETTE, SIZES, expected, make_model, random_images
 from finding import make_detector
 
 import isa_tf
@@ -19,7 +20,7 @@ SIZE = (66, 74)  # of formats with one size: a map of 17x19, which no partition 
 NEEDS = {
     "litert": ["ai_edge_litert"],
     "litert_fp16": ["ai_edge_litert"],
-    "litert_int8": ["ai_edge_litert"],
+    "litert_int8": ["ai_edge_litert", "ai_edge_quantizer"],
     "onnx": ["onnx", "tf2onnx", "onnxruntime"],
     "openvino": ["openvino"],
 }
@@ -28,10 +29,7 @@ OPTIONS = {
     "litert_fp16": {"image_size": SIZE},
     "litert_int8": {"image_size": SIZE, "calibration": random_images(8, *SIZE, seed=5)},
 }
-# Weights of 11 bits, and all of 8, turn more near-ties of a network of noise than of a trained one.
-LEAST = {"litert_fp16": 0.995, "litert_int8": 0.9}
-RTOL = {"litert_fp16": 2e-2, "litert_int8": 0.5}
-EVERY = [name for name in formats.list_names()]
+SCORES_TO = {"litert_fp16": 0.02, "litert_int8": 0.3}  # of the others, 1e-4
 
 
 def needs(name):
@@ -39,11 +37,25 @@ def needs(name):
         pytest.importorskip(module, reason=f"{module} is not installed, which {name} needs")
 
 
-@pytest.fixture(scope="module", params=EVERY)
-def written(request, tmp_path_factory):
-    """A model, and the file of it in a format; the model, its format and the path."""
-    needs(request.param)
+@pytest.fixture(scope="module")
+def trained():
+    """A model with all there is to it, that has learnt to tell six colours.
+
+    A network of noise decides by differences that 8 bits do not hold; a trained one does not.
+    """
     model = make_model(jit_compile=True, auxiliary_level="c1", protocol={"flip": True})
+    images = random_images(16, *SIZE, seed=1)
+    label = 2 * images.argmax(-1) + (images.max(-1) > 140)
+    model.compile(keras.optimizers.Adam(3e-3), isa_tf.losses.PixelCrossEntropy(), jit_compile=False)
+    model.fit(images.astype("float32"), label.astype("uint8"), 4, 25, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module", params=formats.list_names())
+def written(request, trained, tmp_path_factory):
+    """A model, its format, and the path of its file."""
+    needs(request.param)
+    model = trained
     format = formats.create(request.param)
     path = tmp_path_factory.mktemp("battery") / "new" / format.file_name
     output = io.StringIO()
@@ -55,8 +67,10 @@ def written(request, tmp_path_factory):
 
 
 def agree(format, result, truth):
-    least, rtol = LEAST.get(format.name, 0.999), RTOL.get(format.name, 1e-4)
-    assert_agree(result, truth, least, rtol)
+    (class_id, score), (true_id, true_score) = result, truth
+    assert len(np.unique(true_id)) > 2
+    assert (class_id == true_id).mean() >= format.least_agreement
+    assert np.abs(score - true_score).max() <= SCORES_TO.get(format.name, 1e-4)
 
 
 def test_its_files_are_known_as_its_own(written):
@@ -109,12 +123,12 @@ def test_it_is_verified(written):
     model, format, path = written
     images = random_images(1, *SIZE)
     found = format.verify(path, model, images)
-    assert found.agreement >= LEAST.get(format.name, 0.999)
+    assert found.agreement >= format.least_agreement
     assert found.decisions == SIZE[0] * SIZE[1] and found.kinds > 2 and found.seconds > 0
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     assert found.bytes == sum(p.stat().st_size for p in files)
     # Another model's file differs.
-    assert format.verify(path, make_model(seed=4), images).agreement < 0.8
+    assert format.verify(path, make_model(), images).agreement < 0.8
 
 
 def test_it_is_written_whole_or_not_at_all(written, tmp_path):
@@ -160,7 +174,7 @@ def test_models_that_find_instances_are_refused(name, tmp_path):
     "name,module", [("onnx", "tf2onnx"), ("onnx", "onnx"), ("openvino", "openvino")]
 )
 def test_without_the_converter(name, module, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)
     format = formats.create(name)
     with pytest.raises(ImportError, match=rf"pip install isa_tf\[{name}\]"):
         format.export(make_model(), tmp_path / format.file_name)
@@ -172,7 +186,7 @@ def test_without_the_runtime(tmp_path, monkeypatch):
     (tmp_path / "openvino").mkdir()
     (tmp_path / "openvino" / "model.xml").write_text("x")
     for module in ("onnxruntime", "openvino"):
-        monkeypatch.setitem(__import__("sys").modules, module, None)
+        monkeypatch.setitem(sys.modules, module, None)
     for name in ("onnx", "openvino"):
         path = tmp_path / ("model.onnx" if name == "onnx" else name)
         with pytest.raises(ImportError, match=rf"pip install isa_tf\[{name}\]"):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exporting import NAMES, PALETTE, assert_agree, expected, make_model, random_images
+from PIL import Image
 
 import isa_tf
-from isa_tf.formats import float32_clone
+from isa_tf.formats import float32_clone, litert
 from isa_tf.inference import Predictor, Protocol
 from isa_tf.models import Segmenter
 
@@ -111,3 +112,79 @@ def test_without_litert(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match=r"pip install isa_tf\[litert\]"):
         isa_tf.load_predictor(tmp_path / "model.tflite")
+
+
+def test_what_is_computed_in_int8(tmp_path):
+    """All but masks, weights of keys and logits between classes; of 40x50 the map is masked."""
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    pytest.importorskip("ai_edge_quantizer")
+    path = isa_tf.export(
+        make_model(),
+        tmp_path / "model.tflite",
+        "litert_int8",
+        image_size=(40, 50),
+        calibration=[*random_images(2, 40, 50), *random_images(1, 80, 90)],
+    )
+    loaded = interpreter.Interpreter(
+        str(path),
+        experimental_op_resolver_type=interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    types = {detail["index"]: detail["dtype"] for detail in loaded.get_tensor_details()}
+    made = {}
+    for operation in loaded._get_ops_details():
+        made.setdefault(operation["op_name"], set()).add(types[operation["outputs"][0]])
+    assert made["CONV_2D"] == made["BATCH_MATMUL"] == {np.int8}
+    assert made["SELECT_V2"] == made["SOFTMAX"] == made["RESIZE_BILINEAR"] == {np.float32}
+    assert "CUSTOM" not in made
+
+
+def test_calibration_on_a_folder(tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(random_images(3, 48, 40)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "note.txt").write_text("no image")
+    model, size = make_model(), (40, 50)
+    resized = [
+        np.asarray(Image.fromarray(image).resize((50, 40), Image.Resampling.BILINEAR))
+        for image in random_images(3, 48, 40)
+    ]
+    paths = [
+        isa_tf.export(model, tmp_path / name, "litert_int8", image_size=size, calibration=given)
+        for name, given in (
+            ("a.tflite", tmp_path / "photos"),
+            ("b.tflite", np.stack(resized)),
+            ("c.tflite", random_images(3, 40, 50, seed=7)),
+        )
+    ]
+    first, second, other = (path.read_bytes() for path in paths)
+    assert first == second != other
+
+
+def test_wrong_calibration(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
+    for given, message in (
+        (tmp_path / "none", "none is no folder of images"),
+        (str(tmp_path / "empty"), "empty ends in .jpg"),
+        (tmp_path / "bad", "a.png"),
+        ([], "there is no image"),
+        (np.zeros((2, 8, 8, 3)), "got one of float64"),
+        (np.zeros((8, 8, 3), np.uint8), r"got one of uint8 \(8, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            isa_tf.export(
+                make_model(),
+                tmp_path / "model.tflite",
+                "litert_int8",
+                image_size=32,
+                calibration=given,
+            )
+    assert sorted(os.listdir(tmp_path)) == ["bad", "empty"]
+
+
+def test_calibration_takes_so_many_images_evenly():
+    assert litert._evenly([*range(100)]) == [*range(100)]
+    some = litert._evenly([*range(250)])
+    assert len(some) == 100 and some[:3] == [0, 2, 5] and some[-1] == 247

@@ -142,7 +142,7 @@ def test_usage(run, model, tmp_path):
     sound = f"--model={model}"
     for flags, message in (
         ((), "--model=FILE.keras"),
-        ((sound, "--format=onyx,saved_model"), "unknown format .onyx.; did you mean \"onnx\""),
+        ((sound, "--format=onyx,saved_model"), 'unknown format .onyx.; did you mean "onnx"'),
         ((sound,), "format 'litert' needs --image_size"),
         ((sound, "--image_size=big"), "HEIGHTxWIDTH, such as 360x480, not 'big'"),
         ((sound, "--image_size=0x5"), "not '0x5'"),
