@@ -1,11 +1,16 @@
-"""Exports a Keras model to SavedModel, LiteRT and other formats, and checks what was written.
+"""Exports a Keras model to SavedModel, LiteRT, ONNX, OpenVINO and other formats, and checks them.
 
     python -m tools.export --model=model.keras --format=saved_model,litert --image_size=360x480
+    python -m tools.export --model=model.keras --format=litert_int8,onnx,openvino \\
+        --image_size=360x480 --calibration=my_data/train/images \\
+        --images=my_data/val/images --labels=my_data/val/labels
 
 Writes `saved_model`, `model.tflite`, ... into --output. Every file is loaded again and compared
-with Keras on a test image; the command exits with 1 where they differ in more than one pixel
-of a thousand, or one detection of an instance model, which needs an --image that it finds something
-in. Each option goes to the formats that have it.
+with Keras on a test image; the command exits with 1 where they differ in more decisions than the
+format may, one pixel of a thousand (of litert_int8 three of a hundred), or one detection of an
+instance model, which needs an --image that it finds something in. Each option goes to the formats
+that have it. At the end a table tells what each file takes: its size, its agreement, the time of
+a prediction of the test image, and, where there are --labels, the mIoU of --images.
 """
 
 import re
@@ -17,14 +22,16 @@ from PIL import Image
 
 from isa_tf import formats
 from isa_tf.data import DataError
-from isa_tf.data.pictures import read_image
-from isa_tf.inference import contract_of
+from isa_tf.data.folder import match_files
+from isa_tf.data.pictures import read_image, read_label
+from isa_tf.formats.base import seconds_of
+from isa_tf.inference import confusion_matrix, contract_of, predictor_of_model
+from isa_tf.metrics import scores
 from tools import plugins
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-LEAST_AGREEMENT = 0.999
 _DEFAULT_SIZE = (256, 256)
 
 _MODEL = flags.DEFINE_string("model", None, "The .keras file.", flag_values=FLAGS)
@@ -62,8 +69,21 @@ _JIT_COMPILE = flags.DEFINE_bool(
     "saved_model.",
     flag_values=FLAGS,
 )
+_CALIBRATION = flags.DEFINE_string(
+    "calibration",
+    None,
+    "A folder of images such as the model is to see, of formats that quantise by what they make of "
+    "them, such as litert_int8.",
+    flag_values=FLAGS,
+)
 _IMAGE = flags.DEFINE_string(
     "image", None, "An image to compare on; by default, a made-up one.", flag_values=FLAGS
+)
+_IMAGES = flags.DEFINE_string(
+    "images", None, "A folder of images to score what was written on.", flag_values=FLAGS
+)
+_LABELS = flags.DEFINE_string(
+    "labels", None, "The folder of the labels of --images, PNGs of class ids.", flag_values=FLAGS
 )
 _PLUGINS = plugins.define(FLAGS)
 
@@ -76,28 +96,84 @@ def main(argv):
     plugins.load(_PLUGINS)
     size = _parse_size(_IMAGE_SIZE.value)
     given = {"image_size": size}
-    given.update({flag.name: flag.value for flag in (_WEIGHTS_DTYPE, _JIT_COMPILE)})
+    flags_of_formats = (_WEIGHTS_DTYPE, _JIT_COMPILE, _CALIBRATION)
+    given.update({flag.name: flag.value for flag in flags_of_formats})
     given = {name: value for name, value in given.items() if value is not None}
     try:
         chosen = [formats.create(name) for name in _FORMAT.value]
         options = [_options(format, given) for format in chosen]
         model = formats.load_model(_MODEL.value)
         image = _test_image(_IMAGE.value, size)
+        pairs = _pairs(_IMAGES.value, _LABELS.value)
+        contract = contract_of(model)
+        if pairs and contract.task != "segmentation":
+            raise ValueError(f"--labels are of class ids, which a model of {contract.task} has not")
     except (ValueError, FileNotFoundError) as error:
         raise app.UsageError(str(error)) from error
     file = Path(_MODEL.value)
     output = Path(_OUTPUT.value) if _OUTPUT.value else file.with_name(f"{file.stem}_export")
 
-    verdicts = []
-    try:
-        decides = contract_of(model).decides
-        for format, some in zip(chosen, options, strict=True):
+    failed, rows = 0, []
+    for format, some in zip(chosen, options, strict=True):
+        try:
             path = format.export(model, output / format.file_name, **some)
-            verdicts.append(_tell(path, format.verify(path, model, image), decides))
-    except (ValueError, ImportError, RuntimeError) as error:
-        print(f"FAULT {error}")
-        return 1
-    return 0 if all(verdicts) else 1
+            found = format.verify(path, model, image)
+            failed += not _tell(path, found, contract.decides, format.least_agreement)
+            cells = [f"{found.bytes / 1e6:.1f}", _percent(found.agreement)]
+            miou = (
+                _score(format.load(path, protocol=contract.served_protocol), pairs) if pairs else []
+            )
+            rows.append([format.name, *cells, _ms(found.seconds), *miou])
+        except (ValueError, ImportError, RuntimeError) as error:
+            print(f"FAULT {error}")
+            failed += 1
+    if rows:
+        predictor = predictor_of_model(model, contract.served_protocol)
+        predictor(image)  # the first call makes the graph ready
+        seconds = seconds_of(lambda: predictor(image))
+        miou = _score(predictor, pairs) if pairs else []
+        rows.insert(0, ["Keras", "", "", _ms(seconds), *miou])
+        print(_table(["format", "MB", "agreement", "time", *(["mIoU"] if pairs else [])], rows))
+    return 1 if failed else 0
+
+
+def _pairs(images, labels):
+    """(image, label) paths of two folders; none where neither is given."""
+    if (images is None) != (labels is None):
+        raise ValueError("Give --images and --labels together")
+    if images is None:
+        return []
+    faults = []
+    pairs = [pair[1:] for pair in match_files(Path(images), Path(labels), faults)]
+    if faults:
+        raise faults[0]
+    return pairs
+
+
+def _score(predictor, pairs):
+    """A cell with the mIoU of a predictor on (image, label) paths."""
+    count = predictor.num_classes
+    batches = ((read_image(image)[None], read_label(label, count)[None]) for image, label in pairs)
+    miou = scores(confusion_matrix(predictor, batches, count))["miou"]
+    return ["-" if miou is None else f"{miou:.4f}"]
+
+
+def _ms(seconds):
+    return f"{1000 * seconds:.1f} ms"
+
+
+def _percent(share):
+    return f"{np.floor(1e5 * share) / 1e3:.3f} %"  # rounded down: 100 % means all
+
+
+def _table(head, rows):
+    """Rows of texts under a head, the first column to the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in [head, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
+    return "\n".join(lines)
 
 
 def _options(format, given):
@@ -133,16 +209,15 @@ def _test_image(path, size):
     return image[None]
 
 
-def _tell(path, found, decides):
+def _tell(path, found, decides, least):
     """Prints how far what was written agrees with Keras; gives whether that is enough."""
-    enough = found.agreement >= LEAST_AGREEMENT
+    enough = found.agreement >= least
     verdict = "" if enough else "  TOO FEW"
     if found.kinds < 2:
         proves = ("nothing found, which proves nothing", "one class alone, which proves little")
         verdict += f"  ({proves[found.kinds]}: give an --image)"
-    # Rounded down: 100 % means all.
     print(
-        f"{path}: {found.bytes / 1e6:.1f} MB; {np.floor(1e5 * found.agreement) / 1e3:.3f} % of "
+        f"{path}: {found.bytes / 1e6:.1f} MB; {_percent(found.agreement)} of "
         f"{found.decisions} {decides} agree with Keras, scores to {found.score_difference:.1e}"
         f"{verdict}"
     )

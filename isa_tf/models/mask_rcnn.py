@@ -13,6 +13,7 @@ from isa_tf.layers import (
     PyramidRoIAlign,
 )
 from isa_tf.models.detection_parts import PYRAMID_LEVELS, Parts
+from isa_tf.models.quantize import refuse_to_quantize
 
 # In the order in which they are reported.
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box", "mask")
@@ -340,6 +341,10 @@ class MaskRCNN(keras.Model):
         return dict(zip(LOSSES[2:], (*values, mask), strict=True))
 
     # === Config ===
+
+    def quantize(self, mode=None, config=None, **kwargs):
+        """There is no such model; the error says what there is instead."""
+        refuse_to_quantize(self)
 
     def get_config(self):
         return {

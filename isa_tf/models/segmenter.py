@@ -11,6 +11,7 @@ from isa_tf.layers import (
     create_context,
 )
 from isa_tf.layers.conv import BN_MOMENTUM
+from isa_tf.models.quantize import refuse_to_quantize
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"
@@ -231,6 +232,10 @@ class Segmenter(keras.Model):
         if isinstance(y_pred, dict):
             y_pred = y_pred[LOGITS]
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def quantize(self, mode=None, config=None, **kwargs):
+        """There is no such model; the error says what there is instead."""
+        refuse_to_quantize(self)
 
     def get_config(self):
         return {
