@@ -3,7 +3,7 @@
 import warnings
 
 from isa_tf import files
-from isa_tf.formats.base import Format, check_model, check_task, missing
+from isa_tf.formats.base import Format, check_model, missing
 from isa_tf.formats.serving import float32_clone, served
 from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
 
@@ -14,12 +14,12 @@ class ONNX(Format):
     """An `.onnx` file of standard operations, for batches of images of any size.
 
     Its input is `image`, uint8 RGB images (B, H, W, 3), its outputs what the model's contract
-    answers: `class_id`, uint8 (B, H, W) (int32 of more than 256 classes), the most probable class,
-    and `score`, float32 (B, H, W), its probability. It computes in float32, as `LiteRT` does. What
-    there is to know of the model lies in the file's metadata, `isa_tf.json` and `labels.txt`.
+    answers: of a segmentation model `class_id`, uint8 (B, H, W) (int32 of more than 256 classes),
+    the most probable class, and `score`, float32 (B, H, W), its probability; of one that finds
+    instances the same as of `SavedModel`. It computes in float32, as `LiteRT` does. What there is
+    to know of the model lies in the file's metadata, `isa_tf.json` and `labels.txt`.
 
     tf2onnx converts, ONNX's checker checks and ONNX Runtime predicts: pip install isa_tf[onnx].
-    Models that find instances are refused.
 
         path = isa_tf.export(model, "model.onnx")
         class_id, score = isa_tf.load_predictor(path)(images)
@@ -31,20 +31,19 @@ class ONNX(Format):
         """Writes an ONNX model.
 
         Args:
-            model: `keras.Model` from RGB 0..255 (B, H, W, 3) to logits.
+            model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
             path: of the file to write, ending in `.onnx`; its parents are made.
 
         Returns:
             The path, a `pathlib.Path`.
 
         Raises:
-            ValueError: for a model that is not of segmentation, or another ending of the path.
+            ValueError: for a model that is none of its task, or another ending of the path.
             RuntimeError: for a model with an operation that ONNX does not have, or not so.
             ImportError: where the extra is not installed.
         """
         path = self.check_path(path)
         check_model(model)
-        check_task(self, model)
         try:
             import onnx
             import tf2onnx  # noqa: F401

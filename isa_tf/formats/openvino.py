@@ -24,7 +24,7 @@ class OpenVINO(Format):
     is told `INFERENCE_PRECISION_HINT="f32"`, takes bfloat16 where the processor is quicker so.
 
     OpenVINO's own converter converts: pip install isa_tf[openvino]. Models that find instances are
-    refused.
+    refused: what it makes of them finds other things in images that have to be padded.
 
         path = isa_tf.export(model, "exported/openvino", "openvino")
         class_id, score = isa_tf.load_predictor(path)(images)

@@ -73,7 +73,9 @@ class DetectionProtocol(ProtocolBase):
         """
         size = self.resized(*sizes(images))
         resized = tf.image.resize(tf.cast(images, tf.float32), size, "bilinear")
-        below, right = (-side % self.size_divisor for side in size)
+        # Not -side % size_divisor: remainders in ONNX have the sign of what is divided.
+        divisor = self.size_divisor
+        below, right = ((side + divisor - 1) // divisor * divisor - side for side in size)
         return tf.pad(resized, [(0, 0), (0, below), (0, right), (0, 0)]), size
 
 

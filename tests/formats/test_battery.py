@@ -161,7 +161,7 @@ def test_what_is_not_its_own_is_told(written, tmp_path):
         isa_tf.load_predictor(broken)
 
 
-@pytest.mark.parametrize("name", ["litert_int8", "onnx", "openvino"])
+@pytest.mark.parametrize("name", ["litert_int8", "openvino"])
 def test_models_that_find_instances_are_refused(name, tmp_path):
     format = formats.create(name)
     options = {**OPTIONS.get(name, {}), "image_size": (96, 61)} if name in OPTIONS else {}

@@ -179,3 +179,38 @@ def test_litert_finds_nothing(tmp_path):
     for image in (photos(1, 40, 64)[0], photos(1, 50, 70)[0]):
         shapes = [part.shape for part in predictor(image)]
         assert shapes == [(0, 4), (0,), (0,), (0, *image.shape[:2])]
+
+
+def test_litert_in_halves(detector, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    path = isa_tf.export(detector, tmp_path / "m.tflite", "litert_fp16", image_size=(96, 61))
+    images = photos(3, 96, 61)
+    found = formats.find(path).verify(path, detector, images)
+    # Weights are rounded: a detection that nearly is none may become one.
+    assert found.agreement > 0.6 and found.decisions > 8
+
+
+def test_onnx_takes_any_size(detector, tmp_path):
+    for package in ("onnx", "tf2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    path = isa_tf.export(detector, tmp_path / "model.onnx")
+    predictor = isa_tf.load_predictor(path)
+    assert isinstance(predictor, InstancePredictor) and predictor.category_ids == IDS
+    assert predictor.class_names == NAMES and predictor.image_size is None
+    for size in (*SIZES, (1, 192, 300), (1, 64, 96)):
+        images = photos(*size)
+        for found, image in zip(predictor(images), images, strict=True):
+            assert_agrees(found, expected(detector, image))
+    with pytest.raises(ValueError, match="sees images by DetectionProtocol"):
+        isa_tf.load_predictor(path, protocol={"short_side": 400})
+
+
+def test_onnx_finds_nothing(tmp_path):
+    for package in ("onnx", "tf2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    predictor = isa_tf.load_predictor(
+        isa_tf.export(make_detector(finds=False), tmp_path / "m.onnx")
+    )
+    for image in (photos(1, 40, 64)[0], photos(1, 50, 70)[0]):
+        shapes = [part.shape for part in predictor(image)]
+        assert shapes == [(0, 4), (0,), (0,), (0, *image.shape[:2])]
