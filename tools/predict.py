@@ -1,4 +1,4 @@
-"""Predicts images with a model of any format: .keras, SavedModel folder, .tflite, ...
+"""Predicts images with a model of any format: .keras, SavedModel folder, .tflite, .onnx, ...
 
     python -m tools.predict --model=model.keras --images=photos --output=predicted
     python -m tools.predict --model=model.tflite --images='photos/*.jpg' --output=predicted
@@ -47,7 +47,10 @@ _MOST_CLASSES = 2**16  # that a PNG holds
 _NO_LABEL = -1  # every id is a class here, 255 too
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "A .keras file, a SavedModel folder, a .tflite file, ...", flag_values=FLAGS
+    "model",
+    None,
+    "A .keras, .tflite or .onnx file, a folder of SavedModel or OpenVINO, ...",
+    flag_values=FLAGS,
 )
 _IMAGES = flags.DEFINE_string(
     "images", None, "An image, a folder of images, or a pattern in quotes.", flag_values=FLAGS

@@ -11,7 +11,7 @@ from PIL import Image
 from isa_tf import formats, load_predictor
 from isa_tf.inference import Predictor
 from isa_tf.models import Segmenter
-from tools import export
+from tools import export, predict
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,12 @@ def test_a_table_of_all_formats_with_their_scores(run, model, tmp_path):
         *("model.onnx", "model.tflite", "model_fp16.tflite", "model_int8.tflite"),
         *("openvino", "saved_model"),
     ]
+    for path in (tmp_path / "out").iterdir():
+        to = tmp_path / f"predicted_{path.stem}"
+        given = f"--model={path}", f"--images={tmp_path / 'images'}", f"--output={to}"
+        status, printed = run(predict, *given)
+        assert status == 0 and "3 of 3 images segmented" in printed, printed
+        assert len(list(to.glob("*_label.png"))) == 3
 
 
 def test_what_fails_is_told_and_the_others_are_written(run, model, tmp_path, monkeypatch):
