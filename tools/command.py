@@ -141,7 +141,8 @@ def quiet_start():
     is passed on, at the end; all of it is where TF_CPP_MIN_LOG_LEVEL is 0 or 1, or on an error.
     What is said of GPUs stays where the machine has one of NVIDIA.
     """
-    if os.environ.setdefault(_VERBOSITY, "2") in ("0", "1"):
+    # At 2 there would be an "error" each time: of an operation that oneDNN leaves out.
+    if os.environ.setdefault(_VERBOSITY, "2" if _NVIDIA.exists() else "3") in ("0", "1"):
         yield
         return
     sys.stderr.flush()

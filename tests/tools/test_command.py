@@ -130,8 +130,7 @@ def test_predicts_outside_of_the_checkout(elsewhere, site):
     label = np.asarray(Image.open(elsewhere.folder / "out" / "photo_label.png"))
     expected = isa_tf.load_predictor(elsewhere.folder / "model.keras")(image)[0]
     np.testing.assert_array_equal(label, expected)
-    for noise in ("cuda", "cuInit", "oneDNN custom", "InitializeLog", "GPU"):
-        assert noise not in errors
+    assert errors == "" or command._NVIDIA.exists()
 
 
 def test_trains_outside_of_the_checkout_on_a_config_of_ones_own(elsewhere):
