@@ -59,7 +59,7 @@ def main(argv=None):
         argv: list of str, its arguments. Defaults to those of the process.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    if str(ROOT) not in sys.path:
+    if sys.path[:1] != [str(ROOT)]:
         sys.path.insert(0, str(ROOT))
     name, arguments = (argv[0], argv[1:]) if argv else (None, [])
     if name is None or name in _HELP:
