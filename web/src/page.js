@@ -25,7 +25,8 @@ let point = null; // {x, y} in pixels of the picture
 let camera = null; // the stream, while it is on
 let asked = 0; // number of the question that the worker is at
 let waiting = null; // what to do with its answer
-let loading = 0; // number of the model that is being loaded
+let loading = 0; // how many models are being loaded; the last is the chosen one
+let opened = 0; // how many pictures have been asked for
 
 // What the worker says --------------------------------------------------------------------------
 
@@ -84,17 +85,19 @@ function ask({ data, width, height }) {
 async function predict() {
   forget();
   if (size === null) return; // "ready" comes back to it
-  say("Looking at the picture.");
+  say(`Looking at ${name}.`);
   const found = await ask(photoContext.getImageData(0, 0, photo.width, photo.height));
   if (found === null) return;
   show(found);
-  say(`Done in ${milliseconds(found.times.model)}: ${describe()}.`);
+  say(`${name}: ${describe()}. ${milliseconds(found.times.model)}.`);
 }
 
 function choose(index) {
   model = models[index];
   size = null;
   loading++;
+  asked++; // what another model answers is not asked any more
+  waiting?.(null);
   hiddenClasses = new Set(model.clear);
   forget();
   worker.postMessage({ kind: "load", runtime: `${here}wasm/`, model: `${here}models/${model.file}` });
@@ -208,7 +211,7 @@ function tell() {
   if (known && point.x < result.width && point.y < result.height) {
     const at = point.y * result.width + point.x;
     id = result.ids[at];
-    const sure = percent(result.scores[at]);
+    const sure = percent(Math.floor(1000 * result.scores[at]) / 1000); // 100 % means all
     $("under-text").textContent = `${className(id)}, ${sure} sure, at ${point.x}, ${point.y}`;
     $("under-color").style.background = rgb(classColor(id));
     $("cross").style.left = `${(100 * (point.x + 0.5)) / result.width}%`;
@@ -241,6 +244,7 @@ function put(picture, width, height) {
 
 async function openPicture(blob, title) {
   stopCamera();
+  const turn = ++opened;
   let bitmap;
   try {
     // Upright, but otherwise the values of the file: as isa_tf reads it.
@@ -250,13 +254,11 @@ async function openPicture(blob, title) {
       premultiplyAlpha: "none",
     });
   } catch {
-    return fail(`${title} cannot be read as a picture.`);
+    return fail(`${title} cannot be read as a picture by this browser.`);
   }
-  try {
-    put(bitmap, bitmap.width, bitmap.height);
-  } finally {
-    bitmap.close();
-  }
+  if (turn === opened) put(bitmap, bitmap.width, bitmap.height);
+  bitmap.close();
+  if (turn !== opened) return; // another came meanwhile
   name = title.replace(/\.[^.]*$/, "") || "picture";
   point = null;
   await predict();
@@ -277,6 +279,7 @@ async function startCamera() {
     return fail(`No camera: ${why[error.name] ?? error.message}.`);
   }
   stopCamera();
+  opened++;
   camera = stream;
   $("camera").textContent = "Stop the camera";
   $("camera").setAttribute("aria-pressed", "true");

@@ -13,6 +13,11 @@ let runtime = null; // a promise of the number of threads
 let model = null;
 let size = null; // (height, width) that the model takes
 
+// LiteRT looks for a graphics card, which nothing here uses, and warns of not finding one.
+Object.defineProperty(navigator, "gpu", { value: undefined });
+const warn = console.warn;
+console.warn = (...told) => /default WebGPU device/.test(told[0]) || warn(...told);
+
 async function startRuntime(folder) {
   // Memory that threads share is there on pages that are isolated (COOP and COEP) alone.
   const threads =
@@ -22,6 +27,8 @@ async function startRuntime(folder) {
     (await supportsFeature("threads"));
   // Threads begin with the runtime's own script: by themselves they would take this one.
   self.Module = {
+    // What LiteRT tells of its own doings is no error of the page's.
+    printErr: (text) => /^(INFO|WARNING|VERBOSE): /.test(text) || console.error(text),
     locateFile: (name) => folder + name,
     mainScriptUrlOrBlob: `${folder}litert_wasm_threaded_internal.js`,
   };

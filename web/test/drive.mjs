@@ -1,9 +1,9 @@
 // Opens the page in Chromium and does with it what a person does: `node drive.mjs PLAN.json`.
 //
-// The plan is {browser, url, output, steps, camera, width, height, dark, scripts}; each step is
+// The plan is {browser, url, output, steps, camera, width, height, dark}; each step is
 // [what, ...arguments] of those below. What is found is printed as JSON: {answers, console,
 // requests, paint}. Files go into the folder `output`.
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join } from "node:path";
 import { chromium } from "playwright-core";
@@ -54,14 +54,31 @@ const steps = {
   text: (selector) => page.locator(selector).innerText(),
   texts: (selector) => page.locator(selector).allInnerTexts(),
   click: (selector) => page.click(selector),
-  hover: (selector, x, y) => page.hover(selector, { position: { x, y } }),
+  // The mouse to a place of the picture, in shares of its width and height.
+  point: async (x, y) => {
+    await page.locator("#stage").scrollIntoViewIfNeeded();
+    const box = await page.locator("#photo").boundingBox();
+    await page.mouse.move(box.x + x * box.width, box.y + y * box.height);
+  },
   press: (...keys) => keys.reduce((last, key) => last.then(() => page.keyboard.press(key)), Promise.resolve()),
   select: (selector, label) => page.selectOption(selector, { label }),
   evaluate: (code) => page.evaluate(code),
-  wait: (code) => page.waitForFunction(code, null, { polling: 50 }).then(() => null),
+  // Asked from here: the page's policy lets it evaluate nothing.
+  wait: async (code) => {
+    for (let turn = 0; !(await page.evaluate(code)); turn++) {
+      if (turn === 600) throw new Error(`never true: ${code}`);
+      await new Promise((then) => setTimeout(then, 100));
+    }
+  },
   choose: (path) => page.setInputFiles("#file", path),
   download,
   requests: () => told.requests.length,
+  worker: (code) => page.workers()[0].evaluate(code), // the page's own; threads come after it
+  // What the canvas shows, to a file.
+  frame: async (file) => {
+    const url = await page.evaluate(() => document.getElementById("photo").toDataURL());
+    writeFileSync(join(plan.output, file), Buffer.from(url.split(",")[1], "base64"));
+  },
   dark: (dark) => page.emulateMedia({ colorScheme: dark ? "dark" : "light" }),
   resize: (width, height) => page.setViewportSize({ width, height }),
   screenshot: (file) => page.screenshot({ path: join(plan.output, file), fullPage: true }).then(() => null),
