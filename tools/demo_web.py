@@ -75,7 +75,8 @@ def main(argv):
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         raise app.UsageError(str(error)) from error
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1e6:.1f} MB, {len(models)} of models; any host of static files will do")
+    count = "1 model" if len(models) == 1 else f"{len(models)} models"
+    print(f"{folder}: {size / 1e6:.1f} MB, {count}; any host of static files will do")
     if _SERVE.value:
         _serve(folder)
     return 0

@@ -1,4 +1,4 @@
-"""A small exported model, and a page to write: of its sources, with bytes in the runtime's place."""
+"""A small exported model, and the page: of its sources alone, and built."""
 
 import shutil
 import subprocess

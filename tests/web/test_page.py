@@ -305,7 +305,6 @@ def test_a_model_that_is_no_such(drive, site, tmp_path):
         clean=False,
     )
     assert told["answers"][-1].startswith("The model could not be loaded: http")
-    assert any("404" in line for line in told["console"])
 
 
 def test_it_can_be_read_and_used_by_all(drive, site, tmp_path):
