@@ -254,7 +254,7 @@ def test_the_camera(drive, site, exported, tmp_path):
         site,
         ["status", "Ready"],
         ["click", "#camera"],
-        ["status", "The camera is on, "],
+        ["wait", "Number(document.querySelector('#rate').textContent) > 0"],
         ["text", "#camera"],
         ["click", "#camera"],
         ["wait", "document.querySelector('#status').textContent === 'The camera is off.'"],

@@ -287,12 +287,14 @@ async function startCamera() {
   video.muted = video.playsInline = true;
   video.srcObject = stream;
   stream.getVideoTracks()[0].addEventListener("ended", stopCamera);
-  await video.play();
+  await video.play().catch(() => {}); // stopped before it began
   forget();
+  $("under-text").ariaLive = "off"; // it would be read out with every picture
   name = "camera";
   say("The camera is on.");
   const frame = new OffscreenCanvas(1, 1);
   const context = frame.getContext("2d", { alpha: false, willReadFrequently: true });
+  let before = null; // when the last picture was shown
   while (camera === stream) {
     await new Promise(requestAnimationFrame); // never while nobody looks
     const { videoWidth: width, videoHeight: height } = video;
@@ -309,15 +311,18 @@ async function startCamera() {
     // Together, so that the colours lie on the picture that they are of.
     put(frame, width, height);
     show(found);
-    if (camera !== stream) break;
-    say(`The camera is on, ${(1000 / Math.max(found.times.all, 1)).toFixed(1)} pictures a second.`);
+    const now = performance.now();
+    $("rate").textContent = before === null ? "-" : (1000 / (now - before)).toFixed(1);
+    before = now;
   }
+  $("rate").textContent = "-";
 }
 
 function stopCamera() {
   if (camera === null) return;
   for (const track of camera.getTracks()) track.stop();
   camera = null;
+  $("under-text").ariaLive = "polite";
   $("camera").textContent = "Start the camera";
   $("camera").setAttribute("aria-pressed", "false");
   say("The camera is off.");
