@@ -40,7 +40,7 @@ def drive(chromium, sources, tmp_path):
     """Serves a folder, does the steps with its page, and gives what was found."""
     servers = []
 
-    def drive(folder, *steps, plain=False, clean=True, **plan):
+    def drive(folder, *steps, plain=False, clean=True, file=False, **plan):
         if plain:
             handler = partial(Quiet, directory=str(folder))
             server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -49,6 +49,8 @@ def drive(chromium, sources, tmp_path):
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/"
+        if file:
+            url = (folder / "index.html").as_uri()
         steps = [[s] if isinstance(s, str) else [*s] for s in steps]
         plan = {"browser": chromium, "url": url, "output": str(tmp_path), "steps": steps, **plan}
         (tmp_path / "plan.json").write_text(json.dumps(plan))
@@ -289,6 +291,12 @@ def test_faults_are_told(drive, site, tmp_path):
     )
     assert told["answers"][2] == "bad.jpg cannot be read as a picture by this browser."
     assert told["answers"][7] == "3000 x 1"
+
+
+def test_a_file_from_the_disk_tells_what_is_missing(drive, site):
+    told = drive(site, ["status", "The page cannot begin"], file=True, clean=False)
+    assert "any server of static files will do" in told["answers"][0]
+    assert told["console"] == []
 
 
 def test_a_model_that_is_no_such(drive, site, tmp_path):

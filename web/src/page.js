@@ -15,6 +15,7 @@ const photoContext = photo.getContext("2d", { alpha: false, willReadFrequently: 
 const overlayContext = overlay.getContext("2d");
 const here = new URL(".", document.baseURI).href;
 
+let worker = null;
 let models = [];
 let model = null; // the chosen one of `models`
 let size = null; // (height, width) that it takes; null until it is ready
@@ -30,21 +31,26 @@ let opened = 0; // how many pictures have been asked for
 
 // What the worker says --------------------------------------------------------------------------
 
-// From a blob the worker has this page's policy on hosts, too, that send none with their files.
-const script = new Blob([`importScripts(${JSON.stringify(`${here}worker.js`)})`], {
-  type: "text/javascript",
-});
-const worker = new Worker(URL.createObjectURL(script));
-worker.onerror = (event) => {
-  event.preventDefault();
-  fail(`The worker stopped: ${event.message || "its script could not be loaded"}`);
-};
-worker.onmessage = ({ data }) => {
+function startWorker() {
+  // From a blob it has this page's policy on hosts, too, that send none with their files.
+  const script = new Blob([`importScripts(${JSON.stringify(`${here}worker.js`)})`], {
+    type: "text/javascript",
+  });
+  worker = new Worker(URL.createObjectURL(script));
+  worker.onmessage = hear;
+  worker.onerror = (event) => {
+    event.preventDefault();
+    fail(`The worker stopped: ${event.message || "its script could not be loaded"}`);
+  };
+}
+
+function hear({ data }) {
   if (data.kind === "progress") {
-    const mb = (bytes) => (bytes / 1e6).toFixed(1);
-    const known = data.total > 0;
+    // The bar moves; the words stay, for they are read out.
+    const known = data.done < data.total;
     if (data.what === "runtime") say("Loading the runtime.");
-    else say(`Loading the model: ${mb(data.done)}${known ? ` of ${mb(data.total)}` : ""} MB.`);
+    else if (known) say(`Loading the model, ${(data.total / 1e6).toFixed(1)} MB.`);
+    else say("Getting the model ready.");
     $("progress").hidden = false;
     if (known) $("progress").value = data.done / data.total;
     else $("progress").removeAttribute("value");
@@ -67,7 +73,7 @@ worker.onmessage = ({ data }) => {
   } else if (data.id === asked) {
     waiting?.(data);
   }
-};
+}
 
 // Asks for the classes of a picture; a promise of the answer, null where there is none.
 function ask({ data, width, height }) {
@@ -441,8 +447,9 @@ function addExamples(files) {
 
 async function begin() {
   if (location.protocol === "file:") {
-    throw new Error("a browser runs models of pages that a server gives it; docs/web.md says how");
+    throw new Error("browsers let files load nothing; any server of static files will do");
   }
+  startWorker();
   const response = await fetch("models/models.json");
   if (!response.ok) throw new Error(`models/models.json is not there (${response.status})`);
   const told = await response.json();

@@ -62,7 +62,7 @@ async function load(question) {
   if (runtime === null) {
     postMessage({ kind: "progress", what: "runtime", done: 0, total: 0 });
     runtime = startRuntime(question.runtime);
-    runtime.catch(() => (runtime = null));
+    runtime.catch(() => (runtime = null)); // so that another try begins anew
   }
   const threads = await runtime;
   model = await loadAndCompile(await bytes, { accelerator: "wasm" });
