@@ -9,7 +9,7 @@ PADDLE ?= .venv-paddle
 BEAM ?= .venv-beam
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo web test test-slow test-beam parity golden lint clean
+.PHONY: help demo web test test-slow test-beam parity golden record lint clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
 	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"
 	@echo "make lint       ruff"
+	@echo "make record     the help of isa-tf, after flags have changed"
 	@echo "make clean      remove the environment and what building left"
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -75,6 +76,9 @@ parity: $(PARITY)/installed $(PADDLE)/installed
 # The files that guard the parity in the ordinary tests.
 golden: $(PARITY)/installed
 	$(PARITY)/bin/python tests/parity/make_golden.py
+
+record: $(VENV)/installed
+	$(BIN)/python -m tools.command --record
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

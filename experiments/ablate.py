@@ -27,7 +27,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import setup, tasks
 from experiments.evaluate import evaluate
@@ -36,6 +35,7 @@ from isa_tf import formats, ops, training
 from isa_tf.layers import list_contexts
 from isa_tf.layers.interlaced import ORDERS
 from isa_tf.names import unknown
+from tools import command
 
 # A study's name is what it varies: `config.model.context`, or an argument of the module.
 STUDIES = {
@@ -401,13 +401,13 @@ def _plus_minus(mean, spread, digits):
 def main(argv):
     del argv
     values = flags.FLAGS
-    command = f"python -m experiments.ablate {shlex.join(sys.argv[1:])}"
+    started = command.spell(f"python -m experiments.ablate {shlex.join(sys.argv[1:])}")
     try:
         seeds = [int(seed) for seed in values.seeds]
     except ValueError:
         raise ValueError(f"seeds must be numbers, got {', '.join(values.seeds)}") from None
     study = Study(
-        values.study, values.config, values.workdir, seeds, values.variants or None, command
+        values.study, values.config, values.workdir, seeds, values.variants or None, started
     )
     missing = [n for n in STUDIES[study.name] if n not in study.variants]
     if missing and not values.variants:
@@ -420,9 +420,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", str(Path(setup.__file__).parent / "configs/synthetic.py"), "What variants share."
-    )
+    setup.define_config_flag("synthetic", "What variants share")
     flags.DEFINE_string("study", None, f"One of {', '.join(STUDIES)}.")
     flags.DEFINE_string("workdir", None, "Folder of the studies.")
     flags.DEFINE_list("seeds", ["0"], "Seeds, each variant is trained under each.")

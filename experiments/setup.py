@@ -9,11 +9,73 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from isa_tf import files, training, visualize
+from isa_tf.names import unknown
+from tools import command
+
+CONFIGS = Path(__file__).resolve().with_name("configs")
 
 
-def define_config_flag():
-    """Defines --config, the file of an experiment, and --config.KEY=VALUE to change it."""
-    config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
+def define_config_flag(default=None, text="The experiment"):
+    """Defines --config, the file of an experiment, and --config.KEY=VALUE to change it.
+
+    Args:
+        default: str, the name of a config. Defaults to none.
+        text: str, what it is of.
+    """
+    text = f"{text}: a file, or one of {', '.join(_configs())}; recipes:NAME for one of several."
+    config_flags.DEFINE_config_file("config", default and find_config(default), text)
+    flag = flags.FLAGS["config"]
+    flag.parser = _ConfigParser(flag.parser)
+    # The program's own, whose help shows it, although it is defined here.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """A parser of paths that takes names too."""
+
+    def __init__(self, of_paths):
+        self.of_paths = of_paths
+
+    def parse(self, given):
+        return self.of_paths.parse(find_config(given))
+
+    def flag_type(self):
+        return self.of_paths.flag_type()
+
+
+def find_config(given):
+    """The file of a config, wherever the program runs.
+
+    Args:
+        given: str, a path; or, where no file lies there, the name of a config that comes with the
+            experiments, or its path in a checkout. A colon and what `get_config` is given may
+            follow.
+
+    Returns:
+        The path, str, with the colon and what follows.
+
+    Raises:
+        ValueError: for what is neither a file nor such a name, with the nearest.
+
+    Example:
+
+    >>> find_config("recipes:ade20k-resnet101-isa")
+    '.../experiments/configs/recipes.py:ade20k-resnet101-isa'
+    """
+    name, *rest = given.split(":", 1)
+    path = Path(name)
+    if path.is_file():
+        return given
+    if path.parent not in (Path(), Path("experiments/configs")) or path.suffix not in ("", ".py"):
+        return given  # a path, and reading it says what is wrong
+    if path.stem not in _configs():
+        raise ValueError(unknown("config", name, _configs()))
+    return ":".join([str(CONFIGS / f"{path.stem}.py"), *rest])
+
+
+def _configs():
+    """The names of the configs that come with the experiments."""
+    return sorted(file.stem for file in CONFIGS.glob("[!_]*.py"))
 
 
 def run(main):
@@ -176,5 +238,5 @@ def tell(config, workdir, best, arguments):
         print(f"curves: {workdir / 'curves.png'}")
     evaluate = ["python", "-m", "experiments.evaluate", *given, f"--workdir={workdir}"]
     export = ["python", "-m", "tools.export", f"--model={workdir / training.BEST}"]
-    print(f"to evaluate: {shlex.join(evaluate)}")
-    print(f"to export:   {shlex.join(export)}")
+    print(command.spell(f"to evaluate: {shlex.join(evaluate)}"))
+    print(command.spell(f"to export:   {shlex.join(export)}"))

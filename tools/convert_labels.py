@@ -25,7 +25,7 @@ from absl import app, flags
 from isa_tf import data
 from isa_tf.data.convert_labels import Source, convert_colors, convert_instances, read_colors
 from isa_tf.data.folder import FileNames
-from tools import progress
+from tools import command, progress
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -96,7 +96,7 @@ def main(argv):
         raise app.UsageError(str(error)) from error
     sizes = ", ".join(f"{split or 'images'} {size:,}" for split, size in made.sizes.items())
     print(f"{_OUTPUT.value}: {sizes}; {len(made.class_names)} classes. To look at them all:")
-    print(f"    python -m tools.check_dataset --data_dir={_OUTPUT.value}")
+    print(command.spell(f"    python -m tools.check_dataset --data_dir={_OUTPUT.value}"))
     return 0
 
 

@@ -156,7 +156,7 @@ def create(name, data_dir=None, **kwargs):
     if make is _not_prepared:
         raise DataError(
             data_dir,
-            f"{name} is not prepared here; to do so: python -m tools.prepare_dataset --name={name} "
+            f"{name} is not prepared here; to do so: isa-tf prepare --name={name} "
             f"--manual_dir=... --data_dir={data_dir}",
         )
     return make(data_dir, **kwargs)

@@ -46,6 +46,7 @@ class FillPadding(keras.layers.Layer):
 
     def call(self, inputs):
         image, size = inputs
+        size = tf.cast(size, tf.int32)
         height, width = ops.spatial_size(image)
         rows = tf.range(height)[None] < size[:, :1]
         columns = tf.range(width)[None] < size[:, 1:]

@@ -146,7 +146,7 @@ def refused(match, manual_dir, tmp_path, error=data.DataError, **kwargs):
     with pytest.raises(error, match=match):
         data.prepare("coast", manual_dir, tmp_path / "data", **kwargs)
     assert left(tmp_path / "data") == []
-    with pytest.raises(data.DataError, match="coast is not prepared here; .*prepare_dataset"):
+    with pytest.raises(data.DataError, match="coast is not prepared here; .*isa-tf prepare"):
         data.create("coast", tmp_path / "data")
 
 
