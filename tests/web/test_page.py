@@ -110,7 +110,7 @@ def test_ids_are_those_of_python(drive, site, exported, tmp_path):
         steps += [["drop", str(photo)], ["status", f"{photo.stem}: "]]
         steps += [["download", "#save-mask", f"{photo.stem}.mask"], ["text", "#picture-size"]]
     told = drive(site, *steps)
-    assert told["isolated"] and told["paint"] < 1000
+    assert told["isolated"]
     predictor = isa_tf.load_predictor(exported)
     for i, photo in enumerate(photos):
         with Image.open(photo) as image:
@@ -355,7 +355,7 @@ def test_real_photos(drive, built, tmp_path, plain):
         steps += [["drop", str(photo)], ["status", f"{photo.stem}: "]]
         steps += [["download", "#save-mask", f"{photo.stem}.mask"]]
     told = drive(folder, *steps, plain=plain)
-    assert told["isolated"] is not plain
+    assert told["isolated"] is not plain and told["paint"] < 1000
     predictor = isa_tf.load_predictor(path)
     for photo in photos:
         with Image.open(photo) as image:
