@@ -41,7 +41,7 @@ _TITLE = flags.DEFINE_string("title", "Segmentation", "The page's heading.", fla
 _CLEAR = flags.DEFINE_list(
     "clear",
     ["0"],
-    "Ids of classes that are not coloured until the person asks for them.",
+    "Classes, ids or names, that are not coloured until the person asks for them.",
     flag_values=FLAGS,
 )
 _SERVE = flags.DEFINE_bool(
@@ -70,7 +70,7 @@ def main(argv):
         first = next(iter(models.values()))
         output = Path(_OUTPUT.value) if _OUTPUT.value else first.with_name(f"{first.stem}_web")
         examples = find_images(_IMAGES.value) if _IMAGES.value else []
-        clear = [_class_id(text) for text in _CLEAR.value if text]
+        clear = [text for text in _CLEAR.value if text]
         folder = web.write(output, models, examples, _TITLE.value, clear)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         raise app.UsageError(str(error)) from error
@@ -119,12 +119,6 @@ def _models(given):
             raise ValueError(f"two models of the name {name!r}: give one as NAME=FILE")
         models[name] = path
     return models
-
-
-def _class_id(text):
-    if not text.isdecimal():
-        raise ValueError(f"--clear is of class ids, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

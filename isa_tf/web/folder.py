@@ -64,8 +64,8 @@ def write(folder, models, examples=(), title="Segmentation", clear=(0,), page=No
             paths alone, whose stems are the names then. The first is what the page begins with.
         examples: paths of pictures that the page offers; copied as they are. Defaults to none.
         title: str, the page's heading. Defaults to "Segmentation".
-        clear: ids of classes that are not coloured until the person asks for them. Defaults to
-            `(0,)`, as `tools.predict` has it.
+        clear: ids or names of classes that are not coloured until the person asks for them.
+            Defaults to `(0,)`, as `tools.predict` has it.
         page: folder of the built page; `None` for the package's own. Defaults to `None`.
 
     Returns:
@@ -136,9 +136,6 @@ def _describe(name, path, clear):
     count = contract.num_classes or _UNKNOWN_CLASSES
     names = contract.class_names or [f"class {i}" for i in range(count)]
     palette = contract.palette or voc_palette(count)
-    for i in clear:
-        if not 0 <= i < count:
-            raise ValueError(f"{path}: {i} of `clear` is no class of its {count}")
     return {
         "name": name,
         "file": re.sub(r"[^A-Za-z0-9._-]+", "_", name) + ".tflite",
@@ -148,8 +145,17 @@ def _describe(name, path, clear):
             {"name": name, "color": [*map(int, color)]}
             for name, color in zip(names, palette, strict=True)
         ],
-        "clear": sorted(int(i) for i in clear),
+        "clear": sorted(_class_id(path, given, names) for given in clear),
     }
+
+
+def _class_id(path, given, names):
+    """The id of a class that is given as id or name."""
+    if given in names:
+        return names.index(given)
+    if not (str(given).isdecimal() and int(given) < len(names)):
+        raise ValueError(f"{path}: {given} of `clear` is no class of its {len(names)}")
+    return int(given)
 
 
 def _contract(path):

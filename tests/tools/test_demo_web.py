@@ -67,6 +67,8 @@ def test_by_default_beside_the_model(run, exported, page):
     status, _ = run(demo_web, f"--model={exported}", "--noserve")
     (row,) = told(exported.with_name("model_web"))["models"]
     assert status == 0 and row["name"] == "model" and row["clear"] == [0]
+    run(demo_web, f"--model={exported}", "--noserve", "--clear=Bäume,1")
+    assert told(exported.with_name("model_web"))["models"][0]["clear"] == [1, 6]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_by_default_beside_the_model(run, exported, page):
         ([], "Which model"),
         (["--model=nowhere.tflite"], "no such file"),
         (["--model={0},{0}"], "two models of the name 'model'"),
-        (["--model={0}", "--clear=sky"], "--clear is of class ids, not 'sky'"),
+        (["--model={0}", "--clear=sea"], "sea of `clear` is no class of its 7"),
         (["--model={0}", "--clear=7"], "no class of its 7"),
         (["--model={0}", "--images=nowhere"], "no file is there"),
         (["--model={0}", "--output={1}"], "holds something else"),

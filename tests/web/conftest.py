@@ -45,7 +45,7 @@ def sources(tmp_path_factory):
     shutil.copy(ROOT / "LICENSE", folder)
     shutil.copytree(ROOT / "web", folder / "web", ignore=shutil.ignore_patterns("node_modules"))
     done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"],
         cwd=folder / "web",
         capture_output=True,
         text=True,
