@@ -9,10 +9,11 @@ PADDLE ?= .venv-paddle
 BEAM ?= .venv-beam
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo test test-slow test-beam parity golden record lint clean
+.PHONY: help demo web test test-slow test-beam parity golden record lint clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
+	@echo "make web        builds the page of tools.demo_web (Node.js 18 and npm)"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
@@ -29,6 +30,14 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
+
+# Into isa_tf/web/page, from where a wheel takes it.
+web: web/node_modules/installed
+	node web/build.mjs
+
+web/node_modules/installed: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
@@ -76,4 +85,4 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache

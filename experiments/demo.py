@@ -8,6 +8,7 @@ from where it was.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from experiments.configs import synthetic
 from experiments.evaluate import evaluate
 from experiments.tasks import segmentation
 from experiments.train import train
-from isa_tf import export, formats, inference, load_predictor, training, visualize
+from isa_tf import export, formats, inference, load_predictor, training, visualize, web
 
 CONTEXTS = ("none", "isa")
 PICTURES = 6
@@ -59,9 +60,11 @@ def demo(workdir, steps=None):
     plain = load_predictor(workdir / "none" / training.BEST)
     split = config.data.val_split
     rows, agreement = [], {"saved_model": [], "litert": []}
-    (workdir / "predictions").mkdir(exist_ok=True)
+    for folder in ("images", "predictions"):
+        (workdir / folder).mkdir(exist_ok=True)
     for index in range(PICTURES):
         image, truth = dataset.read(split, index)
+        Image.fromarray(image).save(workdir / "images" / f"{index}.png")
         found = {name: predict(image)[0] for name, predict in predictors.items()}
         for name, values in agreement.items():
             values.append(np.mean(found[name] == found["keras"]))
@@ -113,6 +116,15 @@ def main(argv):
     print(f"figures:   {workdir / 'metrics.json'}")
     print(f"models:    {workdir / 'isa' / training.BEST}, {workdir / 'saved_model'},")
     print(f"           {workdir / 'model.tflite'}")
+    print(f"\nin a browser{'' if web.is_built() else ', once `make web` has built the page'}:")
+    print(f"  {_python()} -m tools.demo_web --model={workdir / 'model.tflite'} \\")
+    print(f"      --images={workdir / 'images'} --title=Harbours")
+
+
+def _python():
+    """This Python, as somebody here would call it."""
+    here, path = Path.cwd(), Path(sys.executable)
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from isa_tf import (
     schedules,
     training,
     visualize,
+    web,
     weights,
 )
 from isa_tf.formats import export, load_predictor
@@ -51,5 +52,6 @@ __all__ = [
     "schedules",
     "training",
     "visualize",
+    "web",
     "weights",
 ]

@@ -17,5 +17,8 @@ def test_demo_leaves_what_it_promises(tmp_path):
     assert f"{metrics['isa']['context_miou']:.3f}" in report and "0.143" in report
     pictures = [tmp_path / "comparison.png", *(tmp_path / "predictions").glob("*.png")]
     assert len(pictures) > 12
+    examples = [*(tmp_path / "images").glob("*.png")]  # for a page in the browser
+    assert len(examples) == 6
+    pictures += examples
     for path in pictures:
         data.pictures.read_image(path)
