@@ -1,5 +1,6 @@
 """Which devices a run trains on: `tf.distribute` strategies by name, and talk between workers."""
 
+import functools
 import hashlib
 import json
 import os
@@ -287,9 +288,21 @@ def agree(strategy, value, what="value"):
 def _mirrored():
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
-    # TensorFlow's choice for CPUs is the same; said here since NCCL, its default, is for GPUs.
-    operations = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=operations)
+    # CPUs share their memory; the collective operations that TensorFlow chooses are for GPUs.
+    operations = None if kind == "GPU" else tf.distribute.ReductionToOneDevice
+    return _mirrored_over(tuple(devices), operations)
+
+
+@functools.cache
+def _mirrored_over(devices, operations):
+    """The process's one strategy over these devices.
+
+    Each that TensorFlow makes counts its sums from the same number on, and two that differ in their
+    shapes under one number end in "Shape mismatch in the collective instance 100"
+    (tensorflow/tensorflow#62790): the second model of a process could not be trained.
+    """
+    operations = operations and operations()
+    return tf.distribute.MirroredStrategy(list(devices), cross_device_ops=operations)
 
 
 def _tpu():

@@ -131,9 +131,8 @@ def test_what_is_padding_does_not_matter():
         np.testing.assert_array_equal(np.array(loss(**case)), 0 * expected)
 
 
-def test_shares_of_replicas_add_up():
-    """Of two replicas, with unequal numbers of what counts; losses and gradients."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def test_shares_of_replicas_add_up(mirrored):
+    """Of two replicas, with unequal numbers of what counts."""
     for make, loss in (
         (proposal_case, losses.proposal_losses),
         (box_case, lambda **case: losses.box_losses(**case, weights=WEIGHTS)),
@@ -145,7 +144,7 @@ def test_shares_of_replicas_add_up():
         halves = [
             {n: tf.constant(v[half]) for n, v in case.items()} for half in (slice(2), slice(2, 4))
         ]
-        shares = _shares(strategy, loss, halves)
+        shares = _shares(mirrored, loss, halves)
         np.testing.assert_allclose(sum(shares), expected, rtol=1e-5)
 
 

@@ -2,6 +2,7 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from processes import finish, start
@@ -60,6 +61,24 @@ def test_mirrored_takes_the_logical_cpus():
     mirrored = make_strategy("mirrored")
     assert mirrored.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU")) == 2
     assert num_workers(mirrored) == 1 and worker_index(mirrored) == 0
+
+
+def test_a_second_model_of_a_process_sums_too():
+    """By TensorFlow's own sums, which GPUs take: see `_mirrored_over`."""
+    assert make_strategy("mirrored") is make_strategy("mirrored")
+    for size in (9, 1):
+        mirrored = strategy._mirrored_over(("CPU:0", "CPU:1"), None)
+
+        @tf.function
+        def run(size=size, mirrored=mirrored):
+            def add():
+                context = tf.distribute.get_replica_context()
+                return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(size))
+
+            return mirrored.run(add)
+
+        for found in mirrored.experimental_local_results(run()):
+            np.testing.assert_array_equal(found, np.full(size, 2.0))
 
 
 def test_several_gpus_are_mirrored(chosen, monkeypatch):
