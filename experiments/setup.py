@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from isa_tf import files, training, visualize
+from isa_tf import data, files, training, visualize
 from isa_tf.names import unknown
 from tools import command
 
@@ -215,6 +215,40 @@ def make_optimizer(config, **options):
         decay_spares=c.decay_spares,
         **options,
     )
+
+
+def batch_files(config, dataset, step):
+    """The names of the examples in the training batch of a step."""
+    c = config.data
+    return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
+
+
+def once_a_model(make):
+    """A function of a model that calls `make` the first time, and gives the same from then on."""
+    made = {}
+
+    def of(model):
+        if id(model) not in made:
+            made[id(model)] = make(model)
+        return made[id(model)]
+
+    return of
+
+
+def spread(size, count=None):
+    """Positions of `count` examples that are spread over a split of `size`; `None`: all.
+
+    >>> spread(10, 4)
+    [0, 2, 5, 7]
+    """
+    if count is None or count >= size:
+        return list(range(size))
+    return [i * size // count for i in range(count)]
+
+
+def shown(score):
+    """A score as it is printed; `None` of what does not occur."""
+    return "absent" if score is None else f"{score:.4f}"
 
 
 def draw_curves(run):

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import setup
+from experiments.setup import batch_files  # noqa: F401 (a part of what a task is)
 from isa_tf import backbones, data, files, inference, metrics, report, training, visualize
 from isa_tf.models import MaskRCNN
 from isa_tf.names import two_ints, unknown
@@ -161,12 +162,6 @@ def make_train_data(config, dataset, start_step=0, context=None):
     )
 
 
-def batch_files(config, dataset, step):
-    """The names of the examples in the training batch of a step."""
-    c = config.data
-    return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
-
-
 def map_size(config):
     """(height, width) of the largest map that the context module reads of a training image."""
     c, stride = config.data, 2 ** int(config.model.context_level.removeprefix("c"))
@@ -236,16 +231,12 @@ def compile_model(model, config, dataset, phase=None):
     del phase
     dataset.size(config.data.val_split)  # an unknown split is an error now, not after an epoch
     model.compile(setup.make_optimizer(config), jit_compile=config.train.jit_compile)
-    predictors = {}  # one for both, since tracing takes longest
-
-    def predictor_of(model):
-        if id(model) not in predictors:
-            predictors[id(model)] = inference.InstancePredictor.from_model(model)
-        return predictors[id(model)]
+    # One for both, since tracing takes longest.
+    predictor_of = setup.once_a_model(inference.InstancePredictor.from_model)
 
     def evaluate(model, watch):
         split = config.data.val_split
-        indices = spread(dataset.size(split), config.train.val_images)
+        indices = setup.spread(dataset.size(split), config.train.val_images)
         strategy = model.distribute_strategy
         found = count(predictor_of(model), dataset, split, indices, strategy, watch)
         return _plain(found.scores(only_added=True))
@@ -259,13 +250,6 @@ def compile_model(model, config, dataset, phase=None):
         "monitor": MONITOR,
         "draw": draw if config.train.pictures else None,
     }
-
-
-def spread(size, count=None):
-    """Positions of `count` examples that are spread over a split of `size`; `None`: all."""
-    if count is None or count >= size:
-        return list(range(size))
-    return [i * size // count for i in range(count)]
 
 
 def look(predictor, dataset, split, indices, hear):
@@ -351,8 +335,7 @@ def _read_ahead(dataset, split, indices):
 def make_sheet(config, predictor, dataset, split, count, heading=None):
     """A picture of truth and detections of `count` examples spread over a split."""
     examples, captions = [], []
-    size = dataset.size(split)
-    for index in spread(size, count):
+    for index in setup.spread(dataset.size(split), count):
         image, annotations = dataset.read(split, index)
         truth = inference.Truth.of(annotations, image.shape[:2])
         examples.append((image, truth, predictor(image).above(config.test.score_threshold)))
@@ -389,18 +372,18 @@ def score(config, dataset, predictor, split, by_image=False):
 
 def headline(result):
     """The score that stands above a picture."""
-    return ", ".join(f"{label} {_shown(result[name])}" for name, label in SCORES.items())
+    return ", ".join(f"{label} {setup.shown(result[name])}" for name, label in SCORES.items())
 
 
 def lines(result):
     """What is printed of an evaluation's scores, line by line."""
     yield " " * 20 + f"  {'box AP':>9}  {'mask AP':>9}"
     for name, row in result["classes"].items():
-        yield f"{name:>20}  {_shown(row['box_ap']):>9}  {_shown(row['mask_ap']):>9}"
+        yield f"{name:>20}  {setup.shown(row['box_ap']):>9}  {setup.shown(row['mask_ap']):>9}"
     kinds = {"": "AP", "50": "AP 50", "75": "AP 75"}
     kinds |= {f"_{size}": f"AP {size}" for size in ("small", "medium", "large")}
     for ending, label in kinds.items():
-        box, mask = (_shown(result[f"{kind}_ap{ending}"]) for kind in ("box", "mask"))
+        box, mask = (setup.shown(result[f"{kind}_ap{ending}"]) for kind in ("box", "mask"))
         yield f"{label:>20}  {box:>9}  {mask:>9}"
 
 
@@ -459,10 +442,6 @@ def write_predictions(predictor, dataset, split, folder, facts):
         with files.replacing(folder / name) as new:
             new.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return [folder / DETECTIONS]
-
-
-def _shown(score):
-    return "absent" if score is None else f"{score:.4f}"
 
 
 def _plain(scores):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from experiments import setup
+from experiments.setup import batch_files  # noqa: F401 (a part of what a task is)
 from isa_tf import (
     backbones,
     data,
@@ -70,12 +71,6 @@ def make_train_data(config, dataset, start_step=0, context=None):
         cache=c.cache,
         input_context=context,
     )
-
-
-def batch_files(config, dataset, step):
-    """The names of the examples in the training batch of a step."""
-    c = config.data
-    return data.batch_examples(dataset, c.train_split, c.batch_size, step, seed=config.seed)
 
 
 def make_val_data(config, dataset, split=None, context=None, with_index=False):
@@ -208,13 +203,13 @@ def compile_model(model, config, dataset, phase=None):
 
 def make_draw(config, dataset):
     """The function that draws validation predictions of a model, `None` for no pictures."""
-    predictors = {}
     if not config.train.pictures:
         return None
+    predictor_of = setup.once_a_model(inference.Predictor.from_model)
 
     def draw(model):
-        predictor = predictors.setdefault(id(model), inference.Predictor.from_model(model))
-        return make_sheet(config, predictor, dataset, config.data.val_split, config.train.pictures)
+        split, pictures = config.data.val_split, config.train.pictures
+        return make_sheet(config, predictor_of(model), dataset, split, pictures)
 
     return draw
 
@@ -261,20 +256,18 @@ def lines(result):
     for name, row in result["classes"].items():
         cells = ("-" if row[kind] is None else f"{row[kind]:.4f}" for kind in kinds)
         yield f"{name:>20}" + "".join(f"  {cell:>9}" for cell in cells)
-    inside = _shown(result["miou_without_boundaries"])
-    yield f"{'mIoU':>20}  {_shown(result['miou'])} over {result['classes_counted']} classes"
+    inside = setup.shown(result["miou_without_boundaries"])
+    yield f"{'mIoU':>20}  {setup.shown(result['miou'])} over {result['classes_counted']} classes"
     yield f"{'mIoU inside':>20}  {inside} further than {BAND} pixels from a boundary"
-    yield f"{'mean accuracy':>20}  {_shown(result['mean_accuracy'])}"
-    yield f"{'pixel accuracy':>20}  {_shown(result['pixel_accuracy'])}"
+    yield f"{'mean accuracy':>20}  {setup.shown(result['mean_accuracy'])}"
+    yield f"{'pixel accuracy':>20}  {setup.shown(result['pixel_accuracy'])}"
 
 
 def make_sheet(config, predictor, dataset, split, count, heading=None):
     """A picture of photo, truth and prediction of `count` examples spread over a split."""
     del config  # of other tasks
     rows, captions = [], []
-    size = dataset.size(split)
-    indices = [i * size // count for i in range(min(count, size))]
-    for index in dict.fromkeys(indices):
+    for index in setup.spread(dataset.size(split), count):
         image, label = dataset.read(split, index)
         rows.append((image, label, predictor(image[None])[0][0]))
         captions.append(Path(str(dataset.examples(split)[index])).name)
@@ -310,7 +303,3 @@ def make_report(result, images, dataset, predictor, log, facts, max_images):
 def write_predictions(predictor, dataset, split, folder, facts):
     """Writes a PNG an image, see `inference.write_results`; gives their paths."""
     return inference.write_results(predictor, dataset, split, folder, facts=facts)
-
-
-def _shown(score):
-    return "absent" if score is None else f"{score:.4f}"

@@ -125,6 +125,14 @@ class Format:
         size = sum(p.stat().st_size for p in inside)
         return Verification(**result, bytes=size, seconds=seconds_of(lambda: predictor(image)))
 
+    def check_folder(self, path, file, what):
+        """`check_path` of a folder, in whose place may be such a one, which holds `file`."""
+        path = self.check_path(path)
+        is_empty = path.is_dir() and not any(path.iterdir())
+        if path.exists() and not is_empty and not (path / file).is_file():
+            raise ValueError(f"{path}: there is something else than {what}; nothing written")
+        return path
+
     def check_path(self, path):
         """The path, a `pathlib.Path`; ValueError for one of another suffix."""
         path = Path(path)

@@ -17,6 +17,7 @@ from isa_tf.data.pictures import read_image
 from isa_tf.formats.base import SIGNATURE, Format, check_model, check_task, missing
 from isa_tf.formats.serving import float32_clone, served
 from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
+from isa_tf.inference.predictor import resize_pictures
 from isa_tf.names import two_ints
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
@@ -275,7 +276,7 @@ def _of_size(image, size):
     """An image resized as predictors do it."""
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    return resize_pictures(image[None], size, Image.Resampling.BILINEAR)[0]
 
 
 def _packed(path, name):

@@ -53,14 +53,9 @@ class OpenVINO(Format):
             RuntimeError: for a model with an operation that OpenVINO does not have.
             ImportError: where the extra is not installed.
         """
-        path = self.check_path(path)
         check_model(model)
         check_task(self, model)
-        is_empty = path.is_dir() and not any(path.iterdir())
-        if path.exists() and not is_empty and not (path / _GRAPH).is_file():
-            raise ValueError(
-                f"{path}: there is something else than an OpenVINO model; nothing written"
-            )
+        path = self.check_folder(path, _GRAPH, "an OpenVINO model")
         try:
             import openvino
         except ImportError as error:

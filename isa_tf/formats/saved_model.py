@@ -67,10 +67,8 @@ class SavedModel(Format):
             ValueError: for a model that is none of its task, or a path at which there is something
                 else than a SavedModel.
         """
-        path = self.check_path(path)
         check_model(model)
-        if path.exists() and not self.recognises(path) and not _is_empty_folder(path):
-            raise ValueError(f"{path}: there is something else than a SavedModel; nothing written")
+        path = self.check_folder(path, _GRAPH, "a SavedModel")
         with contextlib.nullcontext(model) if jit_compile else portable(model) as model:
             contract = contract_of(model)
             contract = contract.check(model)
@@ -120,10 +118,6 @@ class SavedModel(Format):
             return predictor_of_run(contract.of_size(size), run, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-def _is_empty_folder(path):
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _decode(content):

@@ -49,9 +49,36 @@ def read_contract(text):
         raise ValueError(f"damaged {METADATA_FILE} ({error!r})") from error
 
 
+class Contract:
+    """What the contracts of all tasks share: how they are written down.
+
+    One is a frozen dataclass of what JSON can hold, with a `task`, `class_names`, `image_size` and
+    a `from_dict`.
+    """
+
+    def to_dict(self):
+        """The contract as what JSON can hold, and its task; `from_dict` makes it again."""
+        return {"task": self.task, **json.loads(json.dumps(dataclasses.asdict(self)))}
+
+    def to_text(self):
+        """The text of a metadata file; `read_contract` reads it."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+    def files(self):
+        """The texts that go with an exported model, by the names of their files."""
+        texts = {METADATA_FILE: self.to_text()}
+        if self.class_names is not None:
+            texts["labels.txt"] = "\n".join(self.class_names) + "\n"  # where LiteRT's tools look
+        return texts
+
+    def of_size(self, size):
+        """The same contract of a model that takes images of `size`, (height, width), alone."""
+        return dataclasses.replace(self, image_size=size)
+
+
 @contracts.register("segmentation")
 @dataclasses.dataclass(frozen=True)
-class SegmentationContract:
+class SegmentationContract(Contract):
     """What there is to know of a segmentation model, to use it wherever it is kept.
 
     Args:
@@ -108,10 +135,6 @@ class SegmentationContract:
         told = {name: getattr(model, name) for name in names if hasattr(model, name)}
         return cls(**told, image_size=shape[1:3] if is_image else (None, None))
 
-    def to_dict(self):
-        """The contract as what JSON can hold, and its task; `from_dict` makes it again."""
-        return {"task": self.task, **json.loads(json.dumps(dataclasses.asdict(self)))}
-
     @classmethod
     def from_dict(cls, values):
         """The contract of `to_dict`'s values, or of their first three alone.
@@ -122,21 +145,6 @@ class SegmentationContract:
         needed = {name: values[name] for name in ("num_classes", "class_names", "palette")}
         others = ("coordinates", "protocol", "image_size")
         return cls(**needed, **{name: values[name] for name in others if name in values})
-
-    def to_text(self):
-        """The text of a metadata file; `read_contract` reads it."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-
-    def files(self):
-        """The texts that go with an exported model, by the names of their files."""
-        texts = {METADATA_FILE: self.to_text()}
-        if self.class_names is not None:
-            texts["labels.txt"] = "\n".join(self.class_names) + "\n"  # where LiteRT's tools look
-        return texts
-
-    def of_size(self, size):
-        """The same contract of a model that takes images of `size`, (height, width), alone."""
-        return dataclasses.replace(self, image_size=size)
 
     def check(self, model, size=None):
         """Tries a model on an image.

@@ -6,7 +6,7 @@ from PIL import Image
 
 from isa_tf.inference.detection import DetectionProtocol
 from isa_tf.inference.instances import InstanceContract, Instances
-from isa_tf.inference.predictor import predictors, resize_pictures
+from isa_tf.inference.predictor import checked_images, predictors, resize_pictures
 
 
 @predictors.register("instance_segmentation")
@@ -87,12 +87,7 @@ class InstancePredictor:
     def __call__(self, images):
         if isinstance(images, (list, tuple)):
             return [self(image) for image in images]
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
-            raise ValueError(
-                "A predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
-                f"the latter. Received: {images.dtype} {images.shape}"
-            )
+        images = checked_images(images)
         if images.ndim == 3:
             return self(images[None])[0]
         size = images.shape[1:3]

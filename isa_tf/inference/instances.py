@@ -1,14 +1,13 @@
 """What a model that finds instances answers, and what it tells of itself."""
 
 import dataclasses
-import json
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from pycocotools import mask
 
-from isa_tf.inference.contract import METADATA_FILE, contracts
+from isa_tf.inference.contract import Contract, contracts
 from isa_tf.inference.detection import DetectionProtocol, detect
 from isa_tf.metrics import coco_results
 
@@ -94,7 +93,7 @@ class Truth(NamedTuple):
 
 @contracts.register("instance_segmentation")
 @dataclasses.dataclass(frozen=True)
-class InstanceContract:
+class InstanceContract(Contract):
     """What there is to know of a model that finds instances, to use it wherever it is kept.
 
     Args:
@@ -161,10 +160,6 @@ class InstanceContract:
         """What an exported model does: its own protocol is part of it."""
         return self.protocol
 
-    def to_dict(self):
-        """The contract as what JSON can hold, and its task; `from_dict` makes it again."""
-        return {"task": self.task, **json.loads(json.dumps(dataclasses.asdict(self)))}
-
     @classmethod
     def from_dict(cls, values):
         """The contract of `to_dict`'s values.
@@ -173,21 +168,6 @@ class InstanceContract:
             KeyError: where one of them is missing.
         """
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-
-    def to_text(self):
-        """The text of a metadata file; `isa_tf.inference.read_contract` reads it."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-
-    def files(self):
-        """The texts that go with an exported model, by the names of their files."""
-        texts = {METADATA_FILE: self.to_text()}
-        if self.class_names is not None:
-            texts["labels.txt"] = "\n".join(self.class_names) + "\n"
-        return texts
-
-    def of_size(self, size):
-        """The same contract of a model that takes images of `size`, (height, width), alone."""
-        return dataclasses.replace(self, image_size=size)
 
     def with_protocol(self, protocol):
         """The same contract by another `DetectionProtocol`."""

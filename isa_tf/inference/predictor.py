@@ -187,12 +187,7 @@ class Predictor:
         if isinstance(images, (list, tuple)):
             results = [self(image) for image in images]
             return [class_id for class_id, _ in results], [score for _, score in results]
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
-            raise ValueError(
-                "A predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
-                f"the latter. Received: {images.dtype} {images.shape}"
-            )
+        images = checked_images(images)
         if images.ndim == 3:
             class_id, score = self(images[None])
             return class_id[0], score[0]
@@ -288,6 +283,17 @@ def confusion_matrix(
         if hear is not None:
             hear(batch, predicted)
     return matrices[0] if band is None else tuple(matrices)
+
+
+def checked_images(images):
+    """An array of images as predictors take them; ValueError for anything else."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+        raise ValueError(
+            "A predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
+            f"the latter. Received: {images.dtype} {images.shape}"
+        )
+    return images
 
 
 def resize_pictures(maps, size, resample):

@@ -159,8 +159,7 @@ class MaskRCNN(keras.Model):
         parts = Parts(filters, normalized_heads, momentum, synchronized, dtype)
 
         # === Layers ===
-        position = sum(1 for _ in aspect_ratios)
-        rpn_head = parts.proposal_head(position, rpn_convs)
+        rpn_head = parts.proposal_head(len(aspect_ratios), rpn_convs)
         box_head = parts.box_head(num_classes, 7, box_convs, box_units)
         mask_head = parts.mask_head(num_classes, 14, mask_convs)
         propose = Proposals(proposals_before, proposals_after, name="proposals")
@@ -201,6 +200,7 @@ class MaskRCNN(keras.Model):
         # The part that training runs; not an attribute, as its layers would count twice.
         trunk = keras.Model(inputs, {**seen, "pyramid": sampled})
         self._run_trunk = lambda inputs, training: trunk(inputs, training=training)
+        self.loss_parts = []
 
         # === Config ===
         self.dtype_policy = keras.dtype_policies.get(dtype)
@@ -286,7 +286,8 @@ class MaskRCNN(keras.Model):
         if sample_weight is not None:
             raise ValueError("MaskRCNN cannot weigh the images of a batch: sample_weight is given")
         parts = self.compute_losses(_with_sizes(x), y, y_pred, training)
-        for metric, part in zip(getattr(self, "loss_parts", ()), parts.values(), strict=True):
+        # (Without `compile`, there are no metrics.)
+        for metric, part in zip(self.loss_parts, parts.values(), strict=False):
             # Each replica has its share of the loss, and metrics take the mean.
             metric.update_state(part * self.distribute_strategy.num_replicas_in_sync)
         return tf.add_n([*parts.values(), *self.losses])

@@ -10,13 +10,8 @@ _BODY = "backbone.bottom_up."
 _BLOCKS = re.compile(re.escape(_BODY) + r"res(\d)\.(\d+)\.conv(\d)\.weight")
 # What older files hold that is no weight: the anchors, the colours of an image.
 _LEFT_OVER = ("proposal_generator.anchor_generator.", "pixel_mean", "pixel_std")
-# What the tensors do not tell, as its models are trained: losses of boxes are absolute errors.
 SETTINGS = {
-    "anchors": "detectron",
-    "aligned": True,
-    "sampling_ratio": 0,
-    "proposals_after": (1000, 1000),
-    "beta": 0.0,
+    **mask_rcnn.DETECTRON,
     # The mean in RGB order, of a network that reads BGR.
     "backbone": {"stride_in_1x1": True, "mean": (123.675, 116.28, 103.53), "std": (1.0, 1.0, 1.0)},
 }

@@ -10,6 +10,15 @@ from isa_tf.weights.transfer import Report, Transfer
 
 # The kind of model that a source with this attribute is of; see `isa_tf.weights.sources`.
 TASK = "instance_segmentation"
+# What the tensors of Detectron2 and mmdetection do not tell, as their models are trained: losses of
+# boxes are absolute errors.
+DETECTRON = {
+    "anchors": "detectron",
+    "aligned": True,
+    "sampling_ratio": 0,
+    "proposals_after": (1000, 1000),
+    "beta": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

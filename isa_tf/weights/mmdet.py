@@ -5,16 +5,8 @@ from isa_tf.weights.mask_rcnn import TASK  # noqa: F401 (a part of what a source
 from isa_tf.weights.transfer import Report, Transfer
 
 _BODY = "backbone."
-# What the tensors do not tell, as its models of PyTorch's style are trained: normalisations keep
-# their statistics, losses of boxes are absolute errors.
-SETTINGS = {
-    "anchors": "detectron",
-    "aligned": True,
-    "sampling_ratio": 0,
-    "proposals_after": (1000, 1000),
-    "beta": 0.0,
-    "freeze_norm": True,
-}
+# Normalisations of its models of PyTorch's style keep their statistics.
+SETTINGS = {**mask_rcnn.DETECTRON, "freeze_norm": True}
 
 
 def _convs(name):

@@ -14,8 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 from pycocotools import mask
+from stopping import Stop, assert_same_state
 
-from experiments import ablate, tasks
+from experiments import ablate, setup, tasks
 from experiments.configs import coco_mini, default, instances, synthetic, synthetic_instances
 from experiments.evaluate import evaluate, write_predictions
 from experiments.tasks import instances as task
@@ -93,31 +94,6 @@ def config():
     return config
 
 
-class At(keras.callbacks.Callback):
-    """Has a training told to stop at the end of a step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        if int(training.read_variable(self.model.optimizer.iterations)) == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def state(workdir):
-    """(facts, arrays) of the last state of a workdir."""
-    checkpoints = training.Checkpoints(workdir / training.CHECKPOINTS)
-    return checkpoints.read(checkpoints.paths()[0])
-
-
-def assert_same_state(one, other):
-    (facts, arrays), (others, other_arrays) = state(one), state(other)
-    assert facts["step"] == others["step"] and arrays.keys() == other_arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
-
-
 def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
     """Trained straight; stopped in a validation and gone on with; scored."""
     backbones.register("five_convolutions", FiveConvolutions)
@@ -172,7 +148,7 @@ def test_stopped_in_any_step_it_goes_on_as_if_it_had_not_been(config, tmp_path):
     train(config, tmp_path / "straight", verbose=0)
     for step in (1, 3):
         with pytest.raises(training.Interrupted, match=f"at step {step} of 4"):
-            train(config, tmp_path / "parts", verbose=0, callbacks=[At(step)])
+            train(config, tmp_path / "parts", verbose=0, callbacks=[Stop(step)])
     train(config, tmp_path / "parts", verbose=0)
     assert_same_state(tmp_path / "straight", tmp_path / "parts")
 
@@ -264,8 +240,8 @@ def test_what_is_frozen_does_not_learn(config):
 
 
 def test_few_images_of_the_split_may_score(config, monkeypatch):
-    assert task.spread(10) == list(range(10)) == task.spread(10, 11)
-    assert task.spread(10, 4) == [0, 2, 5, 7]
+    assert setup.spread(10) == list(range(10)) == setup.spread(10, 11)
+    assert setup.spread(10, 4) == [0, 2, 5, 7]
     config.train.val_images = 2
     dataset = task.make_dataset(config)
     model = task.make_model(config, dataset)

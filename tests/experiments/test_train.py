@@ -1,19 +1,18 @@
 """Training end to end, small: resumption, strategies, refusals, evaluation, the demo's claims."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
+from stopping import Stop, assert_same_state, state
 
 from experiments import setup
 from experiments.configs import camvid, default, synthetic
@@ -38,31 +37,6 @@ def config():
     config.train.pictures = 2
     config.train.ema_batches = 2
     return config
-
-
-def state(workdir):
-    """(facts, arrays) of the last state of a workdir."""
-    checkpoints = training.Checkpoints(workdir / training.CHECKPOINTS)
-    return checkpoints.read(checkpoints.paths()[0])
-
-
-class Stop(keras.callbacks.Callback):
-    """Has a training told to stop at the end of a step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        if int(training.read_variable(self.model.optimizer.iterations)) == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def assert_same_state(one, other):
-    (facts, arrays), (others, other_arrays) = state(one), state(other)
-    assert facts["step"] == others["step"] and arrays.keys() == other_arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
 
 
 def test_run_leaves_everything_and_resumes_exactly(config, tmp_path):

@@ -140,6 +140,17 @@ def test_empty_and_crowded_images_have_finite_losses(model):
         np.testing.assert_allclose(losses_of(model, x, odd)[name], value, rtol=1e-6)
 
 
+def test_a_loop_of_ones_own_needs_no_compile():
+    model, (x, y) = narrow(), batch()
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x, training=True))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients if g is not None)
+    model.compile(keras.optimizers.SGD(0.01))
+    assert [metric.name for metric in model.metrics][:1] == ["loss"]
+    assert {metric.name for metric in model.metrics} >= {"rpn_box", "box_class", "mask"}
+
+
 def test_frozen_parts_do_not_learn():
     model = narrow("isa", seed=2)
     config = {**model.get_config(), "freeze_at": "c2", "freeze_norm": True}
@@ -175,7 +186,7 @@ def test_it_learns():
     assert set(scores) == set(history) and np.isfinite(list(scores.values())).all()
 
 
-def test_two_replicas_train_as_one():
+def test_two_replicas_train_as_one(mirrored):
     def train(strategy):
         with strategy.scope():
             model = narrow("isa", seed=3, synchronized=True, backbone={"synchronized": True})
@@ -193,7 +204,7 @@ def test_two_replicas_train_as_one():
         return history, [training.replicas.read_variable(v) for v in model.weights]
 
     one, weights = train(tf.distribute.get_strategy())
-    two, others = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    two, others = train(mirrored)
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, rtol=1e-5, err_msg=name)
     for a, b in zip(weights, others, strict=True):

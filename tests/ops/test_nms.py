@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from detecting import iou
 
 from isa_tf import ops
-
-
-def iou(a, b):
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
-    union = sum(areas) - width * height
-    return width * height / union if union else 0.0
 
 
 def by_loops(boxes, scores, count, threshold, groups, valid):
