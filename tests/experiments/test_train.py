@@ -40,8 +40,11 @@ def config():
 
 
 def test_run_leaves_everything_and_resumes_exactly(config, tmp_path):
+    """Of two phases, stopped in either of them."""
     config.train.ema = 0.5
     config.model.dropout = 0.1
+    config.train.class_weights = (0.1, 0.7, 1.0, 1.0, 1.0, 1.0, 5.0)
+    config.train.class_weight_steps = 2
     best = train(config, tmp_path / "straight", verbose=0)
     assert best["step"] in (2, 4) and 0 <= best["miou"] <= 1
     rows = training.read_log(tmp_path / "straight" / training.LOG)
@@ -51,7 +54,7 @@ def test_run_leaves_everything_and_resumes_exactly(config, tmp_path):
     assert list((tmp_path / "straight" / "tensorboard").glob("events*"))
     assert (tmp_path / "straight" / "curves.png").stat().st_size > 1000
 
-    for step in (2, 3):
+    for step in (1, 3):
         with pytest.raises(training.Interrupted, match=f"at step {step} of 4"):
             train(config, tmp_path / "resumed", verbose=0, callbacks=[Stop(step)])
     assert train(config, tmp_path / "resumed", verbose=0) == best
@@ -61,21 +64,6 @@ def test_run_leaves_everything_and_resumes_exactly(config, tmp_path):
         for name in ("step", "loss", "miou", "val_loss", "val_miou", "val_iou/sea"):
             assert row[name] == other[name]
 
-
-def test_class_weights_up_to_a_step(config, tmp_path):
-    config.train.ema = 0.5
-    config.model.dropout = 0.1
-    config.train.class_weights = (0.1, 0.7, 1.0, 1.0, 1.0, 1.0, 5.0)
-    config.train.class_weight_steps = 2
-    train(config, tmp_path / "one", verbose=0)
-    rows = training.read_log(tmp_path / "one" / training.LOG)
-    assert [row["step"] for row in rows] == [2, 4]
-    # Stopped in either phase, it is the same.
-    for step in (1, 3):
-        with pytest.raises(training.Interrupted):
-            train(config, tmp_path / "parts", verbose=0, callbacks=[Stop(step)])
-    train(config, tmp_path / "parts", verbose=0)
-    assert_same_state(tmp_path / "one", tmp_path / "parts")
     # The weights count up to the step, and no longer.
     config.train.class_weight_steps = None
     train(config, tmp_path / "always", verbose=0)
@@ -83,7 +71,10 @@ def test_class_weights_up_to_a_step(config, tmp_path):
     assert rows[0]["val_loss"] == always[0]["val_loss"]
     assert rows[1]["val_loss"] != always[1]["val_loss"]
 
-    for steps, class_weights in ((5, config.train.class_weights), (2, None), (0, (1.0,) * 7)):
+
+def test_class_weights_up_to_a_step_there_is(config):
+    weights = (1.0,) * 7
+    for steps, class_weights in ((5, weights), (2, None), (0, weights)):
         wrong = config.copy_and_resolve_references()
         with wrong.ignore_type():
             wrong.train.class_weight_steps, wrong.train.class_weights = steps, class_weights

@@ -218,6 +218,7 @@ def test_a_part_learns():
     assert found.keys() == {"backward_ms"} and found["backward_ms"] > 0
 
 
+@pytest.mark.slow
 def test_a_context_in_a_detectors_backbone():
     plain, more = (
         benchmark.measure(part("backbone", module=name)) for name in ("none", "isa:partition=2")
