@@ -1,11 +1,10 @@
 """SavedModel, which TensorFlow and TensorFlow Serving run without this package."""
 
-import contextlib
-
 import tensorflow as tf
 
 from isa_tf.files import replacing_folder
-from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
+from isa_tf.formats.base import SIGNATURE, Format, check_model
+from isa_tf.formats.serving import twin_of
 from isa_tf.inference import METADATA_FILE, contract_of, predictor_of_run, read_contract
 
 ASSETS = "assets.extra"
@@ -48,17 +47,21 @@ class SavedModel(Format):
     def recognises(self, path):
         return (path / _GRAPH).is_file()
 
-    def export(self, model, path, jit_compile=False):
-        """Writes a SavedModel; its layers keep their dtype policies.
+    def export(self, model, path, jit_compile=False, minimal_filtering=256):
+        """Writes a SavedModel of the network's twin; its layers keep their dtype policies.
 
         Args:
             model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
             path: of the folder to write; its parents are made. An older SavedModel there is
                 replaced.
-            jit_compile: bool, whether what the model's layers let XLA compile, such as attention,
-                and what `isa_tf.inference.fuse` has it compile, is compiled where the SavedModel is
-                run as well. TensorFlow and TensorFlow Serving have XLA, others that read
-                SavedModels may not. Defaults to `False`, a graph of ordinary operations.
+            jit_compile: bool, whether XLA compiles what `isa_tf.inference.fuse` has it compile,
+                where the SavedModel is run, anew for each size of image, which takes seconds.
+                TensorFlow has XLA; others that read SavedModels may not, servers among them.
+                Defaults to `False`, a graph of ordinary operations for all sizes.
+            minimal_filtering: int, from how many channels on 3x3 convolutions are computed by
+                minimal filtering, see `isa_tf.inference.fuse`: the time of wide ones falls to a
+                third, the file holds their kernels at four times the size. `None` for never.
+                Models of half precision have none. Defaults to 256.
 
         Returns:
             The path, a `pathlib.Path`.
@@ -69,7 +72,11 @@ class SavedModel(Format):
         """
         check_model(model)
         path = self.check_folder(path, _GRAPH, "a SavedModel")
-        with contextlib.nullcontext(model) if jit_compile else portable(model) as model:
+        return self._write(model, path, jit_compile, minimal_filtering)
+
+    def _write(self, model, path, jit_compile, minimal_filtering, then=None):
+        """`export` to a checked path; `then` is a function of the folder, before it is there."""
+        with twin_of(model, minimal_filtering, jit_compile) as model:
             contract = contract_of(model)
             contract = contract.check(model)
             spec = tf.TensorSpec((None, *contract.image_size, 3), tf.uint8, name="image")
@@ -96,6 +103,8 @@ class SavedModel(Format):
                 assets.mkdir()
                 for name, text in contract.files().items():
                     (assets / name).write_text(text, encoding="utf-8")
+                if then is not None:
+                    then(new)
         return path
 
     def load(self, path, num_threads=None, protocol=None):

@@ -16,9 +16,8 @@ _HALF = ("float16", "bfloat16")
 def served(model, size=None):
     """What a model answers to images as a model of its own, for as long as it lasts.
 
-    It computes in float32 (see `float32_clone`), has the normalisations in its convolutions (see
-    `isa_tf.inference.fuse`) and no operation that XLA must compile. A network whose graph cannot be
-    walked, or has layers that cannot be copied, is taken as it is.
+    It computes in float32 (see `float32_clone`), is the network's `twin_of`, with the
+    normalisations in its convolutions and no operation that XLA must compile.
 
     Args:
         model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
@@ -41,7 +40,7 @@ def served(model, size=None):
     (['class_id', 'score'], (96, 128))
     """
     check_model(model)
-    with _plain(float32_clone(model)) as model, runtime.memory_checks(False):
+    with twin_of(float32_clone(model)) as model, runtime.memory_checks(False):
         contract = contract_of(model)
         contract = contract.check(model, size)
         batch, shape = (None if size is None else 1), (*contract.image_size, 3)
@@ -52,16 +51,43 @@ def served(model, size=None):
 
 
 @contextlib.contextmanager
-def _plain(model):
+def twin_of(model, minimal_filtering=None, jit_compile=False):
+    """The twin of a network, see `isa_tf.inference.fuse`, for as long as it lasts.
+
+    A network whose graph cannot be walked, or has layers that cannot be copied, is taken as it is,
+    without what XLA compiles, unless that is asked for. The twin's products have the precision of
+    the network's; in half precision none is filtered.
+
+    Args:
+        model: `keras.Model`.
+        minimal_filtering: as of `fuse`. Defaults to `None`.
+        jit_compile: bool, as of `fuse`. Defaults to `False`.
+
+    Example:
+
+    >>> with twin_of(model) as network:
+    ...     logits = network(images)
+    """
+    check_model(model)
+    policies = {layer.compute_dtype for layer in model._flatten_layers()}
+    half = [dtype for dtype in _HALF if dtype in policies]
+    (product,) = half[:1] or ["float32"]
     try:
-        folded = fuse(model, minimal_filtering=None, jit_compile=False)
+        network = fuse(model, None if half else minimal_filtering, product, jit_compile)
     except (ValueError, NotImplementedError):  # no graph to walk; a layer that has no config
-        folded = None
-    if folded is not None:
-        yield folded
+        network = None
+    if network is not None:
+        yield network
         return
-    with portable(model) as model:
+    with contextlib.nullcontext(model) if jit_compile else portable(model) as model:
         yield model
+
+
+def of_size(serving, size):
+    """What `served` gave for one image size, for another: (what to call, its signature)."""
+    layer = serving.get_layer("model")
+    spec = tf.TensorSpec((1, *size, 3), tf.uint8, name="image")
+    return _Serving(layer.model, layer.contract.of_size(size)), [spec]
 
 
 def float32_clone(model):

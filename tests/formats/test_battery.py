@@ -23,6 +23,7 @@ NEEDS = {
     "litert_int8": ["ai_edge_litert", "ai_edge_quantizer"],
     "onnx": ["onnx", "tf2onnx", "onnxruntime"],
     "openvino": ["openvino"],
+    "tf_serving": ["tensorflow_serving"],
 }
 OPTIONS = {
     "litert": {"image_size": SIZE},
