@@ -375,9 +375,7 @@ def serve(name, format, options, folders, threads):
     A question is a list: "ready"; "call" and a model, for the milliseconds that a photo takes; or
     "predict", a model and a path, for the class ids of all photos.
     """
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    _set_threads(threads)
     predictors, photos = {}, {}
     for case, folder in folders.items():
         photos[case] = np.load(Path(folder) / "photos.npy", mmap_mode="r")
@@ -397,6 +395,12 @@ def serve(name, format, options, folders, threads):
             np.save(told[1], np.stack(ids))
         print("answer", json.dumps(answer), flush=True)
     return 0
+
+
+def _set_threads(threads):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
 def _predictor(name, format, options, folder, threads):

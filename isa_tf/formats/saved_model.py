@@ -1,11 +1,19 @@
 """SavedModel, which TensorFlow and TensorFlow Serving run without this package."""
 
+import contextlib
+
 import tensorflow as tf
 
 from isa_tf.files import replacing_folder
-from isa_tf.formats.base import SIGNATURE, Format, check_model
-from isa_tf.formats.serving import twin_of
-from isa_tf.inference import METADATA_FILE, contract_of, predictor_of_run, read_contract
+from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
+from isa_tf.formats.serving import HALF, twin_of
+from isa_tf.inference import (
+    METADATA_FILE,
+    FusedModel,
+    contract_of,
+    predictor_of_run,
+    read_contract,
+)
 
 ASSETS = "assets.extra"
 _GRAPH = "saved_model.pb"
@@ -56,12 +64,14 @@ class SavedModel(Format):
                 replaced.
             jit_compile: bool, whether XLA compiles what `isa_tf.inference.fuse` has it compile,
                 where the SavedModel is run, anew for each size of image, which takes seconds.
-                TensorFlow has XLA; others that read SavedModels may not, servers among them.
-                Defaults to `False`, a graph of ordinary operations for all sizes.
+                TensorFlow has XLA, TensorFlow Serving must be started with
+                --xla_cpu_compilation_enabled=true, others may have none. Defaults to `False`, a
+                graph of ordinary operations for all sizes.
             minimal_filtering: int, from how many channels on 3x3 convolutions are computed by
                 minimal filtering, see `isa_tf.inference.fuse`: the time of wide ones falls to a
                 third, the file holds their kernels at four times the size. `None` for never.
-                Models of half precision have none. Defaults to 256.
+                Models of half precision have none, and what `fuse` made stays as it is. Defaults to
+                256.
 
         Returns:
             The path, a `pathlib.Path`.
@@ -76,7 +86,7 @@ class SavedModel(Format):
 
     def _write(self, model, path, jit_compile, minimal_filtering, then=None):
         """`export` to a checked path; `then` is a function of the folder, before it is there."""
-        with twin_of(model, minimal_filtering, jit_compile) as model:
+        with _network(model, jit_compile, minimal_filtering) as model:
             contract = contract_of(model)
             contract = contract.check(model)
             spec = tf.TensorSpec((None, *contract.image_size, 3), tf.uint8, name="image")
@@ -127,6 +137,16 @@ class SavedModel(Format):
             return predictor_of_run(contract.of_size(size), run, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _network(model, jit_compile, minimal_filtering):
+    """A context manager of what is to be written of a model."""
+    if isinstance(model, FusedModel):
+        return contextlib.nullcontext(model) if jit_compile else portable(model)
+    half = {layer.compute_dtype for layer in model._flatten_layers()} & {*HALF}
+    if half:
+        return twin_of(model, None, min(half), jit_compile)
+    return twin_of(model, minimal_filtering, jit_compile=jit_compile)
 
 
 def _decode(content):

@@ -9,7 +9,7 @@ from isa_tf import runtime
 from isa_tf.formats.base import check_model, portable
 from isa_tf.inference import contract_of, fuse
 
-_HALF = ("float16", "bfloat16")
+HALF = ("float16", "bfloat16")
 
 
 @contextlib.contextmanager
@@ -51,17 +51,16 @@ def served(model, size=None):
 
 
 @contextlib.contextmanager
-def twin_of(model, minimal_filtering=None, jit_compile=False):
+def twin_of(model, minimal_filtering=None, product_dtype="float32", jit_compile=False):
     """The twin of a network, see `isa_tf.inference.fuse`, for as long as it lasts.
 
     A network whose graph cannot be walked, or has layers that cannot be copied, is taken as it is,
-    without what XLA compiles, unless that is asked for. The twin's products have the precision of
-    the network's; in half precision none is filtered.
+    without what XLA compiles, unless that is asked for.
 
     Args:
         model: `keras.Model`.
-        minimal_filtering: as of `fuse`. Defaults to `None`.
-        jit_compile: bool, as of `fuse`. Defaults to `False`.
+        minimal_filtering, product_dtype, jit_compile: as of `fuse`, with other defaults: `None`,
+            "float32", `False`.
 
     Example:
 
@@ -69,11 +68,8 @@ def twin_of(model, minimal_filtering=None, jit_compile=False):
     ...     logits = network(images)
     """
     check_model(model)
-    policies = {layer.compute_dtype for layer in model._flatten_layers()}
-    half = [dtype for dtype in _HALF if dtype in policies]
-    (product,) = half[:1] or ["float32"]
     try:
-        network = fuse(model, None if half else minimal_filtering, product, jit_compile)
+        network = fuse(model, minimal_filtering, product_dtype, jit_compile)
     except (ValueError, NotImplementedError):  # no graph to walk; a layer that has no config
         network = None
     if network is not None:
@@ -107,7 +103,7 @@ def float32_clone(model):
     """
     check_model(model)
     policies = [layer.dtype_policy for layer in model._flatten_layers()]
-    if not any(p.compute_dtype in _HALF or p.variable_dtype in _HALF for p in policies):
+    if not any(p.compute_dtype in HALF or p.variable_dtype in HALF for p in policies):
         return model
     config = _widen(keras.saving.serialize_keras_object(model))
     policy = keras.config.dtype_policy()
@@ -140,10 +136,10 @@ def _widen(config):
         return config
     if str(config.get("class_name", "")).endswith("DTypePolicy"):
         name = config.get("config", {}).get("name", "")
-        return "float32" if name.endswith(_HALF) else config
+        return "float32" if name.endswith(HALF) else config
     return {
         key: "float32"
-        if key in ("dtype", "product_dtype") and isinstance(value, str) and value.endswith(_HALF)
+        if key in ("dtype", "product_dtype") and isinstance(value, str) and value.endswith(HALF)
         else _widen(value)
         for key, value in config.items()
     }

@@ -49,8 +49,7 @@ class TensorFlowServing(SavedModel):
                 is none, with its parents.
             image_size: (height, width) of the images of the requests to warm up with, an int for
                 both, or a list of sizes; `None` for the model's own, or 256. Defaults to `None`.
-            jit_compile, minimal_filtering: see `SavedModel.export`. (The servers that are
-                published have no XLA.)
+            jit_compile, minimal_filtering: see `SavedModel.export`.
 
         Returns:
             The path, a `pathlib.Path`.
