@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -107,7 +108,10 @@ def main(given, output, machine):
         chosen.append((name, format, options))
     output, given = output.resolve(), {**given, "data": str(Path(given["data"]).resolve())}
     folders = {case: output / "deploy" / case for case in given["models"]}
-    wanted = sorted({format for _, format, _ in chosen if format})
+    wanted = {format for _, format, _ in chosen if format}
+    if "openvino_int8" in wanted:
+        wanted.add("openvino")  # of which it is made
+    wanted = sorted(wanted)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     makers = [
@@ -117,7 +121,12 @@ def main(given, output, machine):
     for case, maker in zip(folders, makers, strict=True):
         if maker.wait():
             raise ChildProcessError(f"the files of {case} could not be made; why is told above")
-    rows = _compete(chosen, folders, given)
+    there = {
+        format
+        for format in (None, *wanted)
+        if format is None or all((folder / format).exists() for folder in folders.values())
+    }
+    rows = _compete([each for each in chosen if each[1] in there], folders, given)
     (output / "deploy.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     text = report(rows, machine, given)
     (output / "deploy.md").write_text(text, encoding="utf-8")
@@ -258,29 +267,41 @@ def make(case, folder, formats, data, every, calibration, reuse, **_):
     photos, labels = _photos(data / "val", size, every=every, most=8 if large else None)
     np.save(folder / "photos.npy", photos)
     np.save(folder / "labels.npy", labels)
-    if reuse and all((folder / name).exists() for name in (_KERAS, *formats)):
-        return 0
+    if not reuse:
+        for name in (_KERAS, *formats):
+            _remove(folder / name)
     count = min(calibration, 16) if large else calibration
     seen, truth = _photos(data / "train", size, count=count)
-    if large:
-        model = made_up_network(seen, truth)
-    else:
-        model = isa_tf.formats.load_model(Path(__file__).parents[1] / KEPT)
-    isa_tf.export(model, folder / _KERAS)
+    kept = folder / _KERAS
+    if not kept.exists():
+        if large:
+            model = made_up_network(seen, truth)
+        else:
+            model = isa_tf.formats.load_model(Path(__file__).parents[1] / KEPT)
+        isa_tf.export(model, kept)
+    model = isa_tf.formats.load_model(kept)
     for format in formats:
+        if (folder / format).exists():
+            continue
         print(f"{case}: {format}", file=sys.stderr)
-        if format != "openvino_int8":
+        try:
+            if format == "openvino_int8":
+                openvino_int8(folder / "openvino", folder / format, seen)
+                continue
             known = isa_tf.formats.create(format)
             options = {"image_size": size, "calibration": seen}
             options = {name: options[name] for name in options if name in known.options}
             to = folder / f"{format}{known.suffix}"
             known.export(model, to, **options)
             to.rename(folder / format)  # by one name; what it is, is known
-        else:
-            if "openvino" not in formats:
-                isa_tf.export(model, folder / "openvino", "openvino")
-            openvino_int8(folder / "openvino", folder / format, seen)
+        except Exception as error:
+            print(f"FAULT {case}, {format}: {error}", file=sys.stderr)
+            _remove(folder / format)
     return 0
+
+
+def _remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _photos(folder, size, every=1, most=None, count=None):

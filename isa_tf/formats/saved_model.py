@@ -70,7 +70,7 @@ class SavedModel(Format):
             minimal_filtering: int, from how many channels on 3x3 convolutions are computed by
                 minimal filtering, see `isa_tf.inference.fuse`: the time of wide ones falls to a
                 third, the file holds their kernels at four times the size. `None` for never.
-                Models of half precision have none, and what `fuse` made stays as it is. Defaults to
+                Models of other precisions have none, and what `fuse` made stays as it is. Defaults to
                 256.
 
         Returns:
@@ -143,9 +143,9 @@ def _network(model, jit_compile, minimal_filtering):
     """A context manager of what is to be written of a model."""
     if isinstance(model, FusedModel):
         return contextlib.nullcontext(model) if jit_compile else portable(model)
-    half = {layer.compute_dtype for layer in model._flatten_layers()} & {*HALF}
-    if half:
-        return twin_of(model, None, min(half), jit_compile)
+    other = {layer.compute_dtype for layer in model._flatten_layers()} & {*HALF, "float64"}
+    if other:
+        return twin_of(model, None, min(other), jit_compile)
     return twin_of(model, minimal_filtering, jit_compile=jit_compile)
 
 
