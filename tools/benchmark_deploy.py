@@ -264,7 +264,7 @@ def make(case, folder, formats, data, every, calibration, reuse, **_):
 
     folder, data, size = Path(folder), Path(data), CASES[case]
     large = case == "r50"
-    photos, labels = _photos(data / "val", size, every=every, most=8 if large else None)
+    photos, labels = _photos(data / "val", size, every=every, count=8 if large else None)
     np.save(folder / "photos.npy", photos)
     np.save(folder / "labels.npy", labels)
     if not reuse:
@@ -304,7 +304,7 @@ def _remove(path):
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _photos(folder, size, every=1, most=None, count=None):
+def _photos(folder, size, every=1, count=None):
     """uint8 (N, H, W, 3) and (N, H, W): photos and labels of a split, resized where need be."""
     from isa_tf.data.folder import match_files
     from isa_tf.data.pictures import read_image, read_label
@@ -316,7 +316,6 @@ def _photos(folder, size, every=1, most=None, count=None):
     pairs = pairs[::every]
     if count is not None:
         pairs = [pairs[i * len(pairs) // count] for i in range(min(count, len(pairs)))]
-    pairs = pairs[:most]
 
     def of_size(array, how):
         return np.asarray(Image.fromarray(array).resize(size[::-1], how))

@@ -70,8 +70,8 @@ class SavedModel(Format):
             minimal_filtering: int, from how many channels on 3x3 convolutions are computed by
                 minimal filtering, see `isa_tf.inference.fuse`: the time of wide ones falls to a
                 third, the file holds their kernels at four times the size. `None` for never.
-                Models of other precisions have none, and what `fuse` made stays as it is. Defaults to
-                256.
+                Models of other precisions than float32 have none, and what `fuse` made stays as it
+                is. Defaults to 256.
 
         Returns:
             The path, a `pathlib.Path`.
