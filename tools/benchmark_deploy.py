@@ -315,7 +315,8 @@ def _photos(folder, size, every=1, count=None):
         raise faults[0]
     pairs = pairs[::every]
     if count is not None:
-        pairs = [pairs[i * len(pairs) // count] for i in range(min(count, len(pairs)))]
+        count = min(count, len(pairs))
+        pairs = [pairs[i * len(pairs) // count] for i in range(count)]
 
     def of_size(array, how):
         return np.asarray(Image.fromarray(array).resize(size[::-1], how))
