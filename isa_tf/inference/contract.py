@@ -56,7 +56,7 @@ def seen_size(size, sizes):
     Args:
         size: (height, width) of the images.
         sizes: those that a model takes, or `None` for any. Of several it is the one whose sides
-            differ from the image's by the smallest factors.
+            differ from the image's by the smallest factors, so that what stands stays standing.
 
     Example:
 
@@ -65,7 +65,7 @@ def seen_size(size, sizes):
     """
 
     def factors(other):
-        return sum(abs(math.log(a / b)) for a, b in zip(size, other, strict=True))
+        return sum(math.log(a / b) ** 2 for a, b in zip(size, other, strict=True))
 
     return tuple(size if sizes is None else min(sizes, key=factors))
 
