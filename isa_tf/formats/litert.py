@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tensorflow.lite.python import schema_py_generated as schema
 
 from isa_tf import files
 from isa_tf.data.folder import IMAGE_SUFFIXES
@@ -26,6 +27,8 @@ from isa_tf.names import two_ints
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
 _MOST_IMAGES = 100  # to calibrate on
+# Of a constant in int8: ai-edge-quantizer 0.10 fails at what is larger and has a scale a channel.
+_MOST_BYTES = 32 * 2**20
 # What int8 would spoil: masked affinities, for the mask is far beyond all others; weights of keys,
 # which are few 256ths; logits between the classes, which decide at the boundaries; and what goes in
 # and comes out.
@@ -202,7 +205,8 @@ class LiteRTInt8(_Smaller):
     Weights are quantised a channel each, and what lies between the layers by the ranges that it
     takes on images of one's own (Jacob et al. 2018, https://arxiv.org/abs/1712.05877). Softmax,
     masks and the resizing of logits stay in float32, for 8 bits are too few for them, and so do
-    what goes in and comes out, as of `LiteRT`. 97 % of the pixels are to be of the same class as
+    what goes in and comes out, as of `LiteRT`, and convolutions with a kernel of more than 32 MB,
+    which the quantiser cannot do. 97 % of the pixels are to be of the same class as
     before. Models that find instances are refused: the corners of boxes need more than 8 bits.
 
     ai-edge-quantizer quantises: pip install isa_tf[litert].
@@ -258,6 +262,10 @@ def _quantise(quantizer, sizes, images, path):
             quantize.add_static_config(".*", "*", activation_num_bits=8, weight_num_bits=8)
             for operation in _IN_FLOAT:
                 quantize.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
+            for name in _reading_more_than(_MOST_BYTES, path):
+                quantize.update_quantization_recipe(
+                    re.escape(name), "*", algorithm_key="no_quantize"
+                )
             samples = {
                 SIGNATURE if size == sizes[0] else _signature(size): [
                     {"image": _of_size(image, size)[None]} for image in images
@@ -266,6 +274,17 @@ def _quantise(quantizer, sizes, images, path):
             }
             result = quantize.quantize(quantize.calibrate(samples))
     path.write_bytes(result.quantized_model)
+
+
+def _reading_more_than(size, path):
+    """The names of what operations make that read a constant of more bytes than `size`."""
+    file, names = schema.Model.GetRootAs(path.read_bytes()), []
+    for graph in map(file.Subgraphs, range(file.SubgraphsLength())):
+        for operation in map(graph.Operators, range(graph.OperatorsLength())):
+            read = [graph.Tensors(i) for i in operation.InputsAsNumpy().tolist() if i >= 0]
+            if any(file.Buffers(tensor.Buffer()).DataLength() > size for tensor in read):
+                names.append(graph.Tensors(operation.Outputs(0)).Name().decode())
+    return names
 
 
 def sizes_of(given):

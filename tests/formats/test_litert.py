@@ -117,8 +117,8 @@ def test_without_litert(tmp_path, monkeypatch):
         isa_tf.load_predictor(tmp_path / "model.tflite")
 
 
-def test_what_is_computed_in_int8(tmp_path):
-    """All but masks, weights of keys and logits between classes; of 40x50 the map is masked."""
+def made_by_operations(tmp_path):
+    """The types of what the operations of a model in int8 make, by their names."""
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     pytest.importorskip("ai_edge_quantizer")
     path = isa_tf.export(
@@ -136,9 +136,20 @@ def test_what_is_computed_in_int8(tmp_path):
     made = {}
     for operation in loaded._get_ops_details():
         made.setdefault(operation["op_name"], set()).add(types[operation["outputs"][0]])
+    return made
+
+
+def test_what_is_computed_in_int8(tmp_path):
+    """All but masks, weights of keys and logits between classes; of 40x50 the map is masked."""
+    made = made_by_operations(tmp_path)
     assert made["CONV_2D"] == made["BATCH_MATMUL"] == {np.int8}
     assert made["SELECT_V2"] == made["SOFTMAX"] == made["RESIZE_BILINEAR"] == {np.float32}
     assert "CUSTOM" not in made
+
+
+def test_what_reads_a_kernel_that_the_quantiser_cannot_do_stays_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(litert, "_MOST_BYTES", 2000)
+    assert made_by_operations(tmp_path)["CONV_2D"] == {np.int8, np.float32}
 
 
 def test_calibration_on_a_folder(tmp_path):
