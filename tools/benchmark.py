@@ -6,6 +6,7 @@
     python -m tools.benchmark model --backbone=resnet50_v1c --contexts=isa,self_attention \
         --size=512x1024 --dtypes=float32,mixed_bfloat16 --jit_compile=no,yes --train
     python -m tools.benchmark detector --backbone=resnet50 --size=800x1216 --contexts=none,isa
+    python -m tools.benchmark deploy
 
 A module is named as in a config; its arguments follow a colon: isa:partition=4:order=short_long,
 isa:fuse=False for long-range and short-range attention without the concatenation.
@@ -14,6 +15,12 @@ detector: Mask R-CNN by part, and as a whole, and the backbone again with each c
 map c4. Backward is of what learns, in 512 proposals of which 128 have masks; of the whole it is a
 training step. "of bound" is the time beside that of copying the bytes that a part without products
 must read and write.
+
+deploy: the same models in every format that leaves the package, ISANet with ResNet-50 at output
+stride 8, 256x512, and the kept model of CamVid, 360x480: time from a photo to its class ids and
+scores, size, the share of the pixels of val that are as by Keras, and mIoU. Each is a process of
+its own, all called in turn. OpenVINO's int8 is NNCF's, where it is installed. It has flags of its
+own, --deploy_...; the files stay in --output, of which it writes deploy.md and deploy.json.
 
 Forward, forward and backward, and the attention proper (without projections) are measured in fresh
 processes, one after the other, and so is the memory of each. Without a GPU, forward is that of the
@@ -44,7 +51,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from tools import benchmark_detector
+from tools import benchmark_deploy, benchmark_detector
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -99,6 +106,8 @@ _OUTPUT = flags.DEFINE_string(
     "output", "runs/benchmark", "Folder to write into.", flag_values=FLAGS
 )
 
+benchmark_deploy.define(FLAGS)
+
 LEAST_CALLS = 3
 _WARM_UP_SIZE = (16, 16)
 # Where memory is measured, what is freed goes back to the system at once: it costs time, and tells
@@ -135,8 +144,12 @@ def main(argv):
     if len(argv) == 3 and argv[1] == "measure":  # what this file starts itself with
         print(json.dumps(measure(json.loads(argv[2]))))
         return 0
+    if argv[1:] == ["deploy"]:
+        told = {name: FLAGS[name].value for name in FLAGS if name.startswith("deploy_")}
+        given = {name.removeprefix("deploy_"): value for name, value in told.items()}
+        return benchmark_deploy.main(given, Path(_OUTPUT.value), machine())
     if len(argv) != 2 or argv[1] not in kinds:
-        raise app.UsageError(f"What is to be measured? {' or '.join(kinds)}")
+        raise app.UsageError(f"What is to be measured? {' or '.join([*kinds, 'deploy'])}")
     sizes = [parse_size(text) for text in _SIZES.value or _SIZE.value]
     try:
         rows = kinds[argv[1]](sizes)

@@ -1,11 +1,15 @@
 """Exports a Keras model to SavedModel, LiteRT, ONNX, OpenVINO and other formats, and checks them.
 
     python -m tools.export --model=model.keras --format=saved_model,litert --image_size=360x480
+    python -m tools.export --model=model.keras --format=litert --image_size=360x480 \\
+        --image_size=480x360
+    python -m tools.export --model=model.keras --format=tf_serving --serving=camvid
     python -m tools.export --model=model.keras --format=litert_int8,onnx,openvino \\
         --image_size=360x480 --calibration=my_data/train/images \\
         --images=my_data/val/images --labels=my_data/val/labels
 
-Writes `saved_model`, `model.tflite`, ... into --output. Every file is loaded again and compared
+Writes `saved_model`, `model.tflite`, ... into --output, of tf_serving the next version in a folder
+of the name --serving. Every file is loaded again and compared
 with Keras on a test image; the command exits with 1 where they differ in more decisions than the
 format may, one pixel of a thousand (of litert_int8 three of a hundred), or one detection of an
 instance model, which needs an --image that it finds something in. Each option goes to the formats
@@ -48,11 +52,11 @@ _OUTPUT = flags.DEFINE_string(
     "The folder to write into; by default, one named after the model, beside it.",
     flag_values=FLAGS,
 )
-_IMAGE_SIZE = flags.DEFINE_string(
+_IMAGE_SIZE = flags.DEFINE_multi_string(
     "image_size",
     None,
     "HEIGHTxWIDTH, such as 360x480, or one number for both, of formats whose models are made for "
-    "one size, such as litert.",
+    "one size, such as litert, or for several, each by a flag; of tf_serving, to warm up with.",
     flag_values=FLAGS,
 )
 _WEIGHTS_DTYPE = flags.DEFINE_enum(
@@ -67,6 +71,20 @@ _JIT_COMPILE = flags.DEFINE_bool(
     None,
     "Whether what layers let XLA compile stays compiled, in formats with a choice, such as "
     "saved_model.",
+    flag_values=FLAGS,
+)
+_MINIMAL_FILTERING = flags.DEFINE_integer(
+    "minimal_filtering",
+    None,
+    "From how many channels on 3x3 convolutions are computed by minimal filtering, in formats with "
+    "a choice, such as saved_model: quicker, and the file is larger; 0 for never.",
+    0,
+    flag_values=FLAGS,
+)
+_SERVING = flags.DEFINE_string(
+    "serving",
+    "model",
+    "What TensorFlow Serving calls the model, of tf_serving.",
     flag_values=FLAGS,
 )
 _CALIBRATION = flags.DEFINE_string(
@@ -94,11 +112,14 @@ def main(argv):
     if _MODEL.value is None:
         raise app.UsageError("Which model? Give --model=FILE.keras")
     plugins.load(_PLUGINS)
-    size = _parse_size(_IMAGE_SIZE.value)
-    given = {"image_size": size}
+    sizes = [_parse_size(text) for text in _IMAGE_SIZE.value or ()]
+    size = sizes[0] if sizes else None  # that images are compared at
+    given = {"image_size": sizes if len(sizes) > 1 else size}
     flags_of_formats = (_WEIGHTS_DTYPE, _JIT_COMPILE, _CALIBRATION)
     given.update({flag.name: flag.value for flag in flags_of_formats})
     given = {name: value for name, value in given.items() if value is not None}
+    if _MINIMAL_FILTERING.value is not None:
+        given["minimal_filtering"] = _MINIMAL_FILTERING.value or None
     try:
         chosen = [formats.create(name) for name in _FORMAT.value]
         options = [_options(format, given) for format in chosen]
@@ -116,7 +137,8 @@ def main(argv):
     failed, rows = 0, []
     for format, some in zip(chosen, options, strict=True):
         try:
-            path = format.export(model, output / format.file_name, **some)
+            name = _SERVING.value if format.name == "tf_serving" else format.file_name
+            path = format.export(model, output / name, **some)
             found = format.verify(path, model, image)
             failed += not _tell(path, found, contract.decides, format.least_agreement)
             cells = [f"{found.bytes / 1e6:.1f}", _percent(found.agreement)]
@@ -185,8 +207,6 @@ def _options(format, given):
 
 
 def _parse_size(text):
-    if text is None:
-        return None
     match = re.fullmatch(r"([1-9]\d*)(?:[xX,]([1-9]\d*))?", text)
     if match is None:
         raise app.UsageError(f"--image_size is HEIGHTxWIDTH, such as 360x480, not {text!r}")

@@ -12,6 +12,7 @@ from isa_tf.formats.onnx import ONNX
 from isa_tf.formats.openvino import OpenVINO
 from isa_tf.formats.saved_model import SavedModel
 from isa_tf.formats.serving import float32_clone
+from isa_tf.formats.tf_serving import TensorFlowServing
 from isa_tf.names import Registry
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ONNX",
     "OpenVINO",
     "SavedModel",
+    "TensorFlowServing",
     "Verification",
     "create",
     "export",
@@ -49,7 +51,10 @@ def register(format):
     return _formats.register(format.name, format)
 
 
-for _format in (KerasFile, SavedModel, LiteRT, LiteRTFloat16, LiteRTInt8, ONNX, OpenVINO):
+for _format in (
+    *(KerasFile, SavedModel, LiteRT, LiteRTFloat16, LiteRTInt8, ONNX, OpenVINO),
+    TensorFlowServing,
+):
     register(_format)
 
 
@@ -104,8 +109,9 @@ def export(model, path, format=None, **options) -> Path:
             one whose files end as the path does: a path without ending is a SavedModel's, one that
             ends in `.tflite` is of "litert". Defaults to `None`.
         **options: of the format's `export`: `weights_dtype` of "keras" (`KerasFile`), `jit_compile`
-            of "saved_model" (`SavedModel`), `image_size` of "litert" (`LiteRT`) and "litert_fp16",
-            this and `calibration` of "litert_int8" (`LiteRTInt8`).
+            and `minimal_filtering` of "saved_model" (`SavedModel`), these and `image_size` of
+            "tf_serving" (`TensorFlowServing`), `image_size` of "litert" (`LiteRT`) and
+            "litert_fp16", this and `calibration` of "litert_int8" (`LiteRTInt8`).
 
     Returns:
         The path, a `pathlib.Path`.

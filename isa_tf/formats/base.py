@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import keras
 
-from isa_tf.inference import FusedModel, contract_of, fuse, predictor_of_model
+from isa_tf.inference import contract_of, predictor_of_model
 
 SIGNATURE = "serving_default"
 
@@ -170,28 +170,25 @@ def check_model(model):
 def portable(model):
     """A model of ordinary operations, none of which XLA has to compile, for as long as it lasts.
 
-    It is the model itself, whose layers do without meanwhile; of what `isa_tf.inference.fuse` made
-    it is another twin, which filters no convolution minimally.
+    It is the model itself, whose layers do without meanwhile.
 
     >>> with portable(model) as plain:
     ...     logits = plain(images)
     """
-    if isinstance(model, FusedModel):
-        yield fuse(model, minimal_filtering=None, jit_compile=False)
-        return
-    layers = [
-        layer
+    compiled = [
+        (layer, name)
         for layer in model._flatten_layers()
-        if not isinstance(layer, keras.Model) and getattr(layer, "jit_compile", False)
+        for name in ("jit_compile", "compile_transforms")
+        if not isinstance(layer, keras.Model) and getattr(layer, name, False)
     ]
-    before = [layer.jit_compile for layer in layers]
+    before = [getattr(*each) for each in compiled]
     try:
-        for layer in layers:
-            layer.jit_compile = False
+        for each in compiled:
+            setattr(*each, False)
         yield model
     finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.jit_compile = value
+        for each, value in zip(compiled, before, strict=True):
+            setattr(*each, value)
 
 
 def check_task(format, model, task="segmentation"):

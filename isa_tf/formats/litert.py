@@ -1,27 +1,34 @@
 """LiteRT, formerly TensorFlow Lite: models for phones and small computers."""
 
 import contextlib
+import functools
 import io
+import numbers
 import re
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tensorflow.lite.python import schema_py_generated as schema
 
 from isa_tf import files
 from isa_tf.data.folder import IMAGE_SUFFIXES
 from isa_tf.data.pictures import read_image
 from isa_tf.formats.base import SIGNATURE, Format, check_model, check_task, missing
-from isa_tf.formats.serving import float32_clone, served
+from isa_tf.formats.serving import float32_clone, of_size, served
 from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
 from isa_tf.inference.predictor import resize_pictures
 from isa_tf.names import two_ints
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
 _MOST_IMAGES = 100  # to calibrate on
+# Of a constant in int8: ai-edge-quantizer 0.10 fails at what is larger and has a scale a channel.
+_MOST_BYTES = 32 * 2**20
 # What int8 would spoil: masked affinities, for the mask is far beyond all others; weights of keys,
 # which are few 256ths; logits between the classes, which decide at the boundaries; and what goes in
 # and comes out.
@@ -29,13 +36,17 @@ _IN_FLOAT = ("SELECT_V2", "SOFTMAX", "RESIZE_BILINEAR", "OUTPUT")
 
 
 class LiteRT(Format):
-    """A `.tflite` file of built-in operations, for images of one size.
+    """A `.tflite` file of built-in operations, for images of one size, or of several.
 
     Its signature "serving_default" takes `image`, one uint8 RGB image (1, H, W, 3), and returns
     what the model's contract answers; of a segmentation model `class_id`, uint8 (1, H, W) (int32 of
     more than 256 classes), the most probable class, and `score`, float32 (1, H, W), its
     probability. It computes in float32: a model of half precision is exported as its
     `float32_clone`, whose results differ from the model's own by the rounding of the latter.
+
+    Of several sizes the first is "serving_default"'s, each other one has a signature of its own,
+    such as "serving_size_480x360". They share the weights. A predictor takes the one whose size is
+    nearest to the image's (`isa_tf.inference.seen_size`).
 
     The names of the classes, one a line, are in `labels.txt`, and what else there is to know of the
     model in `isa_tf.json`. Both files are packed the way TensorFlow Lite packs associated files: as
@@ -55,39 +66,48 @@ class LiteRT(Format):
         Args:
             model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
             path: of the file to write, ending in `.tflite`; its parents are made.
-            image_size: (height, width), or one int for both.
+            image_size: (height, width), or one int for both; or a list of sizes.
 
         Returns:
             The path, a `pathlib.Path`.
 
         Raises:
-            ValueError: for a model that is none of its task, another ending of the path, or an
-                image size that is not one or two positive ints.
+            ValueError: for a model that is none of its task, another ending of the path, an image
+                size that is not one or two positive ints, or one that is there twice.
             RuntimeError: for a model that needs more than the built-in operations, naming them.
         """
-        path, size = self.check_path(path), two_ints("image_size", image_size)
-        return self._write(model, path, size)
+        return self._write(model, self.check_path(path), sizes_of(image_size))
 
-    def _write(self, model, path, size, target_spec=None, then=None, **converter):
+    def _write(self, model, path, sizes, types=(), then=None, **converter):
         """Converts and packs.
 
         Args:
-            model, path, size: see `export`.
-            target_spec: dict of attributes of the converter's `target_spec`.
+            model, path: see `export`.
+            sizes: list of (height, width).
+            types: of weights, besides float32.
             then: function of the path of what was converted, which it may write anew.
             **converter: attributes of the converter.
         """
-        target_spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS], **(target_spec or {})}
-        with served(model, size) as (serving, signature, contract), files.replacing(path) as new:
+        with (
+            served(model, sizes[0]) as (serving, _, contract),
+            files.replacing(path) as new,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            # As Keras's `export`, which writes one signature.
+            archive = keras.export.ExportArchive()
+            archive.track(serving)
+            for size in sizes:
+                function, signature = of_size(serving, size)
+                archive.add_endpoint(_signature(size), function, signature)
+            archive.write_out(folder, verbose=False)
+            keys = [SIGNATURE, *map(_signature, sizes[1:])]
+            made = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=keys)
+            made.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+            made.target_spec.supported_types = list(types)
+            for name, value in converter.items():
+                setattr(made, name, value)
             try:
-                serving.export(
-                    new,
-                    format="litert",
-                    verbose=False,
-                    input_signature=signature,
-                    target_spec=target_spec,
-                    **converter,
-                )
+                new.write_bytes(made.convert())
             except Exception as error:
                 foreign = r"^(?:TF Select|Custom) ops: (.*)$"
                 foreign = re.search(foreign, str(error), re.MULTILINE)
@@ -98,7 +118,7 @@ class LiteRT(Format):
                 ) from error
             if then is not None:
                 then(new)
-            texts = contract.files()
+            texts = contract.of_sizes(sizes).files()
             if not self.by_suffix:
                 texts[_FORMAT_FILE] = self.name
             with zipfile.ZipFile(new, "a") as archive:
@@ -116,20 +136,28 @@ class LiteRT(Format):
         try:
             interpreter = Interpreter(str(path), num_threads=num_threads)
             interpreter.allocate_tensors()
-            signature = interpreter.get_signature_list().get(SIGNATURE)
+            signatures = interpreter.get_signature_list()
+            signature = signatures.get(SIGNATURE)
         except Exception as error:
             raise ValueError(f"{path}: cannot be read as a LiteRT model ({error})") from error
         try:
             contract = read_contract(_packed(path, METADATA_FILE))
             if signature is None or {*signature["outputs"]} != {*contract.outputs}:
                 raise ValueError("not a LiteRT model that isa_tf.export wrote")
-            runner = interpreter.get_signature_runner(SIGNATURE)
+            runners = {}
+            for name in signatures:
+                runner = interpreter.get_signature_runner(name)
+                shape = runner.get_input_details()["image"]["shape"].tolist()
+                runners[tuple(shape[1:3])] = runner
 
             def run(images):
+                runner = runners[images.shape[1:3]]
                 return contract.join([runner(image=image[None]) for image in images])
 
-            _, height, width, _ = runner.get_input_details()["image"]["shape"].tolist()
-            return predictor_of_run(contract.of_size((height, width)), run, protocol)
+            # The interpreter names its signatures in the alphabet's order.
+            order = contract.image_sizes or ()
+            sizes = sorted(runners, key=lambda size: order.index(size) if size in order else -1)
+            return predictor_of_run(contract.of_sizes(sizes), run, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -166,14 +194,9 @@ class LiteRTFloat16(_Smaller):
 
     def export(self, model, path, image_size):
         """Writes a LiteRT model with weights in float16; see `LiteRT.export`."""
-        path, size = self.check_path(path), two_ints("image_size", image_size)
-        return self._write(
-            model,
-            path,
-            size,
-            target_spec={"supported_types": [tf.float16]},
-            optimizations=[tf.lite.Optimize.DEFAULT],
-        )
+        optimizations = [tf.lite.Optimize.DEFAULT]
+        path, sizes = self.check_path(path), sizes_of(image_size)
+        return self._write(model, path, sizes, [tf.float16], optimizations=optimizations)
 
 
 class LiteRTInt8(_Smaller):
@@ -182,7 +205,8 @@ class LiteRTInt8(_Smaller):
     Weights are quantised a channel each, and what lies between the layers by the ranges that it
     takes on images of one's own (Jacob et al. 2018, https://arxiv.org/abs/1712.05877). Softmax,
     masks and the resizing of logits stay in float32, for 8 bits are too few for them, and so do
-    what goes in and comes out, as of `LiteRT`. 97 % of the pixels are to be of the same class as
+    what goes in and comes out, as of `LiteRT`, and convolutions with a kernel of more than 32 MB,
+    which the quantiser cannot do. 97 % of the pixels are to be of the same class as
     before. Models that find instances are refused: the corners of boxes need more than 8 bits.
 
     ai-edge-quantizer quantises: pip install isa_tf[litert].
@@ -201,10 +225,10 @@ class LiteRTInt8(_Smaller):
         Args:
             model: `keras.Model` from RGB 0..255 (B, H, W, 3) to logits.
             path: of the file to write, ending in `.tflite`; its parents are made.
-            image_size: (height, width), or one int for both.
+            image_size: (height, width), or one int for both; or a list of sizes.
             calibration: images such as the model is to see: a folder of them, a batch, uint8
                 (B, H, W, 3), or a list of such images of any sizes. They are resized to
-                `image_size`; of more than 100, 100 are taken, evenly.
+                `image_size`, to each of several; of more than 100, 100 are taken, evenly.
 
         Returns:
             The path, a `pathlib.Path`.
@@ -216,18 +240,19 @@ class LiteRTInt8(_Smaller):
             RuntimeError: for a model that needs more than the built-in operations, naming them.
             ImportError: where the extra is not installed.
         """
-        path, size = self.check_path(path), two_ints("image_size", image_size)
+        path, sizes = self.check_path(path), sizes_of(image_size)
         check_model(model)
         check_task(self, model)
-        images = [_of_size(image, size) for image in _calibration(calibration)]
+        images = _calibration(calibration)
         try:
             from ai_edge_quantizer import quantizer
         except ImportError as error:
             raise missing(path, "ai-edge-quantizer", "litert") from error
-        return self._write(model, path, size, then=lambda new: _quantise(quantizer, new, images))
+        then = functools.partial(_quantise, quantizer, sizes, images)
+        return self._write(model, path, sizes, then=then)
 
 
-def _quantise(quantizer, path, images):
+def _quantise(quantizer, sizes, images, path):
     """Writes the float32 model at a path anew, in int8."""
     # It tells of its progress, and of the interpreter that it watches.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -237,9 +262,47 @@ def _quantise(quantizer, path, images):
             quantize.add_static_config(".*", "*", activation_num_bits=8, weight_num_bits=8)
             for operation in _IN_FLOAT:
                 quantize.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
-            samples = {SIGNATURE: [{"image": image[None]} for image in images]}
+            for name in _reading_more_than(_MOST_BYTES, path):
+                quantize.update_quantization_recipe(
+                    re.escape(name), "*", algorithm_key="no_quantize"
+                )
+            samples = {
+                SIGNATURE if size == sizes[0] else _signature(size): [
+                    {"image": _of_size(image, size)[None]} for image in images
+                ]
+                for size in sizes
+            }
             result = quantize.quantize(quantize.calibrate(samples))
     path.write_bytes(result.quantized_model)
+
+
+def _reading_more_than(size, path):
+    """The names of what operations make that read a constant of more bytes than `size`."""
+    file, names = schema.Model.GetRootAs(path.read_bytes()), []
+    for graph in map(file.Subgraphs, range(file.SubgraphsLength())):
+        for operation in map(graph.Operators, range(graph.OperatorsLength())):
+            read = [graph.Tensors(i) for i in operation.InputsAsNumpy().tolist() if i >= 0]
+            if any(file.Buffers(tensor.Buffer()).DataLength() > size for tensor in read):
+                names.append(graph.Tensors(operation.Outputs(0)).Name().decode())
+    return names
+
+
+def sizes_of(given):
+    """[(height, width), ...] of one image size or a list of them.
+
+    >>> sizes_of((360, 480)), sizes_of([(360, 480), 256])
+    ([(360, 480)], [(360, 480), (256, 256)])
+    """
+    several = isinstance(given, list) and not all(isinstance(n, numbers.Integral) for n in given)
+    sizes = [two_ints("image_size", size) for size in (given if several else [given])]
+    if not sizes or len({*sizes}) < len(sizes):
+        raise ValueError(f"image_size must be a size or several different ones, got {given!r}")
+    return sizes
+
+
+def _signature(size):
+    """The name of the signature of a size; after the default one in the alphabet and in files."""
+    return "serving_size_{}x{}".format(*size)
 
 
 def _calibration(given):

@@ -57,6 +57,7 @@ class ONNX(Format):
                         str(new), format="onnx", verbose=False, input_signature=signature
                     )
                 made = onnx.load(str(new))
+                _pad_explicitly(made.graph, onnx.helper)
                 onnx.helper.set_model_props(made, contract.files())
                 onnx.save(made, str(new))
                 onnx.checker.check_model(str(new), full_check=True)
@@ -96,3 +97,24 @@ class ONNX(Format):
 
     def reference(self, model):
         return float32_clone(model)
+
+
+def _pad_explicitly(graph, helper):
+    """Says of each convolution of stride 1 what its automatic padding is, whatever the size.
+
+    ONNX Runtime 1.32 refuses dilated ones that are padded by "SAME_UPPER", where the processor has
+    it compute in blocks of channels.
+    """
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    for node in graph.node:
+        told = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type != "Conv" or not told.get("auto_pad", helper.make_attribute("x", "")).s:
+            continue
+        kernel = told["kernel_shape"].ints if "kernel_shape" in told else shapes[node.input[1]][2:]
+        strides = told["strides"].ints if "strides" in told else [1, 1]
+        rates = told["dilations"].ints if "dilations" in told else [1, 1]
+        if told["auto_pad"].s.startswith(b"SAME") and {*strides} == {1}:
+            sides = [rate * (size - 1) // 2 for rate, size in zip(rates, kernel, strict=True)]
+            if all(size % 2 for size in kernel):
+                node.attribute.remove(told["auto_pad"])
+                node.attribute.append(helper.make_attribute("pads", sides * 2))

@@ -80,12 +80,13 @@ class OpenVINO(Format):
                 openvino.save_model(made, str(new / _GRAPH), compress_to_fp16=False)
         return path
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(self, path, num_threads=None, protocol=None, precision="f32"):
+        """See `Format.load`; `precision` is OpenVINO's own hint, such as "bf16"."""
         try:
             import openvino
         except ImportError as error:
             raise missing(path, "OpenVINO", _EXTRA) from error
-        config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if num_threads is not None:
             config["INFERENCE_NUM_THREADS"] = num_threads
         core = openvino.Core()

@@ -6,7 +6,14 @@ import tensorflow as tf
 
 from isa_tf.files import replacing_folder
 from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
-from isa_tf.inference import METADATA_FILE, contract_of, predictor_of_run, read_contract
+from isa_tf.formats.serving import HALF, twin_of
+from isa_tf.inference import (
+    METADATA_FILE,
+    FusedModel,
+    contract_of,
+    predictor_of_run,
+    read_contract,
+)
 
 ASSETS = "assets.extra"
 _GRAPH = "saved_model.pb"
@@ -48,17 +55,23 @@ class SavedModel(Format):
     def recognises(self, path):
         return (path / _GRAPH).is_file()
 
-    def export(self, model, path, jit_compile=False):
-        """Writes a SavedModel; its layers keep their dtype policies.
+    def export(self, model, path, jit_compile=False, minimal_filtering=256):
+        """Writes a SavedModel of the network's twin; its layers keep their dtype policies.
 
         Args:
             model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
             path: of the folder to write; its parents are made. An older SavedModel there is
                 replaced.
-            jit_compile: bool, whether what the model's layers let XLA compile, such as attention,
-                and what `isa_tf.inference.fuse` has it compile, is compiled where the SavedModel is
-                run as well. TensorFlow and TensorFlow Serving have XLA, others that read
-                SavedModels may not. Defaults to `False`, a graph of ordinary operations.
+            jit_compile: bool, whether XLA compiles what `isa_tf.inference.fuse` has it compile,
+                where the SavedModel is run, anew for each size of image, which takes seconds.
+                TensorFlow has XLA, TensorFlow Serving must be started with
+                --xla_cpu_compilation_enabled=true, others may have none. Defaults to `False`, a
+                graph of ordinary operations for all sizes.
+            minimal_filtering: int, from how many channels on 3x3 convolutions are computed by
+                minimal filtering, see `isa_tf.inference.fuse`: the time of wide ones falls to a
+                third, the file holds their kernels at four times the size. `None` for never.
+                Models of other precisions than float32 have none, and what `fuse` made stays as it
+                is. Defaults to 256.
 
         Returns:
             The path, a `pathlib.Path`.
@@ -69,7 +82,11 @@ class SavedModel(Format):
         """
         check_model(model)
         path = self.check_folder(path, _GRAPH, "a SavedModel")
-        with contextlib.nullcontext(model) if jit_compile else portable(model) as model:
+        return self._write(model, path, jit_compile, minimal_filtering)
+
+    def _write(self, model, path, jit_compile, minimal_filtering, then=None):
+        """`export` to a checked path; `then` is a function of the folder, before it is there."""
+        with _network(model, jit_compile, minimal_filtering) as model:
             contract = contract_of(model)
             contract = contract.check(model)
             spec = tf.TensorSpec((None, *contract.image_size, 3), tf.uint8, name="image")
@@ -96,6 +113,8 @@ class SavedModel(Format):
                 assets.mkdir()
                 for name, text in contract.files().items():
                     (assets / name).write_text(text, encoding="utf-8")
+                if then is not None:
+                    then(new)
         return path
 
     def load(self, path, num_threads=None, protocol=None):
@@ -118,6 +137,16 @@ class SavedModel(Format):
             return predictor_of_run(contract.of_size(size), run, protocol)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _network(model, jit_compile, minimal_filtering):
+    """A context manager of what is to be written of a model."""
+    if isinstance(model, FusedModel):
+        return contextlib.nullcontext(model) if jit_compile else portable(model)
+    other = {layer.compute_dtype for layer in model._flatten_layers()} & {*HALF, "float64"}
+    if other:
+        return twin_of(model, None, min(other), jit_compile)
+    return twin_of(model, minimal_filtering, jit_compile=jit_compile)
 
 
 def _decode(content):

@@ -9,16 +9,15 @@ from isa_tf import runtime
 from isa_tf.formats.base import check_model, portable
 from isa_tf.inference import contract_of, fuse
 
-_HALF = ("float16", "bfloat16")
+HALF = ("float16", "bfloat16")
 
 
 @contextlib.contextmanager
 def served(model, size=None):
     """What a model answers to images as a model of its own, for as long as it lasts.
 
-    It computes in float32 (see `float32_clone`), has the normalisations in its convolutions (see
-    `isa_tf.inference.fuse`) and no operation that XLA must compile. A network whose graph cannot be
-    walked, or has layers that cannot be copied, is taken as it is.
+    It computes in float32 (see `float32_clone`), is the network's `twin_of`, with the
+    normalisations in its convolutions and no operation that XLA must compile.
 
     Args:
         model: `keras.Model` from RGB 0..255 (B, H, W, 3) to its task's outputs.
@@ -41,7 +40,7 @@ def served(model, size=None):
     (['class_id', 'score'], (96, 128))
     """
     check_model(model)
-    with _plain(float32_clone(model)) as model, runtime.memory_checks(False):
+    with twin_of(float32_clone(model)) as model, runtime.memory_checks(False):
         contract = contract_of(model)
         contract = contract.check(model, size)
         batch, shape = (None if size is None else 1), (*contract.image_size, 3)
@@ -52,16 +51,39 @@ def served(model, size=None):
 
 
 @contextlib.contextmanager
-def _plain(model):
+def twin_of(model, minimal_filtering=None, product_dtype="float32", jit_compile=False):
+    """The twin of a network, see `isa_tf.inference.fuse`, for as long as it lasts.
+
+    A network whose graph cannot be walked, or has layers that cannot be copied, is taken as it is,
+    without what XLA compiles, unless that is asked for.
+
+    Args:
+        model: `keras.Model`.
+        minimal_filtering, product_dtype, jit_compile: as of `fuse`, with other defaults: `None`,
+            "float32", `False`.
+
+    Example:
+
+    >>> with twin_of(model) as network:
+    ...     logits = network(images)
+    """
+    check_model(model)
     try:
-        folded = fuse(model, minimal_filtering=None, jit_compile=False)
+        network = fuse(model, minimal_filtering, product_dtype, jit_compile)
     except (ValueError, NotImplementedError):  # no graph to walk; a layer that has no config
-        folded = None
-    if folded is not None:
-        yield folded
+        network = None
+    if network is not None:
+        yield network
         return
-    with portable(model) as model:
+    with contextlib.nullcontext(model) if jit_compile else portable(model) as model:
         yield model
+
+
+def of_size(serving, size):
+    """What `served` gave for one image size, for another: (what to call, its signature)."""
+    layer = serving.get_layer("model")
+    spec = tf.TensorSpec((1, *size, 3), tf.uint8, name="image")
+    return _Serving(layer.model, layer.contract.of_size(size)), [spec]
 
 
 def float32_clone(model):
@@ -81,7 +103,7 @@ def float32_clone(model):
     """
     check_model(model)
     policies = [layer.dtype_policy for layer in model._flatten_layers()]
-    if not any(p.compute_dtype in _HALF or p.variable_dtype in _HALF for p in policies):
+    if not any(p.compute_dtype in HALF or p.variable_dtype in HALF for p in policies):
         return model
     config = _widen(keras.saving.serialize_keras_object(model))
     policy = keras.config.dtype_policy()
@@ -114,10 +136,10 @@ def _widen(config):
         return config
     if str(config.get("class_name", "")).endswith("DTypePolicy"):
         name = config.get("config", {}).get("name", "")
-        return "float32" if name.endswith(_HALF) else config
+        return "float32" if name.endswith(HALF) else config
     return {
         key: "float32"
-        if key in ("dtype", "product_dtype") and isinstance(value, str) and value.endswith(_HALF)
+        if key in ("dtype", "product_dtype") and isinstance(value, str) and value.endswith(HALF)
         else _widen(value)
         for key, value in config.items()
     }

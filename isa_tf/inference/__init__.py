@@ -6,6 +6,7 @@ from isa_tf.inference.contract import (
     contract_of,
     contracts,
     read_contract,
+    seen_size,
 )
 from isa_tf.inference.detection import DetectionProtocol, detect
 from isa_tf.inference.fuse import FusedModel, fuse
@@ -62,6 +63,7 @@ __all__ = [
     "read_contract",
     "resize_image",
     "resize_logits",
+    "seen_size",
     "slide",
     "slide_tiles",
     "view_logits",

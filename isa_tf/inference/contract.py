@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -49,6 +50,31 @@ def read_contract(text):
         raise ValueError(f"damaged {METADATA_FILE} ({error!r})") from error
 
 
+def seen_size(size, sizes):
+    """The size that images are resized to.
+
+    Args:
+        size: (height, width) of the images.
+        sizes: those that a model takes, or `None` for any. Of several it is the one whose sides
+            differ from the image's by the smallest factors, so that what stands stays standing.
+
+    Example:
+
+    >>> seen_size((100, 90), ((48, 64), (64, 48))), seen_size((100, 90), None)
+    ((64, 48), (100, 90))
+    """
+
+    def factors(other):
+        return sum(math.log(a / b) ** 2 for a, b in zip(size, other, strict=True))
+
+    return tuple(size if sizes is None else min(sizes, key=factors))
+
+
+def tuples_of(values):
+    """Tuples of ints of what JSON makes lists of; `None` stays."""
+    return None if values is None else tuple(tuple(map(int, each)) for each in values)
+
+
 class Contract:
     """What the contracts of all tasks share: how they are written down.
 
@@ -73,7 +99,12 @@ class Contract:
 
     def of_size(self, size):
         """The same contract of a model that takes images of `size`, (height, width), alone."""
-        return dataclasses.replace(self, image_size=size)
+        return dataclasses.replace(self, image_size=size, image_sizes=None)
+
+    def of_sizes(self, sizes):
+        """The same contract of a model that takes images of `sizes`, one at least, alone."""
+        several = sizes if len(sizes) > 1 else None
+        return dataclasses.replace(self, image_size=sizes[0], image_sizes=several)
 
 
 @contracts.register("segmentation")
@@ -91,6 +122,8 @@ class SegmentationContract(Contract):
             the whole image. Defaults to `None`.
         image_size: (height, width) of the images it takes, `None` for any. Defaults to
             `(None, None)`.
+        image_sizes: several of them, `image_size` the first, of a file that takes no others;
+            `None` for `image_size` alone. Defaults to `None`.
 
     Example:
 
@@ -112,6 +145,7 @@ class SegmentationContract(Contract):
     coordinates: str = "half_pixel"
     protocol: Protocol | None = None
     image_size: tuple[int | None, int | None] = (None, None)
+    image_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self):
         names, palette = self.class_names, self.palette
@@ -123,6 +157,7 @@ class SegmentationContract(Contract):
             ("palette", palette),
             ("protocol", Protocol.of(self.protocol)),
             ("image_size", tuple(self.image_size)),
+            ("image_sizes", tuples_of(self.image_sizes)),
         ):
             object.__setattr__(self, name, value)
 
@@ -131,7 +166,7 @@ class SegmentationContract(Contract):
         """The contract of a model: its attributes of these names, and the shape of its input."""
         shape = getattr(model, "input_shape", None)
         is_image = isinstance(shape, tuple) and len(shape) == 4
-        names = [f.name for f in dataclasses.fields(cls) if f.name != "image_size"]
+        names = [f.name for f in dataclasses.fields(cls) if not f.name.startswith("image_size")]
         told = {name: getattr(model, name) for name in names if hasattr(model, name)}
         return cls(**told, image_size=shape[1:3] if is_image else (None, None))
 
@@ -143,7 +178,7 @@ class SegmentationContract(Contract):
             KeyError: where number, names or colours of the classes are missing.
         """
         needed = {name: values[name] for name in ("num_classes", "class_names", "palette")}
-        others = ("coordinates", "protocol", "image_size")
+        others = ("coordinates", "protocol", "image_size", "image_sizes")
         return cls(**needed, **{name: values[name] for name in others if name in values})
 
     def check(self, model, size=None):

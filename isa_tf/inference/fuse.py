@@ -20,13 +20,13 @@ def fuse(model, minimal_filtering=64, product_dtype="float32", jit_compile=True)
     Args:
         model: built functional `keras.Model`, or a layer.
         minimal_filtering: int, from how many channels on 3x3 convolutions are computed by minimal
-            filtering, in float32; `None` for never, as for devices without XLA. Where products of
-            half precision are quick, 128 is better. Defaults to 64.
+            filtering, in float32; `None` for never. Where products of half precision are quick, 128
+            is better, without `jit_compile` 256. Defaults to 64.
         product_dtype: str, the precision of the other convolutions' products.
             `isa_tf.runtime.product_dtype("bfloat16")` tells which is quicker on this processor.
             Defaults to "float32".
-        jit_compile: bool, whether XLA compiles the attention inside groups, anew for each size of
-            image (as it does the transforms of minimal filtering). Defaults to `True`.
+        jit_compile: bool, whether XLA compiles the attention inside groups and the transforms of
+            minimal filtering, anew for each size of image. Defaults to `True`.
 
     Returns:
         `FusedModel` of a model, a layer of a layer.

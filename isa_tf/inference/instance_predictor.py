@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from isa_tf.inference.contract import seen_size
 from isa_tf.inference.detection import DetectionProtocol
 from isa_tf.inference.instances import InstanceContract, Instances
 from isa_tf.inference.predictor import checked_images, predictors, resize_pictures
@@ -18,9 +19,9 @@ class InstancePredictor:
     Args:
         run: function from images, uint8 (B, H, W, 3), to what `isa_tf.inference.detect` gives.
         contract: `InstanceContract`, of whose facts the predictor has attributes: `num_classes`,
-            `class_names`, `palette`, `category_ids`, `protocol`, and `image_size`, `None` for any.
-            Images of another size than a fixed one are resized to it, bilinearly, and what is found
-            in them is resized back, masks to the nearest pixel.
+            `class_names`, `palette`, `category_ids`, `protocol`, `image_size` and `image_sizes`,
+            these `None` for any. Images of another size than fixed ones are resized to the nearest,
+            bilinearly, and what is found in them is resized back, masks to the nearest pixel.
 
     Shapes:
         images, uint8, RGB: one image (H, W, 3) -> `Instances`; a batch (B, H, W, 3), or a list of
@@ -50,6 +51,7 @@ class InstancePredictor:
         self.category_ids = contract.category_ids
         self.protocol = contract.protocol
         self.image_size = None if None in contract.image_size else contract.image_size
+        self.image_sizes = contract.image_sizes or (self.image_size and (self.image_size,))
 
     @classmethod
     def from_run(cls, run, contract):
@@ -91,15 +93,16 @@ class InstancePredictor:
         if images.ndim == 3:
             return self(images[None])[0]
         size = images.shape[1:3]
-        resized = self.image_size not in (None, size)
+        seen = seen_size(size, self.image_sizes)
+        resized = seen != size
         if resized:
-            images = resize_pictures(images, self.image_size, Image.Resampling.BILINEAR)
+            images = resize_pictures(images, seen, Image.Resampling.BILINEAR)
         found = {name: np.asarray(value) for name, value in self._run(images).items()}
         each = [
             Instances(*(found[name][i][valid] for name in Instances._fields))
             for i, valid in enumerate(found["valid"].astype(bool))
         ]
-        return [_of_size(part, self.image_size, size) for part in each] if resized else each
+        return [_of_size(part, seen, size) for part in each] if resized else each
 
 
 def _of_size(instances, old, new):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from pycocotools import mask
 
-from isa_tf.inference.contract import Contract, contracts
+from isa_tf.inference.contract import Contract, contracts, tuples_of
 from isa_tf.inference.detection import DetectionProtocol, detect
 from isa_tf.metrics import coco_results
 
@@ -106,6 +106,7 @@ class InstanceContract(Contract):
             `None` for its defaults. Defaults to `None`.
         image_size: (height, width) of the images that it takes, `None` for any. Defaults to
             `(None, None)`.
+        image_sizes: several of them, see `SegmentationContract`. Defaults to `None`.
 
     Raises:
         ValueError: for names, colours or category ids that are not one a class.
@@ -127,6 +128,7 @@ class InstanceContract(Contract):
     category_ids: tuple[int, ...] | None = None
     protocol: DetectionProtocol | None = None
     image_size: tuple[int | None, int | None] = (None, None)
+    image_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self):
         def tuple_of(values, each):
@@ -138,6 +140,7 @@ class InstanceContract(Contract):
             ("category_ids", tuple_of(self.category_ids, int)),
             ("protocol", DetectionProtocol.of(self.protocol)),
             ("image_size", tuple(self.image_size)),
+            ("image_sizes", tuples_of(self.image_sizes)),
         ):
             object.__setattr__(self, name, value)
         for name in ("class_names", "palette", "category_ids"):
@@ -148,7 +151,8 @@ class InstanceContract(Contract):
     @classmethod
     def of(cls, model):
         """The contract of a model: its attributes of these names."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "image_size"]
+        fields = dataclasses.fields(cls)
+        names = [field.name for field in fields if not field.name.startswith("image_size")]
         return cls(**{name: getattr(model, name) for name in names if hasattr(model, name)})
 
     @property
@@ -167,7 +171,9 @@ class InstanceContract(Contract):
         Raises:
             KeyError: where one of them is missing.
         """
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        several = values.get("image_sizes")  # which files of older versions do not tell
+        names = (field.name for field in dataclasses.fields(cls) if field.name != "image_sizes")
+        return cls(**{name: values[name] for name in names}, image_sizes=several)
 
     def with_protocol(self, protocol):
         """The same contract by another `DetectionProtocol`."""

@@ -6,7 +6,12 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
-from isa_tf.inference.contract import SegmentationContract, contract_of
+from isa_tf.inference.contract import (
+    SegmentationContract,
+    contract_of,
+    seen_size,
+    tuples_of,
+)
 from isa_tf.inference.pieces import Network, classify_in_pieces, fits_at_once
 from isa_tf.inference.protocol import Protocol
 from isa_tf.inference.views import class_dtype, classify, view_logits, vote
@@ -70,6 +75,8 @@ class Predictor:
         image_size: (height, width) of the only images that `run` takes, or `None` for any.
             Images of another size are resized to it, bilinearly, and the result is resized
             back, to the nearest pixel. Defaults to `None`.
+        image_sizes: several such sizes, `image_size` the first; images are resized to the nearest
+            (see `seen_size`). `None` for `image_size` alone. Defaults to `None`.
         protocol: the `Protocol` that `run` follows; `None` for the whole image. Defaults to
             `None`.
 
@@ -102,12 +109,14 @@ class Predictor:
         palette=None,
         image_size=None,
         protocol=None,
+        image_sizes=None,
     ):
         self._run = run
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
         self.palette = None if palette is None else tuple(map(tuple, palette))
         self.image_size = None if image_size is None else tuple(image_size)
+        self.image_sizes = tuples_of(image_sizes or (image_size and [image_size]))
         self.protocol = protocol or Protocol()
 
     @classmethod
@@ -115,7 +124,7 @@ class Predictor:
         """A predictor over what an exported model with this contract answers, as a tuple."""
         size = None if None in contract.image_size else contract.image_size
         classes = (contract.num_classes, contract.class_names, contract.palette)
-        return cls(run, *classes, image_size=size)
+        return cls(run, *classes, image_size=size, image_sizes=contract.image_sizes)
 
     @classmethod
     def from_model(cls, model, protocol=None):
@@ -192,9 +201,10 @@ class Predictor:
             class_id, score = self(images[None])
             return class_id[0], score[0]
         size = images.shape[1:3]
-        resized = self.image_size not in (None, size)
+        seen = seen_size(size, self.image_sizes)
+        resized = seen != size
         if resized:
-            images = resize_pictures(images, self.image_size, Image.Resampling.BILINEAR)
+            images = resize_pictures(images, seen, Image.Resampling.BILINEAR)
         class_id, score = (np.asarray(result) for result in self._run(images))
         class_id = class_id.astype(self._class_dtype(class_id.dtype), copy=False)
         score = score.astype(np.float32, copy=False)

@@ -154,8 +154,7 @@ class ConvNormAct(keras.layers.Layer):
             self.dilation_rate,
             self.activation,
             self.padding,
-            options.minimal_filtering,
-            options.product_dtype,
+            **options.of_convolutions,
             name=self.name,
             dtype=self.dtype_policy,
         )

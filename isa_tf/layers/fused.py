@@ -40,6 +40,8 @@ class ConvBiasAct(keras.layers.Layer):
             `None`.
         product_dtype: str, the precision of the products; the maps keep the layer's. `None` for
             the layer's own. Defaults to `None`.
+        compile_transforms: bool, whether XLA compiles the transforms of minimal filtering, anew for
+            each size of map. Defaults to `True`.
         kernel_initializer: name or initializer. Defaults to "he_normal".
 
     Shapes:
@@ -65,6 +67,7 @@ class ConvBiasAct(keras.layers.Layer):
         padding="same",
         minimal_filtering=None,
         product_dtype=None,
+        compile_transforms=True,
         kernel_initializer="he_normal",
         **kwargs,
     ):
@@ -78,6 +81,7 @@ class ConvBiasAct(keras.layers.Layer):
         self.padding = padding
         self.minimal_filtering = minimal_filtering
         self.product_dtype = product_dtype
+        self.compile_transforms = compile_transforms
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
@@ -115,8 +119,7 @@ class ConvBiasAct(keras.layers.Layer):
 
     def inference_twin(self, options):
         """The same by other means: see `twin.TwinOptions`."""
-        changes = {name: getattr(options, name) for name in ("minimal_filtering", "product_dtype")}
-        return twin.copy(self, ConvBiasAct, **changes)
+        return twin.copy(self, ConvBiasAct, **options.of_convolutions)
 
     def fill_twin(self, other):
         other.take(*self.plain_weights())
@@ -124,7 +127,8 @@ class ConvBiasAct(keras.layers.Layer):
     def call(self, inputs, training=None):
         kernel, bias = self.kernel.value, self.bias.value
         if self.filtered:
-            return ops.winograd_conv(inputs, kernel, bias, self.activation, self.dilation_rate)
+            rate, compiled = self.dilation_rate, self.compile_transforms
+            return ops.winograd_conv(inputs, kernel, bias, self.activation, rate, compiled)
         dtype = self.product_dtype or self.compute_dtype
         x = tf.cast(inputs, dtype)
         explicit = self.padding == "symmetric" and self.strides > 1 and self.kernel_size > 1
@@ -157,6 +161,7 @@ class ConvBiasAct(keras.layers.Layer):
             "padding": self.padding,
             "minimal_filtering": self.minimal_filtering,
             "product_dtype": self.product_dtype,
+            "compile_transforms": self.compile_transforms,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 

@@ -169,18 +169,25 @@ class ModuleTwin:
 
     Args:
         product_dtype: see `ConvBiasAct`. Defaults to `None`.
+        compile_transforms: see `ConvBiasAct`. Defaults to `True`.
         **kwargs: of the module, `minimal_filtering` among them, which here is that of inference.
     """
 
-    twin_arguments = ("minimal_filtering", "product_dtype")  # of `twin.TwinOptions`
+    # Of `twin.TwinOptions`.
+    twin_arguments = ("minimal_filtering", "product_dtype", "compile_transforms")
 
-    def __init__(self, *args, product_dtype=None, **kwargs):
+    def __init__(self, *args, product_dtype=None, compile_transforms=True, **kwargs):
         self.product_dtype = product_dtype
+        self.compile_transforms = compile_transforms
         super().__init__(*args, **kwargs)
 
     @property
     def norm_arguments(self):
-        return {**super().norm_arguments, "product_dtype": self.product_dtype}
+        return {**super().norm_arguments, **self._of_convolutions}
+
+    @property
+    def _of_convolutions(self):
+        return {name: getattr(self, name) for name in ("product_dtype", "compile_transforms")}
 
     def conv_norm(self, name, filters, reads, **arguments):
         arguments = {**self.norm_arguments, **arguments}
@@ -191,7 +198,7 @@ class ModuleTwin:
         return layer
 
     def get_config(self):
-        return {**super().get_config(), "product_dtype": self.product_dtype}
+        return {**super().get_config(), **self._of_convolutions}
 
 
 class AttentionModule(ContextModule):

@@ -20,7 +20,8 @@ class TwinOptions:
             than the transforms cost.
         product_dtype: str, the precision of the products of convolutions; the maps keep the
             layers' own. Defaults to "float32".
-        jit_compile: bool, whether XLA compiles attention inside groups. Defaults to `True`.
+        jit_compile: bool, whether XLA compiles attention inside groups, and the transforms of
+            minimal filtering. Defaults to `True`.
 
     Raises:
         ValueError: for a width below 1, or a precision that is none.
@@ -42,6 +43,17 @@ class TwinOptions:
             )
         if self.product_dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(f"product_dtype must be a float's, got {self.product_dtype!r}")
+
+    @property
+    def compile_transforms(self):
+        """`jit_compile`, by the name that convolutions have for it."""
+        return self.jit_compile
+
+    @property
+    def of_convolutions(self):
+        """dict of what a `ConvBiasAct` is told."""
+        names = ("minimal_filtering", "product_dtype", "compile_transforms")
+        return {name: getattr(self, name) for name in names}
 
 
 def inference_twin(layer, options):

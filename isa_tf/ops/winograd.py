@@ -50,7 +50,7 @@ def winograd_kernel(kernel):
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim != 4 or kernel.shape[:2] != (3, 3):
         raise ValueError(f"the kernel must be 3x3, got shape {kernel.shape}")
-    u = np.einsum("ia,jb,abcd->ijcd", _KERNEL, _KERNEL, kernel, optimize=True)
+    u = np.kron(_KERNEL, _KERNEL) @ kernel.reshape(9, -1)
     return u.reshape(_READS**2, *kernel.shape[2:]).astype(np.float32)
 
 
@@ -179,11 +179,49 @@ def _filter(x, kernel_row, bias, activation, dilation_rate):
     return _restore_rows(maps, bias, x, dilation_rate, activation, x.dtype)
 
 
-def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
+def _filter_plainly(x, kernel, bias, activation, dilation_rate):
+    """`winograd_conv` of operations that every TensorFlow has, each of them a pass over memory."""
+    (high, wide), d = _tiles(x, dilation_rate), dilation_rate
+    height, width = spatial_size(x)
+    step, filters = _TILE * d, bias.shape[0]
+    ends = [step * (n + 1) - size - d for n, size in ((high, height), (wide, width))]
+    # Every fourth row and column of each sub-map; what a tile reads beyond its own is its
+    # neighbour's, so that pieces move whole. (Strided slices take as long as the products.)
+    v = tf.space_to_batch(tf.cast(x, tf.float32), [step] * 2, [[d, ends[0]], [d, ends[1]]])
+    v = _tiles_first(v, d, high + 1, wide + 1)
+    more = _READS - _TILE
+    v = tf.concat([v[:, :, :, :high], v[:more, :, :, 1:]], 0)
+    v = tf.concat([v[:, :, :, :, :wide], v[:, :more, :, :, 1:]], 1)
+    v = tf.matmul(_transform(_INPUT), tf.reshape(v, (_READS**2, -1)))
+    products = tf.matmul(tf.reshape(v, (_READS**2, -1, x.shape[-1])), kernel)
+    y = tf.matmul(_transform(_OUTPUT), tf.reshape(products, (_READS**2, -1)))
+    if d > 1:
+        y = tf.reshape(y, (_TILE, _TILE, d, d, -1, high, wide, filters))
+        y = tf.transpose(y, (0, 2, 1, 3, 4, 5, 6, 7))
+    y = tf.reshape(y, (step**2 * tf.shape(x)[0], high, wide, filters))
+    crops = [[0, step * n - size] for n, size in ((high, height), (wide, width))]
+    y = tf.batch_to_space(y, [step] * 2, crops)
+    return tf.cast(activation(tf.nn.bias_add(y, bias)), x.dtype)
+
+
+def _tiles_first(x, d, high, wide):
+    """(4, 4, d * d * B, high, wide, C) of what `space_to_batch` made of a map."""
+    x = tf.reshape(x, (_TILE, d, _TILE, d, -1, high, wide, x.shape[-1]))
+    if d > 1:
+        x = tf.transpose(x, (0, 2, 1, 3, 4, 5, 6, 7))
+    return tf.reshape(x, (_TILE, _TILE, -1, high, wide, x.shape[-1]))
+
+
+def _transform(coefficients):
+    """What makes of the 36 inputs of a tile its 36 sums, or of 36 products its 16 outputs."""
+    return tf.constant(np.kron(coefficients, coefficients), tf.float32)
+
+
+def winograd_conv(x, kernel, bias, activation, dilation_rate=1, jit_compile=True):
     """3x3 convolution with zero padding and stride 1, its bias and its activation.
 
-    XLA compiles the transforms, once for every size; the products are left to TensorFlow's matrix
-    product. All of it is float32.
+    XLA compiles the transforms, once for every size, or they are matrix products too, of ordinary
+    operations for all sizes, which hold twice what the tiles read. All of it is float32.
 
     Args:
         x: tensor (B, H, W, C), any H and W.
@@ -191,6 +229,7 @@ def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
         bias: float32 tensor (filters,).
         activation: function of a tensor.
         dilation_rate: int. Defaults to 1.
+        jit_compile: bool, whether XLA compiles the transforms. Defaults to `True`.
 
     Returns:
         Tensor (B, H, W, filters) in the dtype of `x`.
@@ -201,6 +240,8 @@ def winograd_conv(x, kernel, bias, activation, dilation_rate=1):
     >>> winograd_conv(tf.ones((1, 9, 7, 2)), kernel, tf.zeros(5), tf.nn.relu).shape
     TensorShape([1, 9, 7, 5])
     """
+    if not jit_compile:
+        return _filter_plainly(x, kernel, bias, activation, dilation_rate)
     rows = [tf.unstack(kernel[i : i + _READS]) for i in range(0, _READS**2, _READS)]
     return _filter(x, rows.__getitem__, bias, activation, dilation_rate)
 

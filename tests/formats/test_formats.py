@@ -164,7 +164,7 @@ def test_options_are_those_of_export():
     found = {name: formats.create(name).options for name in formats.list_names()[:3]}
     assert found == {
         "keras": {"weights_dtype": False},
-        "saved_model": {"jit_compile": False},
+        "saved_model": {"jit_compile": False, "minimal_filtering": False},
         "litert": {"image_size": True},
     }
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from batteries import randomize
 from exporting import assert_agree, assert_agrees_at_any_size, expected, make_model, random_images
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
@@ -17,13 +18,14 @@ from tensorflow.core.protobuf import saved_model_pb2
 import isa_tf
 from isa_tf import inference
 from isa_tf.formats.saved_model import ASSETS
+from isa_tf.layers import ConvNormAct
 
 
 def test_saved_model_holds_each_weight_once(exported):
     model, paths = exported
     kept = tf.train.list_variables(str(paths["saved"] / "variables" / "variables"))
     shapes = sorted(tuple(shape) for name, shape in kept if "GRAPH" not in name)
-    assert shapes == sorted(tuple(v.shape) for v in model.variables)
+    assert shapes == sorted(tuple(v.shape) for v in inference.fuse(model).variables)
 
 
 def test_saved_model_agrees_at_any_size(exported):
@@ -104,6 +106,42 @@ def test_attention_is_compiled_in_the_file_only_where_asked(exported, tmp_path):
     compiled = isa_tf.export(model, tmp_path / "compiled", jit_compile=True)
     assert compiled_functions(compiled)
     assert_agrees_at_any_size(model, compiled)
+
+
+def test_wide_convolutions_are_filtered_by_ordinary_operations(tmp_path):
+    image = x = keras.Input((None, None, 3))
+    for rate in (1, 2):
+        x = ConvNormAct(8, 3, dilation_rate=rate)(x)
+    model = keras.Model(image, keras.layers.Conv2D(7, 1)(x))
+    randomize(model)
+    paths = {
+        width: isa_tf.export(model, tmp_path / str(width), minimal_filtering=width)
+        for width in (8, None)
+    }
+    shapes = {
+        width: [shape for _, shape in tf.train.list_variables(str(path / "variables/variables"))]
+        for width, path in paths.items()
+    }
+    assert shapes[8].count([36, 8, 8]) == 1 and not any(shape[:1] == [36] for shape in shapes[None])
+    assert not compiled_functions(paths[8])
+    predictor = isa_tf.load_predictor(paths[8])
+    for size in ((2, 45, 29), (1, 3, 17)):
+        images = random_images(*size)
+        assert_agree(predictor(images), expected(model, images), rtol=1e-3)
+
+
+def test_a_network_that_has_no_twin_is_written_as_it_is(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv = keras.layers.Conv2D(4, 3, padding="same")
+
+        def call(self, x):
+            return self.conv(x)
+
+    model, images = Own(), random_images(1, 24, 40)
+    truth = expected(model, images)
+    assert_agree(isa_tf.load_predictor(isa_tf.export(model, tmp_path / "own"))(images), truth)
 
 
 def test_an_older_one_is_replaced_whole(tmp_path):

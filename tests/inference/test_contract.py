@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from viewing import make_conv, make_model
 
-from isa_tf.inference import Protocol, SegmentationContract, contract_of, contracts, read_contract
+from isa_tf.inference import (
+    Protocol,
+    SegmentationContract,
+    contract_of,
+    contracts,
+    read_contract,
+    seen_size,
+)
 
 NAMES, PALETTE = tuple("abcdefg"), tuple((i, i, i) for i in range(7))
 
@@ -83,3 +90,16 @@ def test_compare():
     assert found == {"agreement": 0.75, "decisions": 4, "kinds": 3, "score_difference": 0.25}
     for nan in ((ids, np.nan * scores), (ids, scores)), ((ids, scores), (ids, np.nan * scores)):
         assert contract.compare(*nan)["agreement"] == 0
+
+
+def test_the_size_that_an_image_is_seen_at():
+    sizes = ((48, 64), (64, 48), (480, 640))
+    assert seen_size((7, 9), None) == (7, 9)
+    for size, seen in (
+        ((64, 48), (64, 48)),
+        ((100, 90), (64, 48)),  # neither is larger; it stands, as the image does
+        ((30, 40), (48, 64)),
+        ((500, 500), (480, 640)),
+    ):
+        assert seen_size(size, sizes) == seen
+        assert seen_size(size, sizes[::-1]) == seen

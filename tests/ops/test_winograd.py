@@ -27,22 +27,24 @@ def make(size, channels=5, filters=3, batch=2):
 
 @pytest.mark.parametrize("rate", [1, 2, 4])
 @pytest.mark.parametrize("size", [(8, 8), (7, 13), (1, 3), (18, 5)])
-def test_equals_the_plain_sum(size, rate):
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_equals_the_plain_sum(size, rate, jit_compile):
     x, kernel = make(size)
     bias = np.array([0.3, -1.0, 0.0], "float32")
-    found = ops.winograd_conv(x, ops.winograd_kernel(kernel), bias, tf.nn.relu, rate)
+    found = ops.winograd_conv(x, ops.winograd_kernel(kernel), bias, tf.nn.relu, rate, jit_compile)
     expected = np.maximum(slow_conv(x, kernel, rate) + bias, 0)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_unknown_sizes_in_a_graph():
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_unknown_sizes_in_a_graph(jit_compile):
     _, kernel = make((8, 8))
     transformed = tf.constant(ops.winograd_kernel(kernel))
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 5))])
     def function(x):
-        return ops.winograd_conv(x, transformed, tf.zeros(3), tf.identity, 2)
+        return ops.winograd_conv(x, transformed, tf.zeros(3), tf.identity, 2, jit_compile)
 
     for size in [(8, 8), (11, 6)]:
         x, _ = make(size)
@@ -50,11 +52,11 @@ def test_unknown_sizes_in_a_graph():
         np.testing.assert_allclose(function(x), expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_half_precision_comes_back_as_it_came():
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_half_precision_comes_back_as_it_came(jit_compile):
     x, kernel = make((9, 9))
-    found = ops.winograd_conv(
-        tf.cast(x, tf.bfloat16), ops.winograd_kernel(kernel), tf.zeros(3), tf.identity
-    )
+    transformed, half = ops.winograd_kernel(kernel), tf.cast(x, tf.bfloat16)
+    found = ops.winograd_conv(half, transformed, tf.zeros(3), tf.identity, 1, jit_compile)
     assert found.dtype == tf.bfloat16
     expected = slow_conv(x, kernel, 1)
     assert np.abs(tf.cast(found, tf.float32) - expected).max() < 0.02 * np.abs(expected).max()

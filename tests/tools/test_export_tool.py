@@ -232,3 +232,22 @@ def test_a_model_that_finds_instances(run, tmp_path):
         status, printed = run(export, *given)
         assert status == 0, printed
         assert re.search(rf"100\.000 % of (\d .*\()?{said}", printed, re.MULTILINE), printed
+
+
+def test_several_sizes_and_a_name_for_the_server(run, model, tmp_path):
+    for package in ("ai_edge_litert", "tensorflow_serving"):
+        pytest.importorskip(package)
+    status, printed = run(
+        export,
+        f"--model={model}",
+        f"--output={tmp_path}",
+        "--format=litert,tf_serving",
+        "--image_size=44x52",
+        "--image_size=52x44",
+        "--serving=harbour",
+    )
+    assert status == 0, printed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["harbour", "model.tflite"]
+    assert load_predictor(tmp_path / "model.tflite").image_sizes == ((44, 52), (52, 44))
+    assert load_predictor(tmp_path / "harbour").image_sizes is None
+    assert (tmp_path / "harbour/1/assets.extra/tf_serving_warmup_requests").is_file()
