@@ -80,7 +80,7 @@ def step(name, model, images, count, folder, seconds):
     folder = Path(folder)
     paths = find_images(images)
     paths = paths[:: max(len(paths) // int(count), 1)][: int(count)]
-    predictor = isa_tf.load_predictor(model)
+    predictor = isa_tf.load_predictor(model, os.cpu_count())
     service = serving.Service(predictor)
     pictures = [path.read_bytes() for path in paths]
     bodies = {f"good_{i}": contents for i, contents in enumerate(pictures)}

@@ -18,7 +18,7 @@ from pycocotools import mask
 FOLDER = Path(os.environ["LOAD_FOLDER"])
 GARBAGE_SHARE = float(os.environ["LOAD_GARBAGE"])
 PREDICT = "/v1/models/model/predict"
-FORMATS = ("ids", "ids", "json", "overlay")
+FORMATS = ("ids",) * 4 + ("json",) * 3 + ("overlay",)  # what is asked for, in these shares
 GOOD = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("good_*.picture"))}
 BAD = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.garbage"))}
 SLOW_BYTES = 60
@@ -109,7 +109,8 @@ class Slow(User):
             head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {SLOW_BYTES}\r\n\r\n"
             connection.sendall(head.encode())
             sending = gevent.spawn(self._send, connection)
-            answer = connection.recv(65536)
+            while part := connection.recv(65536):  # until the server closes
+                answer += part
             sending.kill()
         taken = 1000 * (time.perf_counter() - start)
         right = answer.startswith(b"HTTP/1.1 408") and b"had not come within" in answer

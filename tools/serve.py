@@ -11,6 +11,7 @@ ends it once the requests that are running have been answered.
 """
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -81,6 +82,9 @@ _ADDRESS = flags.DEFINE_string(
     "Of a cluster of Ray's, or auto; by default, one is made here.",
     flag_values=FLAGS,
 )
+_ACCESS_LOG = flags.DEFINE_bool(
+    "access_log", False, "Whether each request is logged.", flag_values=FLAGS
+)
 _PLUGINS = plugins.define(FLAGS)
 
 _NAME = "isa_tf"  # of the application in Ray
@@ -138,7 +142,12 @@ def run(application, limits, needed):
             "request_timeout_s": seconds,
         }
     )
-    serve.run(application, name=_NAME, route_prefix="/")
+    serve.run(
+        application,
+        name=_NAME,
+        route_prefix="/",
+        logging_config={"enable_access_log": _ACCESS_LOG.value},
+    )
     print(f"ready at http://{_HOST.value}:{_PORT.value}/v1/models (Ctrl-C ends it)", flush=True)
     while not ended.wait(0.5):
         pass
@@ -161,8 +170,11 @@ def models_of(given):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
         name, _, version = (name or path.stem).partition("@")
-        versions = models.setdefault(name, {})
         version = version or "1"
+        for part in (name, version):
+            if not re.fullmatch(r"[\w.=+-]+", part):
+                raise ValueError(f"{part!r} is no name: letters, digits and any of ._-+= make one")
+        versions = models.setdefault(name, {})
         if version in versions:
             raise ValueError(
                 f"two models of the name {name!r} and version {version!r}: give one as "

@@ -162,6 +162,10 @@ def application(
     busy = 2 * batch  # one at work, and one that is read or written meanwhile
     least, most = replicas
     resources = {"num_cpus": num_threads or 1, "num_gpus": num_gpus}
+    scale = {"num_replicas": least}
+    if most > least:
+        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": busy}
+        scale = {"autoscaling_config": scaling}
     handles = {}
     for name, versions in models.items():
         handles[name] = {}
@@ -173,11 +177,7 @@ def application(
                 max_queued_requests=queue,
                 graceful_shutdown_timeout_s=_GRACE,
                 ray_actor_options=resources,
-                **(
-                    {"num_replicas": least}
-                    if least == most
-                    else {"autoscaling_config": {"min_replicas": least, "max_replicas": most}}
-                ),
+                **scale,
             )
             arguments = (str(path), limits, num_threads, batch, wait, tuple(plugins))
             handles[name][version] = deployment.bind(*arguments)

@@ -68,7 +68,7 @@ def read_picture(contents, limits=None):
 
     Example:
 
-    >>> read_picture(Path("photo.jpg").read_bytes()).shape
+    >>> read_picture(open("photo.jpg", "rb").read()).shape
     (96, 128, 3)
     >>> read_picture(b"no picture")
     Traceback (most recent call last):

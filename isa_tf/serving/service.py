@@ -115,7 +115,7 @@ class Service:
     Example:
 
     >>> service = Service(isa_tf.load_predictor("model.keras"))
-    >>> answer = service.answer(Path("photo.jpg").read_bytes(), Options("ids"))
+    >>> answer = service.answer(open("photo.jpg", "rb").read(), Options("ids"))
     >>> Image.open(io.BytesIO(answer.body)).size
     (128, 96)
     """
