@@ -49,9 +49,9 @@ def main(argv):
         raise app.UsageError("Give --model and --images, and nothing else")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        before = _child("prepare", _MODEL.value, _IMAGES.value, str(_COUNT.value), folder)
+        before = _alone(folder)
         found = _under_load(folder)
-        after = _child("prepare", _MODEL.value, _IMAGES.value, str(_COUNT.value), folder)
+        after = _alone(folder)
     bare = (before["bare"] + after["bare"]) / 2
     found["bare"] = {"before": before, "after": after, "rate": bare}
     found["share_of_bare"] = found["rate"] / bare
@@ -62,14 +62,15 @@ def main(argv):
     return 0 if found["right"] else 1
 
 
-def _child(*arguments):
-    """A step in a process of its own, since Locust and TensorFlow do not go together."""
-    code = "import sys; from tools import load; load.step(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, *map(str, arguments), str(_LOOP.value)]
+def _alone(folder):
+    """`prepare` in a process of its own, since Locust and TensorFlow do not go together."""
+    code = "import sys; from tools import load; load.prepare(*sys.argv[1:])"
+    told = _MODEL.value, _IMAGES.value, _COUNT.value, folder, _LOOP.value
+    command = [sys.executable, "-c", code, *map(str, told)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def step(name, model, images, count, folder, seconds):
+def prepare(model, images, count, folder, seconds):
     """Writes pictures and what is to be answered to them, and measures the predictor alone."""
     import numpy as np
 
@@ -92,7 +93,7 @@ def step(name, model, images, count, folder, seconds):
         np.save(folder / f"{kind}.ids.npy", result[0])
         drawn = service.write(image, result, serving.Options("overlay"))
         (folder / f"{kind}.overlay.png").write_bytes(drawn.body)
-    for kind, contents in _garbage(pictures[0]).items():
+    for kind, contents in garbage(pictures[0]).items():
         (folder / f"{kind}.garbage").write_bytes(contents)
     decoded = [service.read(each, serving.Options()) for each in pictures]
     rates = {}
@@ -117,7 +118,7 @@ def _cmyk(contents):
     return file.getvalue()
 
 
-def _garbage(contents):
+def garbage(contents):
     """Bodies that are not to be answered, by their kind and the status: {"400_text": ...}."""
     import struct
     import zlib
@@ -178,8 +179,9 @@ def _under_load(folder):
         server.send_signal(signal.SIGTERM)
         found["server_exit"] = server.wait(90)
     finally:
-        if server.poll() is None:
-            server.kill()
+        if server.poll() is None:  # what Ray started would outlive it
+            for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+                process.kill()
         log.seek(0)
         print(log.read()[-6000:], file=sys.stderr)
         log.close()
@@ -224,6 +226,7 @@ def _memory(tree):
     for process in [tree, *tree.children(recursive=True)]:
         try:
             name = (process.cmdline() or [process.name()])[0].split("/")[-1].strip()
+            name = name.partition(".")[0]  # behind which Ray says what it is at
             found[name] = found.get(name, 0) + process.memory_info().rss / 1e6
         except psutil.Error:
             continue

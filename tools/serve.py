@@ -26,7 +26,7 @@ from tools import plugins
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "A model, NAME=PATH or NAME@VERSION=PATH; several by several.", flag_values=FLAGS
+    "model", [], "PATH, NAME=PATH or NAME@VERSION=PATH of a model.", flag_values=FLAGS
 )
 _HOST = flags.DEFINE_string(
     "host",
@@ -42,10 +42,10 @@ _REPLICAS = flags.DEFINE_list(
     flag_values=FLAGS,
 )
 _THREADS = flags.DEFINE_integer(
-    "threads", None, "Of a process; by default its runtime chooses.", 1, flag_values=FLAGS
+    "threads", None, "Threads of a process; by default its runtime chooses.", 1, flag_values=FLAGS
 )
 _GPUS = flags.DEFINE_float(
-    "gpus", 0, "Of a process; a part where several share.", 0, flag_values=FLAGS
+    "gpus", 0, "GPUs of a process; a part of one where several share.", 0, flag_values=FLAGS
 )
 _BATCH = flags.DEFINE_integer(
     "batch", 1, "Images of one size that a model sees at once, at most.", 1, flag_values=FLAGS
@@ -57,29 +57,29 @@ _QUEUE = flags.DEFINE_integer(
     "queue", 100, "Requests that may wait for a model; more are answered 503.", 1, flag_values=FLAGS
 )
 _MAX_BYTES = flags.DEFINE_integer(
-    "max_bytes", serving.Limits.max_bytes, "Of a request.", 1, flag_values=FLAGS
+    "max_bytes", serving.Limits.max_bytes, "The most bytes of a request.", 1, flag_values=FLAGS
 )
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", serving.Limits.max_pixels, "Of a picture.", 1, flag_values=FLAGS
+    "max_pixels", serving.Limits.max_pixels, "The most pixels of a picture.", 1, flag_values=FLAGS
 )
 _BODY_SECONDS = flags.DEFINE_float(
     "body_seconds",
     serving.Limits.body_seconds,
-    "In which a request must have come.",
+    "Seconds in which a request must have come.",
     0,
     flag_values=FLAGS,
 )
 _ANSWER_SECONDS = flags.DEFINE_float(
     "answer_seconds",
     serving.Limits.answer_seconds,
-    "In which it is answered from then on, or with 504.",
+    "Seconds in which it is answered from then on, or with 504.",
     0,
     flag_values=FLAGS,
 )
 _ADDRESS = flags.DEFINE_string(
     "address",
     None,
-    "Of a cluster of Ray's, or auto; by default, one is made here.",
+    "The address of a cluster of Ray's, or auto; by default, one is made here.",
     flag_values=FLAGS,
 )
 _ACCESS_LOG = flags.DEFINE_bool(

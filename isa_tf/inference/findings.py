@@ -58,7 +58,7 @@ def class_findings(class_id, class_names=None, masks=True):
 
     >>> first, second = class_findings(np.uint8([[2, 0, 2, 2]]), ("sky", "sea", "land"))
     >>> first["name"], first["share"], first["segmentation"]
-    ('land', 0.75, {'size': [1, 4], 'counts': '0112'})
+    ('land', 0.75, {'size': [1, 4], 'counts': '0111'})
     >>> second["name"], second["pixels"]
     ('sky', 1)
     """

@@ -7,8 +7,11 @@ batches, starts more where many wait, and replaces what dies.
 import asyncio
 import importlib
 
+import tensorflow as tf
 from absl import logging
+from PIL import Image
 
+from isa_tf.formats import load_predictor
 from isa_tf.serving.app import Door, make_app
 from isa_tf.serving.limits import Limits, Refused
 from isa_tf.serving.service import Service
@@ -22,19 +25,14 @@ class _Replica:
     """A model in a process of its own."""
 
     def __init__(self, path, limits, num_threads, batch, wait, plugins=()):
-        import tensorflow as tf
-
         if num_threads:
             tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-        from PIL import Image
         from ray import serve
-
-        import isa_tf
 
         Image.MAX_IMAGE_PIXELS = None  # `Limits` says how many
         for name in plugins:
             importlib.import_module(name)
-        self.service = Service(isa_tf.load_predictor(path, num_threads), limits)
+        self.service = Service(load_predictor(path, num_threads), limits)
 
         @serve.batch(max_batch_size=batch, batch_wait_timeout_s=wait)
         async def predict(images):

@@ -74,7 +74,10 @@ def path(tmp_path_factory):
 def server(path):
     made = Server(path, 8123, "--body_seconds=2", f"--model=m@2={path}", "--batch=4")
     yield made
-    made.process.kill()
+    if made.process.poll() is None:  # what Ray started would outlive it
+        children = psutil.Process(made.process.pid).children(recursive=True)
+        for process in (made.process, *children):
+            process.kill()
     made.process.stdout.close()
 
 
@@ -98,7 +101,10 @@ def test_it_serves(path, server):
     for kind, (bad, status, reason) in asking.garbage().items():
         found, body = server.ask("/v1/models/m/predict", bad)
         assert (found, kind) == (status, kind) and reason in json.loads(body)["error"]
-    assert b"serve_num_http_requests" in server.ask("/metrics")[1]
+    end = time.monotonic() + 60  # Ray counts anew every ten seconds
+    while b"serve_num_http_requests" not in server.ask("/metrics")[1]:
+        assert time.monotonic() < end
+        time.sleep(1)
 
     # A replica that is killed is replaced, and who asks meanwhile is answered.
     (replica,) = server.replicas()
@@ -114,6 +120,7 @@ def test_it_serves(path, server):
         running = [pool.submit(answers, i) for i in range(8)]
         time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
-        assert {future.result()[0] for future in running} <= {200, 503}
+        found = {future.result()[0] for future in running}
+        assert 200 in found and found <= {200, 503}
     assert server.process.wait(60) == 0
     assert "requests running" not in server.process.stdout.read()
