@@ -7,9 +7,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 PARITY ?= .venv-parity
 PADDLE ?= .venv-paddle
 BEAM ?= .venv-beam
+SERVE ?= .venv-serve
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo web test test-slow test-beam parity golden record lint clean
+.PHONY: help demo web test test-slow test-beam test-serve parity golden record lint clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
@@ -17,6 +18,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
+	@echo "make test-serve the tests with Ray Serve (installs it apart)"
 	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"
 	@echo "make lint       ruff"
 	@echo "make record     the help of isa-tf, after flags have changed"
@@ -52,6 +54,12 @@ test-beam: setup.cfg
 	$(BEAM)/bin/python -m pip install --quiet --editable '.[test,beam]'
 	$(BEAM)/bin/python -m pytest -k beam tests/data
 
+test-serve: setup.cfg
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python -m pip install --quiet --upgrade pip
+	$(SERVE)/bin/python -m pip install --quiet --editable '.[test,serve]'
+	$(SERVE)/bin/python -m pytest tests/serving tests/tools/test_serve.py
+
 # Every framework in an environment of its own kind; minutes, and some GB on disk.
 $(PARITY)/installed: setup.cfg tests/parity/requirements.txt
 	$(PYTHON) -m venv $(PARITY)
@@ -85,4 +93,4 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache

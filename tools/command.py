@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": "experiments.evaluate",
     "predict": "tools.predict",
     "export": "tools.export",
+    "serve": "tools.serve",
     "web": "tools.demo_web",
     "convert": "tools.convert",
     "compare": "tools.compare",

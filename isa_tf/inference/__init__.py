@@ -9,6 +9,7 @@ from isa_tf.inference.contract import (
     seen_size,
 )
 from isa_tf.inference.detection import DetectionProtocol, detect
+from isa_tf.inference.findings import class_findings, findings, instance_findings
 from isa_tf.inference.fuse import FusedModel, fuse
 from isa_tf.inference.instance_predictor import InstancePredictor
 from isa_tf.inference.instances import InstanceContract, Instances, Truth
@@ -49,14 +50,17 @@ __all__ = [
     "SegmentationContract",
     "Truth",
     "class_dtype",
+    "class_findings",
     "classify",
     "classify_in_pieces",
     "confusion_matrix",
     "contract_of",
     "contracts",
     "detect",
+    "findings",
     "fits_at_once",
     "fuse",
+    "instance_findings",
     "predictor_of_model",
     "predictor_of_run",
     "predictors",

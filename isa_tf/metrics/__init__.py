@@ -1,6 +1,6 @@
 """Scores: of segmentation from one confusion matrix, of instances as COCO counts them."""
 
-from isa_tf.metrics.coco import CocoScores, coco_results
+from isa_tf.metrics.coco import CocoScores, coco_results, run_lengths
 from isa_tf.metrics.confusion import MeanIoU, boundary_band, class_scores, scores
 
 __all__ = [
@@ -9,5 +9,6 @@ __all__ = [
     "boundary_band",
     "class_scores",
     "coco_results",
+    "run_lengths",
     "scores",
 ]

@@ -149,7 +149,7 @@ def coco_results(instances, image_id, category_ids=None):
             "category_id": class_id + 1 if category_ids is None else category_ids[class_id],
             "bbox": box,
             "score": score,
-            "segmentation": _run_lengths(mask),
+            "segmentation": run_lengths(mask),
         }
         for class_id, box, score, mask in zip(
             classes, boxes.tolist(), certainty, np.asarray(instances.masks, bool), strict=True
@@ -157,10 +157,25 @@ def coco_results(instances, image_id, category_ids=None):
     ]
 
 
-def _run_lengths(mask):
+def run_lengths(mask):
+    """A mask as COCO's run lengths, in the form that JSON can hold.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        dict: "size", [height, width], and "counts", COCO's text, which pycocotools decodes.
+
+    Example:
+
+    >>> run_lengths(np.ones((1, 3), bool))
+    {'size': [1, 3], 'counts': '03'}
+
+    Library: https://github.com/ppwwyyxx/cocoapi (pycocotools)
+    """
     from pycocotools import mask as tools
 
-    encoded = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+    encoded = tools.encode(np.asfortranarray(mask, np.uint8))
     return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}
 
 
