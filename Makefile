@@ -50,7 +50,7 @@ test-beam: setup.cfg
 	$(PYTHON) -m venv $(BEAM)
 	$(BEAM)/bin/python -m pip install --quiet --upgrade pip
 	$(BEAM)/bin/python -m pip install --quiet --editable '.[test,beam]'
-	$(BEAM)/bin/python -m pytest -k beam tests/data
+	$(BEAM)/bin/python -m pytest -k beam tests/data tests/tools/test_predict_beam.py
 
 # Every framework in an environment of its own kind; minutes, and some GB on disk.
 $(PARITY)/installed: setup.cfg tests/parity/requirements.txt

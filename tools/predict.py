@@ -30,6 +30,8 @@ all classes underneath, so it is higher then. --json writes NAME.jsonl, a line f
 NAME is the file's, with the folders below the part of a pattern before its first "*". An image that
 cannot be read is named and left out, of a video that ends early what came before is kept; both
 stand in failures.json, path and reason, and the command then exits with 1.
+
+--runner=NAME predicts a folder of images that is too large for one machine: docs/predict.md.
 """
 
 import glob
@@ -118,6 +120,19 @@ _EVERY = flags.DEFINE_integer(
 _FRAMES = flags.DEFINE_integer(
     "frames", None, "Of a video, the most frames to predict.", 1, flag_values=FLAGS
 )
+_RUNNER = flags.DEFINE_string(
+    "runner",
+    None,
+    "Predict images by an Apache Beam pipeline (pip install '.[beam]') on this runner, such as "
+    "DirectRunner; the same command goes on where it was stopped.",
+    flag_values=FLAGS,
+)
+_BEAM_OPTIONS = flags.DEFINE_list(
+    "beam_options",
+    [],
+    "More options of the pipeline, such as --beam_options=--direct_num_workers=4.",
+    flag_values=FLAGS,
+)
 _PLUGINS = plugins.define(FLAGS)
 
 
@@ -141,31 +156,22 @@ def main(argv):
         writer = outputs[predictor.task](predictor, _OUTPUT.value, options)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise app.UsageError(str(error)) from error
-    # The first call makes the graph ready: not to be counted among the times below.
-    predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
+    images = [source for source in sources if not _is_video(source)]
+    videos = [source for source in sources if _is_video(source)]
+    if _RUNNER.value is not None and (videos or camera is not None):
+        raise app.UsageError("--runner is for images, not for videos and cameras")
 
     writer.folder.mkdir(parents=True, exist_ok=True)
     for fault in faults:
         print(f"FAULT {fault}")
-    images = [source for source in sources if not _is_video(source)]
-    videos = [source for source in sources if _is_video(source)]
-    rows, wrong, written = [], [], 0
-    for source in images:
-        try:
-            image = read_image(source.path)
-        except DataError as error:
-            print(f"FAULT {error}")
-            wrong.append(error)
-            continue
-        start = time.perf_counter()
-        result = predictor(image)
-        seconds = time.perf_counter() - start
-        print(f"{source.path}: {1000 * seconds:.0f} ms; {writer.write(source, image, result)}")
-        rows += writer.rows(source, result)
-        written += 1
+    predict_images = _predict_images if _RUNNER.value is None else _predict_on_beam
+    # The first call makes the graph ready: not to be counted among the times below.
+    if _RUNNER.value is None:
+        predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
+    wrong = []
     if images:
-        writer.finish(rows)
-        of = len(images) + len([fault for fault in faults if not _is_video(fault)])
+        written, wrong = predict_images(predictor, writer, images)
+        of = len(images) + sum(not _is_video(fault) for fault in faults)
         print(f"{written} of {of} images {writer.did} into {writer.folder}")
     for source in videos:
         try:
@@ -179,6 +185,44 @@ def main(argv):
         wrong += _predict_video(writer, Source(camera.path, camera.path.name), camera)
     write_failures(writer.folder, sorted([*faults, *wrong], key=lambda fault: fault.path))
     return 1 if faults or wrong else 0
+
+
+def _predict_images(predictor, writer, sources):
+    """Writes what is found in images: how many, and the faults of the others."""
+    rows, faults = [], []
+    for source in sources:
+        try:
+            image = read_image(source.path)
+        except DataError as error:
+            print(f"FAULT {error}")
+            faults.append(error)
+            continue
+        start = time.perf_counter()
+        result = predictor(image)
+        seconds = time.perf_counter() - start
+        print(f"{source.path}: {1000 * seconds:.0f} ms; {writer.write(source, image, result)}")
+        rows += writer.rows(source, result)
+    writer.finish(rows)
+    return len(sources) - len(faults), faults
+
+
+def _predict_on_beam(predictor, writer, sources):
+    """The same by a Beam pipeline."""
+    try:
+        from tools import predict_beam
+    except ImportError as error:
+        raise app.UsageError(
+            f"--runner needs Apache Beam: pip install '.[beam]' ({error})"
+        ) from error
+    options = [f"--runner={_RUNNER.value}", *_BEAM_OPTIONS.value]
+    before, written, faults = predict_beam.predict(
+        predictor, _MODEL.value, writer, sources, options, _PLUGINS.value
+    )
+    if before:
+        print(f"{before} images were done before")
+    for fault in faults:
+        print(f"FAULT {fault}")
+    return written, faults
 
 
 def _predict_video(writer, source, video):
