@@ -66,8 +66,7 @@ _MODEL = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_multi_string(
     "images",
     None,
-    "An image, a video, a folder of images, or a pattern in quotes, such as 'photos/**/*.jpg'; may "
-    "be given several times.",
+    "An image, a video, a folder of images, or a pattern in quotes, such as 'photos/**/*.jpg'",
     flag_values=FLAGS,
 )
 _CAMERA = flags.DEFINE_integer(
