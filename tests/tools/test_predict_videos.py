@@ -47,8 +47,10 @@ def assert_shows(path, pictures):
     """A film is these pictures, but for what its encoding loses."""
     found, told = filming.decoded(path)
     assert found.shape == np.shape(pictures)
-    difference = np.abs(found.astype(int) - pictures).mean((1, 2, 3))
-    assert difference.max() < 10, difference
+    found = found.astype(int)
+    difference = np.abs(found - pictures).mean((1, 2, 3))
+    others = np.abs(found[:-1] - pictures[1:]).mean()
+    assert difference.max() < 20 < 30 < others, (difference, others)
     return told
 
 
@@ -90,14 +92,15 @@ def test_some_of_it_with_a_legend(run, model, predictor, film, tmp_path):
     np.testing.assert_allclose(told_times, times[:9:3], atol=1e-4)
     for picture, frame in zip(found, frames[::3], strict=False):
         painted = overlay(frame, predictor(frame)[0], PALETTE, clear=(1,))
-        assert np.abs(picture[:48, :64].astype(int) - painted).mean() < 10
+        assert np.abs(picture[:48, :64].astype(int) - painted).mean() < 20
     # The same beneath every frame: what stands there is the legend of all that is painted.
     some = [i for i in range(7) if i != 1]
     names = legend([NAMES[i] for i in some], [PALETTE[i] for i in some], 240 - 28, 14)
     for picture in found:
         assert picture.shape[0] % 2 == 0 and picture.shape[1] == 240
         beneath = picture[48 + 14 : 48 + 14 + names.shape[0], 14 : 14 + names.shape[1]]
-        assert np.abs(beneath.astype(int) - names).mean() < 10
+        blank = np.abs(255 - names.astype(int)).mean()
+        assert np.abs(beneath.astype(int) - names).mean() < blank / 2
     rows = [json.loads(line) for line in (out / "film.jsonl").read_text().splitlines()]
     assert [row["frame"] for row in rows] == [0, 3, 6]
     assert "segmentation" not in rows[0]["classes"][0]
