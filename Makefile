@@ -52,7 +52,7 @@ test-beam: setup.cfg
 	$(PYTHON) -m venv $(BEAM)
 	$(BEAM)/bin/python -m pip install --quiet --upgrade pip
 	$(BEAM)/bin/python -m pip install --quiet --editable '.[test,beam]'
-	$(BEAM)/bin/python -m pytest -k beam tests/data
+	$(BEAM)/bin/python -m pytest -k beam tests/data tests/tools/test_predict_beam.py
 
 test-serve: setup.cfg
 	$(PYTHON) -m venv $(SERVE)

@@ -1,7 +1,9 @@
-"""Predicts images with a model of any format: .keras, SavedModel folder, .tflite, .onnx, ...
+"""Predicts images and videos with a model of any format: .keras, SavedModel folder, .tflite, ...
 
     python -m tools.predict --model=model.keras --images=photos --output=predicted
-    python -m tools.predict --model=model.tflite --images='photos/*.jpg' --output=predicted
+    python -m tools.predict --model=model.tflite --images='photos/**/*.jpg' --output=predicted
+    python -m tools.predict --model=model.keras --images=film.mp4 --output=predicted --every=5
+    python -m tools.predict --model=model.keras --camera=0 --output=predicted
 
 What is written depends on what the model is for.
 
@@ -17,34 +19,43 @@ file_name. The image_id is the number that a file is named by ("000000000139.jpg
 other names the file's name; the category_id is the data set's own where the model knows it, else
 the class id + 1. --score_threshold leaves out what the model is less sure of.
 
-An image that cannot be read is named and left out; the command then exits with 1.
+--json=shares adds NAME.json for each image: classes with their shares, or instances; --json=masks
+has their masks too, as COCO's run lengths.
+
+Of a video: NAME_overlay.mp4, of its size and with its times of frames; --legend puts the names of
+all classes underneath, so it is higher then. --json writes NAME.jsonl, a line for each frame,
+--frame_labels NAME_label/000000.png, ..., the class ids. A camera is a video that ends by Ctrl-C or
+--frames.
+
+NAME is the file's, with the folders below the part of a pattern before its first "*". An image that
+cannot be read is named and left out, of a video that ends early what came before is kept; both
+stand in failures.json, path and reason, and the command then exits with 1.
+
+--runner=NAME predicts a folder of images that is too large for one machine: docs/predict.md.
 """
 
 import glob
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
-from isa_tf import files, load_predictor
+from isa_tf import load_predictor
 from isa_tf.data import DataError
-from isa_tf.data.base import voc_palette
 from isa_tf.data.folder import IMAGE_SUFFIXES
 from isa_tf.data.pictures import read_image
-from isa_tf.names import Registry, unknown
-from isa_tf.visualize import draw_instances, overlay, with_legend
+from isa_tf.data.videos import VIDEO_SUFFIXES, Camera, Video
+from isa_tf.training.callbacks import Progress
 from tools import plugins
+from tools.predictions import Options, Source, draw, outputs, unlike, write_failures
+
+__all__ = ["draw", "find_images", "main"]
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-DETECTIONS = "detections.json"
 _WARM_UP_SIZE = (64, 64)
-_MOST_CLASSES = 2**16  # that a PNG holds
-_NO_LABEL = -1  # every id is a class here, 255 too
 
 _MODEL = flags.DEFINE_string(
     "model",
@@ -52,8 +63,14 @@ _MODEL = flags.DEFINE_string(
     "A .keras, .tflite or .onnx file, a folder of SavedModel or OpenVINO, ...",
     flag_values=FLAGS,
 )
-_IMAGES = flags.DEFINE_string(
-    "images", None, "An image, a folder of images, or a pattern in quotes.", flag_values=FLAGS
+_IMAGES = flags.DEFINE_multi_string(
+    "images",
+    None,
+    "An image, a video, a folder of images, or a pattern in quotes, such as 'photos/**/*.jpg'",
+    flag_values=FLAGS,
+)
+_CAMERA = flags.DEFINE_integer(
+    "camera", None, "The number of a camera to predict, until Ctrl-C.", 0, flag_values=FLAGS
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write into.", flag_values=FLAGS)
 _OPACITY = flags.DEFINE_float(
@@ -72,8 +89,9 @@ _CLEAR = flags.DEFINE_list(
 )
 _LEGEND = flags.DEFINE_bool(
     "legend",
-    True,
-    "Whether the overlay names the classes found, or the instances.",
+    None,
+    "Whether the overlay names the classes, or the instances; by default all but a video's does, "
+    "whose legend of classes makes it higher.",
     flag_values=FLAGS,
 )
 _SCORE_THRESHOLD = flags.DEFINE_float(
@@ -85,10 +103,36 @@ _SCORE_THRESHOLD = flags.DEFINE_float(
     1.0,
     flag_values=FLAGS,
 )
+_JSON = flags.DEFINE_enum(
+    "json",
+    None,
+    ["shares", "masks"],
+    "Write NAME.json too: classes and their shares, or instances; with masks, as run lengths.",
+    flag_values=FLAGS,
+)
+_FRAME_LABELS = flags.DEFINE_bool(
+    "frame_labels", False, "Of a video, write the class ids of each frame.", flag_values=FLAGS
+)
+_EVERY = flags.DEFINE_integer(
+    "every", 1, "Of a video, predict every n-th frame, and show these alone.", 1, flag_values=FLAGS
+)
+_FRAMES = flags.DEFINE_integer(
+    "frames", None, "Of a video, the most frames to predict.", 1, flag_values=FLAGS
+)
+_RUNNER = flags.DEFINE_string(
+    "runner",
+    None,
+    "Predict images by an Apache Beam pipeline (pip install '.[beam]') on this runner, such as "
+    "DirectRunner; the same command goes on where it was stopped.",
+    flag_values=FLAGS,
+)
+_BEAM_OPTIONS = flags.DEFINE_list(
+    "beam_options",
+    [],
+    "More options of the pipeline, such as --beam_options=--direct_num_workers=4.",
+    flag_values=FLAGS,
+)
 _PLUGINS = plugins.define(FLAGS)
-
-# What writes the results of a task's predictor.
-outputs = Registry("task")
 
 
 def main(argv):
@@ -96,154 +140,139 @@ def main(argv):
         raise app.UsageError(
             f"Unexpected arguments: {' '.join(argv[1:])} (a pattern of --images needs quotes)"
         )
-    for flag in (_MODEL, _IMAGES, _OUTPUT):
+    for flag in (_MODEL, _OUTPUT):
         if flag.value is None:
             raise app.UsageError(f"Give --{flag.name}")
+    if not _IMAGES.value and _CAMERA.value is None:
+        raise app.UsageError("Give --images, or --camera")
     plugins.load(_PLUGINS)
+    names = Options._fields
+    options = Options(**{name: FLAGS[name].value for name in names})
     try:
-        paths = find_images(_IMAGES.value)
+        sources, faults = unlike(find_sources(_IMAGES.value or []))
+        camera = None if _CAMERA.value is None else Camera(_CAMERA.value)
         predictor = load_predictor(_MODEL.value)
-        writer = outputs[predictor.task](predictor, Path(_OUTPUT.value))
+        writer = outputs[predictor.task](predictor, _OUTPUT.value, options)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise app.UsageError(str(error)) from error
-    # The first call makes the graph ready: not to be counted among the times below.
-    predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
+    images = [source for source in sources if not _is_video(source)]
+    videos = [source for source in sources if _is_video(source)]
+    if _RUNNER.value is not None and (videos or camera is not None):
+        raise app.UsageError("--runner is for images, not for videos and cameras")
 
     writer.folder.mkdir(parents=True, exist_ok=True)
-    written, failed = {}, 0
-    for path in paths:
+    for fault in faults:
+        print(f"FAULT {fault}")
+    predict_images = _predict_images if _RUNNER.value is None else _predict_on_beam
+    # The first call makes the graph ready: not to be counted among the times below.
+    if _RUNNER.value is None:
+        predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
+    wrong = []
+    if images:
+        written, wrong = predict_images(predictor, writer, images)
+        of = len(images) + sum(not _is_video(fault) for fault in faults)
+        print(f"{written} of {of} images {writer.did} into {writer.folder}")
+    for source in videos:
         try:
-            if path.stem in written:
-                raise DataError(path, f"the same name as {written[path.stem]}")
-            image = read_image(path)
+            wrong += _predict_video(writer, source, Video(source.path))
         except DataError as error:
             print(f"FAULT {error}")
-            failed += 1
+            wrong.append(error)
+        except ImportError as error:
+            raise app.UsageError(str(error)) from error
+    if camera is not None:
+        wrong += _predict_video(writer, Source(camera.path, camera.path.name), camera)
+    write_failures(writer.folder, sorted([*faults, *wrong], key=lambda fault: fault.path))
+    return 1 if faults or wrong else 0
+
+
+def _predict_images(predictor, writer, sources):
+    """Writes what is found in images: how many, and the faults of the others."""
+    rows, faults = [], []
+    for source in sources:
+        try:
+            image = read_image(source.path)
+        except DataError as error:
+            print(f"FAULT {error}")
+            faults.append(error)
             continue
-        written[path.stem] = path
         start = time.perf_counter()
         result = predictor(image)
         seconds = time.perf_counter() - start
-        print(f"{path}: {1000 * seconds:.0f} ms; {writer.write(path, image, result)}")
-    writer.finish()
-    print(f"{len(written)} of {len(paths)} images {writer.did} into {writer.folder}")
-    return 1 if failed else 0
+        print(f"{source.path}: {1000 * seconds:.0f} ms; {writer.write(source, image, result)}")
+        rows += writer.rows(source, result)
+    writer.finish(rows)
+    return len(sources) - len(faults), faults
 
 
-@outputs.register("segmentation")
-class Labels:
-    """Writes class ids: an overlay and a label an image."""
-
-    did = "segmented"
-
-    def __init__(self, predictor, folder):
-        self.predictor, self.folder = predictor, folder
-        if _SCORE_THRESHOLD.value is not None:
-            raise ValueError("--score_threshold is for models that find instances")
-        self.clear = _class_ids(_CLEAR.value, predictor)
-        self.opacity = 0.5 if _OPACITY.value is None else _OPACITY.value
-
-    def write(self, path, image, result):
-        """Writes what was found in an image, and tells it in words."""
-        class_id = result[0]
-        picture = draw(image, class_id, self.predictor, self.opacity, self.clear, _LEGEND.value)
-        Image.fromarray(picture).save(self.folder / f"{path.stem}_overlay.png")
-        depth = np.uint8 if class_id.dtype == np.uint8 else np.uint16
-        Image.fromarray(class_id.astype(depth)).save(self.folder / f"{path.stem}_label.png")
-        return _classes(class_id, self.predictor.class_names)
-
-    def finish(self):
-        """Writes what is of all images."""
+def _predict_on_beam(predictor, writer, sources):
+    """The same by a Beam pipeline."""
+    try:
+        from tools import predict_beam
+    except ImportError as error:
+        raise app.UsageError(
+            f"--runner needs Apache Beam: pip install '.[beam]' ({error})"
+        ) from error
+    options = [f"--runner={_RUNNER.value}", *_BEAM_OPTIONS.value]
+    before, written, faults = predict_beam.predict(
+        predictor, _MODEL.value, writer, sources, options, _PLUGINS.value
+    )
+    if before:
+        print(f"{before} images were done before")
+    for fault in faults:
+        print(f"FAULT {fault}")
+    return written, faults
 
 
-@outputs.register("instance_segmentation")
-class Detections:
-    """Writes instances: an overlay an image, and one file of all of them."""
+def _predict_video(writer, source, video):
+    """Writes what is found in a video; gives the fault that it ended with, in a list."""
+    start, progress = time.perf_counter(), Progress(0)
 
-    did = "searched"
+    def say(done):
+        if (now := time.monotonic()) - progress.last >= progress.every:
+            progress.last = now
+            progress.say(f"{source.path}: {done:,} frames")
 
-    def __init__(self, predictor, folder):
-        self.predictor, self.folder, self.results = predictor, folder, []
-        self.opacity = 0.4 if _OPACITY.value is None else _OPACITY.value
-        least = _SCORE_THRESHOLD.value
-        self.drawn, self.kept = (0.5, 0.0) if least is None else (least, least)
-
-    def write(self, path, image, result):
-        """Writes the picture of an image, keeps what was found, and tells it in words."""
-        kept, drawn = result.above(self.kept), result.above(self.drawn)
-        names, palette = self.predictor.class_names, self.predictor.palette
-        picture = draw_instances(image, drawn, names, palette, self.opacity, labels=_LEGEND.value)
-        Image.fromarray(picture).save(self.folder / f"{path.stem}_overlay.png")
-        image_id = int(path.stem) if path.stem.isdecimal() else path.name
-        for row in kept.to_coco(image_id, self.predictor.category_ids):
-            self.results.append({**row, "file_name": path.name})
-        return _counts(drawn, names)
-
-    def finish(self):
-        """Writes what is of all images."""
-        with files.replacing(self.folder / DETECTIONS) as new:
-            new.write_text(json.dumps(self.results), encoding="utf-8")
-
-
-def draw(image, class_id, predictor, opacity=0.5, clear=(0,), legend=True):
-    """The classes (H, W) found in an image (H, W, 3), laid over it, and their names beneath."""
-    found = np.unique(class_id).tolist()
-    palette = predictor.palette or voc_palette(max(predictor.num_classes or 0, found[-1] + 1))
-    picture = overlay(image, class_id, palette, opacity, _NO_LABEL, clear)
-    if not legend:
-        return picture
-    names = [_name(i, predictor.class_names) for i in found]
-    return with_legend(picture, names, [None if i in clear else palette[i] for i in found])
-
-
-def _class_ids(given, predictor):
-    """The ids of classes given as ids or names; ValueError for what is no class, or too many."""
-    if (predictor.num_classes or 0) > _MOST_CLASSES:
-        raise ValueError(
-            f"{predictor.num_classes} classes are more than the {_MOST_CLASSES} of a label PNG"
-        )
-    names = list(predictor.class_names or ())
-    count = predictor.num_classes or _MOST_CLASSES
-    for name in given:
-        if name not in names and not (name.isdecimal() and int(name) < count):
-            raise ValueError(unknown("class in --clear:", name, names or [*map(str, range(count))]))
-    return tuple(names.index(name) if name in names else int(name) for name in given)
+    count, fault = writer.write_video(source, video, _EVERY.value, _FRAMES.value, say)
+    seconds = time.perf_counter() - start
+    if count:
+        each = f"{1000 * seconds / count:.0f} ms each"
+        print(f"{source.path}: {count} frames {writer.did} into {writer.folder}, {each}")
+    if fault is not None:
+        print(f"FAULT {fault}")
+    return [] if fault is None else [fault]
 
 
 def find_images(images):
-    """The images that a path or pattern names, sorted; ValueError for none."""
+    """The files that a path or pattern names, of a folder its images; ValueError for none."""
+    return [source.path for source in _found(images)]
+
+
+def find_sources(given):
+    """`Source`s of paths and patterns, each file once; ValueError for one that names none."""
+    return list({source.path: source for images in given for source in _found(images)}.values())
+
+
+def _found(images):
     path = Path(images)
     if path.is_file():
-        return [path]
+        return [Source(path, path.stem)]
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        base, found = path, [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
         wanted = f"ends in {', '.join(IMAGE_SUFFIXES)}"
     else:
+        parts = Path(images).parts
+        fixed = [*parts[: next((i for i, p in enumerate(parts) if glob.has_magic(p)), 0)]]
+        base = Path(*fixed)
         found = [Path(p) for p in glob.glob(images, recursive=True) if Path(p).is_file()]
         wanted = "is there, or matches"
     if not found:
         raise ValueError(f"--images={images}: no file {wanted}")
-    return sorted(found)
+    return [Source(p, p.relative_to(base).with_suffix("").as_posix()) for p in sorted(found)]
 
 
-def _classes(class_id, class_names):
-    """The classes of a label and their shares of it, largest first."""
-    counts = np.bincount(class_id.ravel(), minlength=1)
-    order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    names = [_name(i, class_names) for i in order]
-    shares = (f"{100 * counts[i] / class_id.size:.1f} %" for i in order)
-    return ", ".join(f"{name} {share}" for name, share in zip(names, shares, strict=True))
-
-
-def _counts(instances, class_names):
-    """The classes of instances and how many there are of each, most first."""
-    counts = np.bincount(instances.classes, minlength=1)
-    order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    return ", ".join(f"{counts[i]} {_name(i, class_names)}" for i in order) or "nothing"
-
-
-def _name(class_id, class_names):
-    return class_names[class_id] if class_names else f"class {class_id}"
+def _is_video(source):
+    return Path(source.path).suffix.lower() in VIDEO_SUFFIXES
 
 
 if __name__ == "__main__":

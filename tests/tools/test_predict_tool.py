@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from absl import app
 from PIL import Image
+from pycocotools import mask
 
+import tools
 from isa_tf import load_predictor
 from isa_tf.data.pictures import read_label
 from isa_tf.inference import Predictor
@@ -141,6 +144,62 @@ def test_more_classes_than_a_byte_holds(run, photos, tmp_path):
     assert status == 0 and "class 299 100.0 %" in printed
     label = np.asarray(Image.open(tmp_path / "out/a_label.png"))
     assert label.shape == (31, 40) and (label == 299).all()
+
+
+def test_json_of_what_was_found(run, model, photos, tmp_path):
+    (photos / "bad.png").write_bytes(b"no image")
+    predictor = load_predictor(model)
+    for kind in ("masks", "shares"):
+        out = tmp_path / kind
+        given = f"--model={model}", f"--images={photos}", f"--output={out}", f"--json={kind}"
+        assert run(predict, *given)[0] == 1
+        for stem, suffix in (("a", ".png"), ("b", ".jpg")):
+            class_id = predictor(np.asarray(Image.open(photos / f"{stem}{suffix}")))[0]
+            told = json.loads((out / f"{stem}.json").read_text())
+            assert told["size"] == list(class_id.shape)
+            assert {row["name"]: row["share"] for row in told["classes"]} == {
+                NAMES[i]: (class_id == i).mean() for i in np.unique(class_id)
+            }
+            for row in told["classes"]:
+                if kind == "shares":
+                    assert "segmentation" not in row
+                    continue
+                found = mask.decode(row["segmentation"])
+                np.testing.assert_array_equal(found, class_id == row["class_id"])
+        (failure,) = json.loads((out / "failures.json").read_text())
+        assert failure["path"] == str(photos / "bad.png")
+        assert failure["reason"].startswith("cannot be read as an image")
+    (photos / "bad.png").unlink()
+    assert run(predict, *given)[0] == 0 and not (out / "failures.json").exists()
+
+
+def test_folders_within_a_pattern(run, model, photos, tmp_path):
+    (photos / "more").mkdir()
+    Image.new("RGB", (9, 7)).save(photos / "more/a.png")
+    given = f"--model={model}", f"--output={tmp_path}/out", "--nolegend"
+    images = f"--images={photos}/**/*.png", f"--images={photos}/b.jpg"
+    status, printed = run(predict, *given, *images)
+    assert status == 0 and "3 of 3 images" in printed
+    assert Image.open(tmp_path / "out/more/a_label.png").size == (9, 7)
+    assert Image.open(tmp_path / "out/a_label.png").size == (40, 31)
+    assert (tmp_path / "out/b_label.png").exists()
+
+
+def test_what_is_not_installed(run, model, photos, tmp_path, monkeypatch):
+    given = f"--model={model}", f"--output={tmp_path}/out"
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "tools.predict_beam", raising=False)
+    monkeypatch.delattr(tools, "predict_beam", raising=False)
+    with pytest.raises(app.UsageError, match="--runner needs Apache Beam: pip install"):
+        run(predict, *given, f"--images={photos}", "--runner=DirectRunner")
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(app.UsageError, match=r"a video needs PyAV.*isa_tf\[video\]"):
+        run(predict, *given, f"--images={tmp_path}/film.mp4")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(app.UsageError, match=r"a camera needs OpenCV.*isa_tf\[video\]"):
+        run(predict, *given, "--camera=0")
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_usage(run, model, photos, tmp_path):
