@@ -100,6 +100,11 @@ def _origin(entry):
     return entry if None in names else names
 
 
+def class_name(class_id, class_names):
+    """The name of a class for people: "class 7" where the classes have none."""
+    return class_names[class_id] if class_names else f"class {class_id}"
+
+
 def two_ints(name, value):
     """(height, width) of an int for both, or of one or two of them in a sequence.
 

@@ -48,9 +48,9 @@ from isa_tf.data.pictures import read_image
 from isa_tf.data.videos import VIDEO_SUFFIXES, Camera, Video
 from isa_tf.training.callbacks import Progress
 from tools import plugins
-from tools.predictions import Options, Source, draw, outputs, unlike, write_failures
+from tools.predictions import Options, Source, outputs, unlike, write_failures
 
-__all__ = ["draw", "find_images", "main"]
+__all__ = ["find_images", "main"]
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()

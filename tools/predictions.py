@@ -16,13 +16,12 @@ from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
 from isa_tf.data.videos import VideoWriter, some_frames
 from isa_tf.inference.findings import findings
-from isa_tf.names import Registry, unknown
-from isa_tf.visualize import draw_instances, overlay, with_legend
+from isa_tf.names import Registry, class_name, unknown
+from isa_tf.visualize import draw_classes, draw_instances, with_legend
 
 DETECTIONS = "detections.json"
 FAILURES = "failures.json"
 _MOST_CLASSES = 2**16  # that a PNG holds
-_NO_LABEL = -1  # every id is a class here, 255 too
 
 # What writes the results of a task's predictor.
 outputs = Registry("task")
@@ -177,18 +176,21 @@ class Labels(Writer):
         self.opacity = 0.5 if options.opacity is None else options.opacity
 
     def picture(self, image, result):
-        with_names = self.options.legend is not False
-        return draw(image, result[0], self.predictor, self.opacity, self.clear, with_names)
+        return self._draw(image, result[0], self.options.legend is not False)
+
+    def _draw(self, image, class_id, with_names):
+        names, palette = self.predictor.class_names, self.predictor.palette
+        return draw_classes(image, class_id, names, palette, self.opacity, self.clear, with_names)
 
     def frame(self, image, result):
         """The picture of a frame: a legend is of all classes, so that it is the same in each."""
-        picture = draw(image, result[0], self.predictor, self.opacity, self.clear, legend=False)
+        picture = self._draw(image, result[0], with_names=False)
         if not self.options.legend:
             return picture
         predictor = self.predictor
         palette = predictor.palette or voc_palette(predictor.num_classes)
         named = [i for i in range(predictor.num_classes) if i not in self.clear]
-        names = [_name(i, predictor.class_names) for i in named]
+        names = [class_name(i, predictor.class_names) for i in named]
         page = with_legend(picture, names, [palette[i] for i in named])
         # Of an even size, which every player can show.
         odd = [(0, page.shape[axis] % 2) for axis in (0, 1)]
@@ -251,17 +253,6 @@ def save(path, picture):
         Image.fromarray(picture).save(new)
 
 
-def draw(image, class_id, predictor, opacity=0.5, clear=(0,), legend=True):
-    """The classes (H, W) found in an image (H, W, 3), laid over it, and their names beneath."""
-    found = np.unique(class_id).tolist()
-    palette = predictor.palette or voc_palette(max(predictor.num_classes or 0, found[-1] + 1))
-    picture = overlay(image, class_id, palette, opacity, _NO_LABEL, clear)
-    if not legend:
-        return picture
-    names = [_name(i, predictor.class_names) for i in found]
-    return with_legend(picture, names, [None if i in clear else palette[i] for i in found])
-
-
 def size_words(picture):
     return f"{picture.shape[1]}x{picture.shape[0]}"
 
@@ -284,7 +275,7 @@ def _classes(class_id, class_names):
     """The classes of a label and their shares of it, largest first."""
     counts = np.bincount(class_id.ravel(), minlength=1)
     order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    names = [_name(i, class_names) for i in order]
+    names = [class_name(i, class_names) for i in order]
     shares = (f"{100 * counts[i] / class_id.size:.1f} %" for i in order)
     return ", ".join(f"{name} {share}" for name, share in zip(names, shares, strict=True))
 
@@ -293,8 +284,4 @@ def _counts(instances, class_names):
     """The classes of instances and how many there are of each, most first."""
     counts = np.bincount(instances.classes, minlength=1)
     order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    return ", ".join(f"{counts[i]} {_name(i, class_names)}" for i in order) or "nothing"
-
-
-def _name(class_id, class_names):
-    return class_names[class_id] if class_names else f"class {class_id}"
+    return ", ".join(f"{counts[i]} {class_name(i, class_names)}" for i in order) or "nothing"

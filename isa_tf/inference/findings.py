@@ -3,7 +3,7 @@
 import numpy as np
 
 from isa_tf.metrics import run_lengths
-from isa_tf.names import Registry
+from isa_tf.names import Registry, class_name
 
 # What tells the result of a predictor, by its task.
 tellers = Registry("task")
@@ -69,7 +69,7 @@ def class_findings(class_id, class_names=None, masks=True):
         number, count = int(ids[i]), int(counts[i])
         row = {
             "class_id": number,
-            "name": class_names[number] if class_names else f"class {number}",
+            "name": class_name(number, class_names),
             "pixels": count,
             "share": count / columns.size,
         }
@@ -106,7 +106,7 @@ def instance_findings(instances, class_names=None, category_ids=None, masks=True
         number = int(number)
         row = {
             "class_id": number,
-            "name": class_names[number] if class_names else f"class {number}",
+            "name": class_name(number, class_names),
             "category_id": None if category_ids is None else category_ids[number],
             "score": float(score),
             "box": [float(value) for value in box],

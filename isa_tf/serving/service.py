@@ -8,17 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from isa_tf.data.base import voc_palette
 from isa_tf.inference import findings
 from isa_tf.names import Registry, unknown
 from isa_tf.serving.limits import Limits, Refused, read_picture
-from isa_tf.visualize import draw_instances, overlay, with_legend
+from isa_tf.visualize import draw_classes, draw_instances
 
 # What there is to ask for, and its type in HTTP.
 FORMATS = {"json": "application/json", "ids": "image/png", "overlay": "image/png"}
 _FAST = 1  # of zlib's levels
 _WARM_UP_SIZE = (64, 64)
-_NO_LABEL = -1  # every id is a class here, 255 too
 
 # What draws the result of a task's predictor over the image.
 painters = Registry("task")
@@ -201,15 +199,8 @@ class Service:
 
 @painters.register("segmentation")
 def _paint_classes(predictor, image, result, options):
-    class_id = result[0]
-    found = np.unique(class_id).tolist()
-    palette = predictor.palette or voc_palette(max(predictor.num_classes or 0, found[-1] + 1))
-    picture = overlay(image, class_id, palette, options.opacity, _NO_LABEL, clear=())
-    if not options.legend:
-        return picture
-    names = predictor.class_names
-    shown = [names[i] if names else f"class {i}" for i in found]
-    return with_legend(picture, shown, [palette[i] for i in found])
+    names, palette = predictor.class_names, predictor.palette
+    return draw_classes(image, result[0], names, palette, options.opacity, (), options.legend)
 
 
 @painters.register("instance_segmentation")

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from isa_tf.data.base import voc_palette
+from isa_tf.names import class_name
 from isa_tf.visualize.pictures import IGNORE_COLOR, sheet
 
 _LEAST_SIDE = 480  # pixels: smaller pictures have no room for letters
@@ -116,7 +117,7 @@ def draw_instances(
         font = ImageFont.load_default(size=max(12, round((size[0] * size[1]) ** 0.5 / 42)))
         taken = []
         for i in order:
-            text = class_names[classes[i]] if class_names is not None else f"class {classes[i]}"
+            text = class_name(classes[i], class_names)
             text = f"{text} (crowd)" if crowd[i] else str(text)
             text += f" {100 * scores[i]:.0f} %" if scores is not None else ""
             _label(draw, text, corners[i], colors[i], font, size, taken)

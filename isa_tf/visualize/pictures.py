@@ -3,6 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from isa_tf.data.base import voc_palette
+from isa_tf.names import class_name
+
 IGNORE_COLOR = (224, 224, 224)
 # What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
 BOTH_RIGHT, ONLY_FIRST, ONLY_SECOND, BOTH_WRONG = range(4)
@@ -17,6 +20,7 @@ _FAINT = (110, 113, 120)
 _PAPER = (255, 255, 255)
 _EDGE = (200, 202, 206)
 _LEAST_LEGEND = 240  # pixels, the width
+_NO_LABEL = -1  # an id that is none
 
 
 def colorize(label, palette, ignore_label=255, ignore_color=IGNORE_COLOR):
@@ -167,6 +171,41 @@ def with_legend(picture, class_names, palette):
     page.paste(Image.fromarray(picture), (0, 0))
     page.paste(Image.fromarray(names), (font_size, height + font_size))
     return np.asarray(page)
+
+
+def draw_classes(
+    image, class_id, class_names=None, palette=None, opacity=0.5, clear=(0,), labels=True
+):
+    """The classes found in a photo, laid over it, and the names of what was found beneath.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        class_id: ints (H, W), from 0; every one of them is a class, 255 too.
+        class_names: sequence of str; `None` for "class 0", ... Defaults to `None`.
+        palette: RGB triples, 0..255, one a class; `None` for PASCAL VOC's. Defaults to `None`.
+        opacity: float in [0, 1], of the colours. Defaults to 0.5.
+        clear: ids of the classes that are not painted. Defaults to `(0,)`.
+        labels: bool, whether the names stand beneath. Defaults to `True`.
+
+    Shapes:
+        (H, W, 3), (H, W) -> (height, W, 3), uint8; higher than the photo by the names.
+
+    Raises:
+        ValueError: see `overlay`.
+
+    Example:
+
+    >>> class_id, score = isa_tf.load_predictor("model.keras")(image)
+    >>> picture = draw_classes(image, class_id, data.class_names, data.palette)
+    """
+    found = np.unique(class_id).tolist()
+    if palette is None:
+        palette = voc_palette(max(len(class_names or ()), found[-1] + 1))
+    picture = overlay(image, class_id, palette, opacity, _NO_LABEL, clear)
+    if not labels:
+        return picture
+    names = [class_name(i, class_names) for i in found]
+    return with_legend(picture, names, [None if i in clear else palette[i] for i in found])
 
 
 def sheet(

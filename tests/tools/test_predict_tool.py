@@ -15,7 +15,6 @@ from pycocotools import mask
 import tools
 from isa_tf import load_predictor
 from isa_tf.data.pictures import read_label
-from isa_tf.inference import Predictor
 from isa_tf.models import Segmenter
 from isa_tf.visualize import overlay, with_legend
 from tools import predict
@@ -112,25 +111,6 @@ def test_what_is_painted_and_named(run, model, photos, tmp_path):
         np.testing.assert_array_equal(
             Image.open(output / "a_overlay.png"), overlay(image, class_id, PALETTE, clear=clear)
         )
-
-
-def test_the_legend_names_what_was_found():
-    predictor = Predictor(None, 3, NAMES, PALETTE)
-    image, class_id = np.full((40, 400, 3), 90, np.uint8), np.zeros((40, 400), np.uint8)
-    class_id[:, 200:] = 2
-    beneath = predict.draw(image, class_id, predictor)[40:]
-
-    def count(color):
-        return (beneath == np.array(color)).all(-1).sum()
-
-    # The ship, and the sea without a colour; no rock.
-    assert count(PALETTE[2]) > 100 and count(PALETTE[0]) == count(PALETTE[1]) == 0
-    beneath = predict.draw(image, class_id, predictor, clear=())[40:]
-    assert count(PALETTE[0]) > 100
-    # Without names and colours, and with ids that no one announced.
-    picture = predict.draw(image, class_id + np.int32(300), Predictor(None), clear=(300,))
-    np.testing.assert_array_equal(picture[:40, :200], image[:, :200])
-    assert (picture[:40, 200:] != image[:, 200:]).any() and picture.shape[0] > 60
 
 
 def test_more_classes_than_a_byte_holds(run, photos, tmp_path):

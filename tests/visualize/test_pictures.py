@@ -15,6 +15,7 @@ from isa_tf.visualize import (
     colorize,
     curve_names,
     difference,
+    draw_classes,
     errors,
     heat,
     legend,
@@ -108,6 +109,25 @@ def test_a_legend_underneath():
     np.testing.assert_array_equal(narrow[:50, :30], photo[:, :30])
     with pytest.raises(ValueError, match="2 colours for 3 class names"):
         with_legend(photo, NAMES, PALETTE[:2])
+
+
+def test_classes_that_were_found():
+    image, class_id = np.full((40, 400, 3), 90, np.uint8), np.zeros((40, 400), np.uint8)
+    class_id[:, 200:] = 2
+    plain = draw_classes(image, class_id, NAMES, PALETTE, labels=False)
+    np.testing.assert_array_equal(plain, overlay(image, class_id, PALETTE))
+    page = draw_classes(image, class_id, NAMES, PALETTE)
+    np.testing.assert_array_equal(page[:40], plain)
+    # Blue, and red without a colour; no green.
+    beneath = page[40:]
+    assert count(beneath, PALETTE[2]) > 100
+    assert count(beneath, PALETTE[0]) == count(beneath, PALETTE[1]) == 0
+    beneath = draw_classes(image, class_id, NAMES, PALETTE, clear=())[40:]
+    assert count(beneath, PALETTE[0]) > 100
+    # Without names and colours, and with ids that no one announced.
+    picture = draw_classes(image, class_id + np.int32(300), clear=(300,))
+    np.testing.assert_array_equal(picture[:40, :200], image[:, :200])
+    assert (picture[:40, 200:] != image[:, 200:]).any() and picture.shape[0] > 60
 
 
 def test_sheet():
