@@ -337,8 +337,9 @@ class MaskRCNN(keras.Model):
         sampled = self.get_layer("mask_align")([rois, *pyramid])
         masks = self.get_layer("mask_head")(sampled, training=training)
         masks = tf.reshape(masks, (-1, number, *masks.shape[1:]))
-        truth = ops.mask_targets(rois, matches, y, masks.shape[2])
-        mask = losses.mask_loss(masks, truth, labels - 1, labels > 0)
+        positive = labels > 0
+        truth = ops.mask_targets(rois, matches, y, masks.shape[2], positive)
+        mask = losses.mask_loss(masks, truth, labels - 1, positive)
         return dict(zip(LOSSES[2:], (*values, mask), strict=True))
 
     # === Config ===

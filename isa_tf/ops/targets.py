@@ -173,7 +173,7 @@ def proposal_targets(proposals, valid, truth, count=512, positive_fraction=0.25,
     }
 
 
-def mask_targets(boxes, matches, truth, size):
+def mask_targets(boxes, matches, truth, size, positive=None):
     """What a mask head shall say in boxes: the shares of its positions that the true masks cover.
 
     Args:
@@ -181,6 +181,8 @@ def mask_targets(boxes, matches, truth, size):
         matches: int tensor (B, K), the true mask of each.
         truth: dict, see the module.
         size: int, height and width.
+        positive: bools (B, K), whose targets count; the others are of the true box itself. `None`
+            for all. Defaults to `None`.
 
     Returns:
         float32 tensor (B, K, size, size) in [0, 1]; outside of what a mask covers it is 0.
@@ -195,6 +197,10 @@ def mask_targets(boxes, matches, truth, size):
     """
     masks = truth["masks"]
     covered = tf.gather(truth["mask_boxes"], matches, batch_dims=1)
+    if positive is not None:
+        # There are as many samples as a box is long beside its mask: of a box that has nothing to
+        # do with the mask, or whose mask is padding, they were some 100,000, and minutes a step.
+        boxes = tf.where(positive[..., None], boxes, covered)
     sides = tf.maximum(covered[..., 2:] - covered[..., :2], 1e-3)
     places = tf.cast([masks.shape[3], masks.shape[2]], tf.float32)
     # From pixels to positions of the small mask, of which the first has its center at 0.

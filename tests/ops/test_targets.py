@@ -1,5 +1,7 @@
 """What is drawn and what is true of it, against loops over boxes."""
 
+import sys
+
 import detecting
 import numpy as np
 import pytest
@@ -143,3 +145,23 @@ def test_masks_of_whole_images_are_cropped_as_ever():
     matches = np.int32([[1, 0]])
     found = ops.mask_targets(boxes, matches, told, 7)
     np.testing.assert_allclose(found, ops.crop_masks(masks, boxes, matches, (7, 7)), atol=1e-5)
+
+
+def test_what_counts_alone_takes_many_samples(monkeypatch):
+    """A mask that is padding has a box of no size, beside which any other is endlessly long."""
+    told = {
+        "masks": np.full((1, 2, 8, 8), 255, "uint8"),
+        "mask_boxes": np.float32([[[10, 20, 30, 40], [0, 0, 0, 0]]]),
+    }
+    boxes = np.float32([[[12, 20, 30, 38], [0, 0, 90, 90], [0, 0, 90, 90]]])
+    matches, positive = np.int32([[0, 0, 1]]), np.array([[True, False, False]])
+    longest = []
+
+    def crop(masks, boxes, *rest):
+        longest.append(float(tf.reduce_max(boxes[..., 2:] - boxes[..., :2])))
+        return ops.crop_masks(masks, boxes, *rest)
+
+    monkeypatch.setattr(sys.modules["isa_tf.ops.targets"], "crop_masks", crop)
+    found = ops.mask_targets(boxes, matches, told, 4, positive)
+    assert longest.pop() <= 8
+    np.testing.assert_array_equal(found[0, 0], ops.mask_targets(boxes[:, :1], [[0]], told, 4)[0, 0])
