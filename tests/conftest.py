@@ -1,6 +1,5 @@
 """What every test shares: two logical devices, seeds, the batteries."""
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from tensorflow.python.framework import ops  # noqa: E402
 
 from isa_tf.names import Registry  # noqa: E402
 
@@ -26,21 +24,6 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _garbage():
-    """Graphs end with their file; what outlives it is looked through for garbage no more.
-
-    TensorFlow keeps the gradient of each `tf.custom_gradient` that was traced, and by it the whole
-    graph around it: some GB in the end, in which each collection of garbage took seconds.
-    """
-    yield
-    gradients = ops.gradient_registry._registry
-    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
-        del gradients[name]
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
