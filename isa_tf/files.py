@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -150,6 +151,49 @@ def save_model(model, path):
     """
     with replacing(path) as new:
         model.save(new)
+
+
+def write_json(path, content, indent=None):
+    """Writes JSON, whole or not at all.
+
+    Args:
+        path: of the file.
+        content: what JSON can hold.
+        indent: int, see `json.dumps`. Defaults to `None`, one line.
+
+    Example:
+
+    >>> write_json("told.json", {"step": 3})
+    >>> read_json("told.json")
+    {'step': 3}
+    """
+    with replacing(path) as new:
+        new.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """The dict that a file of JSON holds; `None` where there is none, or it is damaged.
+
+    >>> read_json("missing.json") is None
+    True
+    """
+    try:
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def size(path):
+    """The bytes of a file, or of all files of a folder.
+
+    >>> _ = Path("note.txt").write_text("whole")
+    >>> size("note.txt")
+    5
+    """
+    path = Path(path)
+    inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(p.stat().st_size for p in inside)
 
 
 def digest(path):

@@ -132,3 +132,23 @@ def test_a_full_disk_is_told_with_the_name_and_leaves_what_was_there(tmp_path):
     said, _ = process(FULL, path).communicate()
     assert f"{path}" in said and "could not be written" in said and "as it was" in said
     assert path.read_text() == "older" and os.listdir(tmp_path) == ["note.bin"]
+
+
+def test_json_is_whole_or_none(tmp_path):
+    path = tmp_path / "told.json"
+    files.write_json(path, {"step": 3}, indent=1)
+    assert path.read_text() == '{\n "step": 3\n}\n' and files.read_json(path) == {"step": 3}
+    with pytest.raises(TypeError):
+        files.write_json(path, {"step": object()})
+    assert files.read_json(path) == {"step": 3} and list(tmp_path.iterdir()) == [path]
+    for damaged in (b'{"step": ', b"[3]", b"\xff"):
+        path.write_bytes(damaged)
+        assert files.read_json(path) is None
+    assert files.read_json(tmp_path / "missing.json") is None
+
+
+def test_size(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name, count in (("a", 3), ("inner/b", 4)):
+        (tmp_path / name).write_bytes(bytes(count))
+    assert files.size(tmp_path / "a") == 3 and files.size(tmp_path) == 7

@@ -231,6 +231,7 @@ def _ask(process, *question):
 
 def _scores(row, folder, format):
     """What a row tells of the class ids that a contestant gave."""
+    from isa_tf import files
     from isa_tf.inference import confusion_matrix
     from isa_tf.metrics import scores
 
@@ -240,19 +241,14 @@ def _scores(row, folder, format):
     if keras_ids.is_file() and row["name"] != "Keras":
         found["agreement"] = float((ids == np.load(keras_ids)).mean())
     if format:
-        found["mb"] = _bytes(folder / format) / 1e6
+        found["mb"] = files.size(folder / format) / 1e6
     elif row["name"] == "Keras":
-        found["mb"] = _bytes(folder / _KERAS) / 1e6
+        found["mb"] = files.size(folder / _KERAS) / 1e6
     if row["case"] == "camvid":
         labels = np.load(folder / "labels.npy")
         matrix = confusion_matrix(lambda _: (ids,), [(ids[..., None], labels)], CLASSES)
         found["miou"] = float(scores(matrix)["miou"])
     return found
-
-
-def _bytes(path):
-    inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return sum(p.stat().st_size for p in inside)
 
 
 # === The files ===

@@ -38,7 +38,6 @@ import glob
 import time
 from pathlib import Path
 
-import numpy as np
 from absl import app, flags
 
 from isa_tf import load_predictor
@@ -46,6 +45,7 @@ from isa_tf.data import DataError
 from isa_tf.data.folder import IMAGE_SUFFIXES
 from isa_tf.data.pictures import read_image
 from isa_tf.data.videos import VIDEO_SUFFIXES, Camera, Video
+from isa_tf.inference import warm_up
 from isa_tf.training.callbacks import Progress
 from tools import plugins
 from tools.predictions import Options, Source, outputs, unlike, write_failures
@@ -55,7 +55,6 @@ __all__ = ["find_images", "main"]
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-_WARM_UP_SIZE = (64, 64)
 
 _MODEL = flags.DEFINE_string(
     "model",
@@ -164,9 +163,8 @@ def main(argv):
     for fault in faults:
         print(f"FAULT {fault}")
     predict_images = _predict_images if _RUNNER.value is None else _predict_on_beam
-    # The first call makes the graph ready: not to be counted among the times below.
     if _RUNNER.value is None:
-        predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
+        warm_up(predictor)  # not to be counted among the times below
     wrong = []
     if images:
         written, wrong = predict_images(predictor, writer, images)

@@ -7,7 +7,6 @@ again.
 """
 
 import json
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,11 +44,10 @@ def predict(predictor, model, writer, sources, pipeline_options, modules=()):
     parts = writer.folder / PARTS
     told = {"model": files.digest(model), "options": list(writer.options)}
     told = json.loads(json.dumps(told))
-    if _read(parts / _RUN) != told:
+    if files.read_json(parts / _RUN) != told:
         for path in parts.rglob("*.part"):
             path.unlink()
-        with files.replacing(parts / _RUN) as new:
-            new.write_text(json.dumps(told) + "\n", encoding="utf-8")
+        files.write_json(parts / _RUN, told)
     # What a worker left that was killed.
     for folder in {folder for s in sources for folder in _folders(writer, parts, s)}:
         files.sweep(folder)
@@ -69,7 +67,7 @@ def predict(predictor, model, writer, sources, pipeline_options, modules=()):
             )
     rows, faults, done = [], [], 0
     for source in sources:
-        part = _read(_part(parts, source))
+        part = files.read_json(_part(parts, source))
         if part is None:
             raise RuntimeError(f"{source.path}: the pipeline ended without a word of it")
         if "failed" in part:
@@ -98,17 +96,6 @@ class Read(beam.DoFn):
         yield source, stamp, image
 
 
-class Shared:
-    """A predictor that threads share, and ask one at a time, as LiteRT's interpreter must be."""
-
-    def __init__(self, predictor):
-        self._predictor, self._lock = predictor, threading.Lock()
-
-    def __call__(self, image):
-        with self._lock:
-            return self._predictor(image)
-
-
 class Predict(ModelHandler):
     """A predictor of any format; images are predicted one by one, as `tools.predict` does it."""
 
@@ -118,7 +105,7 @@ class Predict(ModelHandler):
 
     def load_model(self):
         plugins.load(SimpleNamespace(value=self.modules))
-        return Shared(load_predictor(self.model))
+        return load_predictor(self.model)
 
     def run_inference(self, batch, model, inference_args=None):
         for source, stamp, image in batch:
@@ -142,8 +129,7 @@ def _part(parts, source):
 
 
 def _note(parts, source, told):
-    with files.replacing(_part(parts, source)) as new:
-        new.write_text(json.dumps(told) + "\n", encoding="utf-8")
+    files.write_json(_part(parts, source), told)
 
 
 def _stamp(path):
@@ -156,7 +142,7 @@ def _stamp(path):
 
 
 def _is_done(writer, parts, source):
-    part = _read(_part(parts, source))
+    part = files.read_json(_part(parts, source))
     if part is None or "rows" not in part:
         return False
     try:
@@ -168,12 +154,3 @@ def _is_done(writer, parts, source):
 
 def _folders(writer, parts, source):
     return {path.parent for path in (*writer.files_of(source), _part(parts, source))}
-
-
-def _read(path):
-    """What a note says, `None` where there is none or it is damaged."""
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told if isinstance(told, dict) else None

@@ -15,7 +15,7 @@ from isa_tf import files
 from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
 from isa_tf.data.videos import VideoWriter, some_frames
-from isa_tf.inference.findings import findings
+from isa_tf.inference import class_findings, findings
 from isa_tf.names import Registry, class_name, unknown
 from isa_tf.visualize import draw_classes, draw_instances, with_legend
 
@@ -69,8 +69,7 @@ def write_failures(folder, faults):
         path.unlink(missing_ok=True)
         return
     told = [{"path": fault.path, "reason": fault.reason} for fault in faults]
-    with files.replacing(path) as new:
-        new.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    files.write_json(path, told, indent=1)
 
 
 class Writer:
@@ -91,8 +90,7 @@ class Writer:
         """Writes what was found in an image, each file whole or not at all; tells it in words."""
         for path in self.files_of(source):
             if path.suffix == ".json":
-                with files.replacing(path) as new:
-                    new.write_text(json.dumps(self.told(result)) + "\n", encoding="utf-8")
+                files.write_json(path, self.told(result))
             else:
                 made = self.label if path.name.endswith("_label.png") else self.picture
                 save(path, made(image, result))
@@ -273,11 +271,8 @@ def _class_ids(given, predictor):
 
 def _classes(class_id, class_names):
     """The classes of a label and their shares of it, largest first."""
-    counts = np.bincount(class_id.ravel(), minlength=1)
-    order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    names = [class_name(i, class_names) for i in order]
-    shares = (f"{100 * counts[i] / class_id.size:.1f} %" for i in order)
-    return ", ".join(f"{name} {share}" for name, share in zip(names, shares, strict=True))
+    found = class_findings(class_id, class_names, masks=False)
+    return ", ".join(f"{row['name']} {100 * row['share']:.1f} %" for row in found)
 
 
 def _counts(instances, class_names):

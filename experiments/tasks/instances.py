@@ -439,8 +439,7 @@ def write_predictions(predictor, dataset, split, folder, facts):
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in ((DETECTIONS, results), (FACTS, told)):
-        with files.replacing(folder / name) as new:
-            new.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        files.write_json(folder / name, content)
     return [folder / DETECTIONS]
 
 

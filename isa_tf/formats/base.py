@@ -1,13 +1,16 @@
 """What every format is: a kind of file that models are written to and predicted from."""
 
 import contextlib
+import functools
 import inspect
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 
+from isa_tf import files
 from isa_tf.inference import contract_of, predictor_of_model
 
 SIGNATURE = "serving_default"
@@ -121,8 +124,7 @@ class Format:
         expected = predictor_of_model(model, protocol=protocol)(image)
         predictor = self.load(path, protocol=protocol)
         result = contract.compare(expected, predictor(image))
-        inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-        size = sum(p.stat().st_size for p in inside)
+        size = files.size(path)
         return Verification(**result, bytes=size, seconds=seconds_of(lambda: predictor(image)))
 
     def check_folder(self, path, file, what):
@@ -164,6 +166,18 @@ def check_model(model):
     """Raises ValueError for anything but a `keras.Model`."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"a keras.Model is needed, got {type(model).__name__}")
+
+
+def one_at_a_time(function):
+    """The function, which threads that share it wait for."""
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def alone(*args):
+        with lock:
+            return function(*args)
+
+    return alone
 
 
 @contextlib.contextmanager

@@ -19,7 +19,14 @@ from tensorflow.lite.python import schema_py_generated as schema
 from isa_tf import files
 from isa_tf.data.folder import IMAGE_SUFFIXES
 from isa_tf.data.pictures import read_image
-from isa_tf.formats.base import SIGNATURE, Format, check_model, check_task, missing
+from isa_tf.formats.base import (
+    SIGNATURE,
+    Format,
+    check_model,
+    check_task,
+    missing,
+    one_at_a_time,
+)
 from isa_tf.formats.serving import float32_clone, of_size, served
 from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
 from isa_tf.inference.predictor import resize_pictures
@@ -150,6 +157,7 @@ class LiteRT(Format):
                 shape = runner.get_input_details()["image"]["shape"].tolist()
                 runners[tuple(shape[1:3])] = runner
 
+            @one_at_a_time  # the interpreter has one set of tensors
             def run(images):
                 runner = runners[images.shape[1:3]]
                 return contract.join([runner(image=image[None]) for image in images])

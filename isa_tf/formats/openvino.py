@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from isa_tf import files
-from isa_tf.formats.base import Format, check_model, check_task, missing
+from isa_tf.formats.base import Format, check_model, check_task, missing, one_at_a_time
 from isa_tf.formats.serving import float32_clone, served
 from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
 
@@ -104,6 +104,7 @@ class OpenVINO(Format):
             if inputs != ["image"] or outputs != {*contract.outputs}:
                 raise ValueError("not an OpenVINO model that isa_tf.export wrote")
 
+            @one_at_a_time  # each call is of the same request
             def run(images):
                 found = compiled({"image": images})
                 # Copies: what it gives is overwritten by the next call.

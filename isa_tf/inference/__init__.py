@@ -20,6 +20,7 @@ from isa_tf.inference.predictor import (
     predictor_of_model,
     predictor_of_run,
     predictors,
+    warm_up,
 )
 from isa_tf.inference.protocol import Protocol
 from isa_tf.inference.results import Encoding, write_results
@@ -73,6 +74,7 @@ __all__ = [
     "view_logits",
     "view_size",
     "vote",
+    "warm_up",
     "window_starts",
     "write_results",
 ]

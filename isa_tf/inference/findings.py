@@ -62,16 +62,17 @@ def class_findings(class_id, class_names=None, masks=True):
     >>> second["name"], second["pixels"]
     ('sky', 1)
     """
-    columns = np.ascontiguousarray(np.asarray(class_id).T)  # in which run lengths go
-    ids, counts = np.unique(columns, return_counts=True)
+    class_id = np.asarray(class_id)
+    if masks:
+        columns = np.ascontiguousarray(class_id.T)  # in which run lengths go
+    counts = np.bincount(class_id.ravel())
     told = []
-    for i in np.argsort(-counts, kind="stable"):
-        number, count = int(ids[i]), int(counts[i])
+    for number in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist():
         row = {
             "class_id": number,
             "name": class_name(number, class_names),
-            "pixels": count,
-            "share": count / columns.size,
+            "pixels": int(counts[number]),
+            "share": int(counts[number]) / class_id.size,
         }
         if masks:
             row["segmentation"] = run_lengths((columns == number).T)

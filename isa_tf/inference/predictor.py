@@ -19,6 +19,8 @@ from isa_tf.layers import ResizeLike
 from isa_tf.metrics import boundary_band
 from isa_tf.names import Registry
 
+_WARM_UP_SIZE = (64, 64)
+
 # What predicts with the models of a task, by the name that their contracts have.
 predictors = Registry("task")
 
@@ -293,6 +295,19 @@ def confusion_matrix(
         if hear is not None:
             hear(batch, predicted)
     return matrices[0] if band is None else tuple(matrices)
+
+
+def warm_up(predictor):
+    """Makes the graph of a predictor ready: the first call takes longer than others.
+
+    Args:
+        predictor: `Predictor` or `InstancePredictor`; one of any size sees an image of 64 x 64.
+
+    Example:
+
+    >>> warm_up(predictor)
+    """
+    predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
 
 
 def checked_images(images):

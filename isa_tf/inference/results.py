@@ -170,7 +170,7 @@ def _claim(folder, told, paths):
     record = folder.with_name(f"{folder.name}.results.json")
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     found = {name for name in found if not name.startswith(".new-")}
-    before = _read(record) if found else None
+    before = files.read_json(record) if found else None
     if found and before != told:
         differ = [key for key in told if not before or before.get(key) != told[key]]
         reason = f"of another {', '.join(differ)}" if before else f"and no {record.name} beside it"
@@ -184,14 +184,4 @@ def _claim(folder, told, paths):
         )
     folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
-    with files.replacing(record) as new:
-        new.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-
-
-def _read(record):
-    """What a record tells, `None` where it is missing or damaged."""
-    try:
-        told = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told if isinstance(told, dict) else None
+    files.write_json(record, told, indent=1)

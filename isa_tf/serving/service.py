@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from isa_tf.inference import findings
+from isa_tf.inference import findings, warm_up
 from isa_tf.names import Registry, unknown
 from isa_tf.serving.limits import Limits, Refused, read_picture
 from isa_tf.visualize import draw_classes, draw_instances
@@ -16,7 +16,6 @@ from isa_tf.visualize import draw_classes, draw_instances
 # What there is to ask for, and its type in HTTP.
 FORMATS = {"json": "application/json", "ids": "image/png", "overlay": "image/png"}
 _FAST = 1  # of zlib's levels
-_WARM_UP_SIZE = (64, 64)
 
 # What draws the result of a task's predictor over the image.
 painters = Registry("task")
@@ -120,8 +119,7 @@ class Service:
 
     def __init__(self, predictor, limits=None):
         self.predictor, self.limits = predictor, limits or Limits()
-        # The first call makes a graph ready.
-        predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
+        warm_up(predictor)
 
     def answer(self, contents, options):
         """What there is to say of a picture: an `Answer`.

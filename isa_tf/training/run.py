@@ -173,8 +173,7 @@ class Run:
                     f"{self.workdir} belongs to another experiment, which differs in "
                     f"{', '.join(differing)} (see {path}); choose another workdir"
                 )
-        with files.replacing(path) as new:
-            new.write_text(json.dumps(self.config, indent=2) + "\n")
+        files.write_json(path, self.config, indent=2)
 
     def _config_of_checkpoint(self, path, reason):
         """The config that the newest checkpoint holds, where the file is damaged."""
@@ -561,8 +560,7 @@ class Run:
 
     def _write_best(self):
         best = {name: self.best[name] for name in ("step", self.monitor, "sha256")}
-        with files.replacing(self.workdir / BEST_SCORE) as new:
-            new.write_text(json.dumps(best) + "\n")
+        files.write_json(self.workdir / BEST_SCORE, best)
 
     def _tell(self, row, picture):
         write_log(self.workdir / LOG, self.rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from isa_tf.files import digest, replacing
+from isa_tf.files import digest, replacing, write_json
 
 FOLDER = "isa_tf"  # in Keras's cache
 
@@ -68,8 +68,7 @@ def fetch(url, file_name, sha256=None, size=None, by_program=True) -> Path:
     else:
         raise OSError(f"no program can fetch {file_name}: see {url}, and put the file at {path}")
     if record is not None and not record.exists():
-        with replacing(record) as new:
-            new.write_text(json.dumps(found) + "\n")
+        write_json(record, found)
     return path
 
 

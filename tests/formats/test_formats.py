@@ -1,10 +1,12 @@
 """The registry of formats and its doors: what is written, found, loaded, compared, refused."""
 
+import concurrent.futures
 import contextlib
 import io
 import json
 import os
 import shutil
+import time
 import zipfile
 
 import keras
@@ -16,6 +18,7 @@ from exporting import NAMES, PALETTE, assert_agree, expected, make_model, random
 import isa_tf
 from isa_tf import formats
 from isa_tf.formats import Format, load_model
+from isa_tf.formats.base import one_at_a_time
 from isa_tf.inference import Predictor, Protocol
 
 FLIP = Protocol(flip=True)
@@ -293,3 +296,19 @@ def test_unusable_files(tmp_path):
             isa_tf.load_predictor(tmp_path / name)
     with pytest.raises(ValueError, match="not a Keras model"):
         load_model(tmp_path / "text.keras")
+
+
+def test_threads_wait_for_what_is_done_one_at_a_time():
+    inside, seen = [], []
+
+    @one_at_a_time
+    def call(number):
+        inside.append(number)
+        time.sleep(0.01)
+        seen.append(len(inside))
+        inside.pop()
+        return number
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(call, range(8))) == list(range(8))
+    assert seen == [1] * 8
