@@ -286,10 +286,10 @@ class MaskRCNN(keras.Model):
         if sample_weight is not None:
             raise ValueError("MaskRCNN cannot weigh the images of a batch: sample_weight is given")
         parts = self.compute_losses(_with_sizes(x), y, y_pred, training)
-        # (Without `compile`, there are no metrics.)
-        for metric, part in zip(self.loss_parts, parts.values(), strict=False):
-            # Each replica has its share of the loss, and metrics take the mean.
-            metric.update_state(part * self.distribute_strategy.num_replicas_in_sync)
+        if self.loss_parts:  # which `compile` makes
+            for metric, part in zip(self.loss_parts, parts.values(), strict=True):
+                # Each replica has its share of the loss, and metrics take the mean.
+                metric.update_state(part * self.distribute_strategy.num_replicas_in_sync)
         return tf.add_n([*parts.values(), *self.losses])
 
     def compute_losses(self, x, y, seen, training=True):
