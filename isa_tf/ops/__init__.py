@@ -15,13 +15,17 @@ from isa_tf.ops.masks import crop_masks, paste_masks
 from isa_tf.ops.matching import IGNORED, NEGATIVE, POSITIVE, match_boxes, sample_balanced
 from isa_tf.ops.nms import non_max_suppression
 from isa_tf.ops.partition import (
+    LEVEL_COST,
     LONG,
     SHORT,
     Heard,
     best_partition,
     crop,
     from_groups,
+    group_shape,
+    level_of,
     pad_to_partition,
+    partition_digits,
     spatial_size,
     to_groups,
 )
@@ -40,6 +44,7 @@ from isa_tf.ops.winograd import (
 __all__ = [
     "COORDINATES",
     "IGNORED",
+    "LEVEL_COST",
     "LONG",
     "NEGATIVE",
     "POSITIVE",
@@ -62,12 +67,15 @@ __all__ = [
     "from_groups",
     "gather_values",
     "group_affinity",
+    "group_shape",
     "grouped_attention",
+    "level_of",
     "map_anchors",
     "mask_targets",
     "match_boxes",
     "non_max_suppression",
     "pad_to_partition",
+    "partition_digits",
     "paste_masks",
     "pixel_weights",
     "plain_kernel",
