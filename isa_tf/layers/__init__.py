@@ -13,10 +13,12 @@ from isa_tf.layers.detection import (
     PyramidAnchors,
     PyramidRoIAlign,
 )
+from isa_tf.layers.factorized import FactorizedAttention
 from isa_tf.layers.fused import ConvBiasAct
 from isa_tf.layers.interlaced import (
     InterlacedSparseAttention,
     LongRangeAttention,
+    RangeAttention,
     ShortRangeAttention,
 )
 from isa_tf.layers.module import ContextModule
@@ -35,6 +37,7 @@ __all__ = [
     "ConvNormAct",
     "Detections",
     "DoubleAttention",
+    "FactorizedAttention",
     "FillPadding",
     "InterlacedSparseAttention",
     "LongRangeAttention",
@@ -45,6 +48,7 @@ __all__ = [
     "PyramidPooling",
     "PyramidRoIAlign",
     "RecurrentCrissCrossAttention",
+    "RangeAttention",
     "Recomputed",
     "ResizeBy",
     "ResizeLike",

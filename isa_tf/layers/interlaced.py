@@ -1,24 +1,21 @@
-"""Interlaced sparse self-attention: long-range, then short-range, each in small groups."""
+"""Interlaced sparse self-attention: from long ranges to short ones, each in small groups."""
 
 import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.layers.factorized import FactorizedAttention, FactorizedAttentionTwin
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.self_attention import (
     AUTO,
     AttentionTwin,
     SelfAttention2D,
+    check_levels,
+    check_order,
     check_partition,
+    ordered_levels,
     pad_and_mask,
 )
-
-ORDERS = {
-    "long_short": (ops.LONG, ops.SHORT),
-    "short_long": (ops.SHORT, ops.LONG),
-    "long": (ops.LONG,),
-    "short": (ops.SHORT,),
-}
 
 
 class _Sparse(SelfAttention2D):
@@ -26,7 +23,63 @@ class _Sparse(SelfAttention2D):
         super().__init__(partition, **kwargs)
 
     def resolve_partition(self, size):
-        return ops.best_partition(*size) if self.partition == AUTO else self.partition
+        if self.partition != AUTO:
+            return self.partition
+        return ops.best_partition(*size, self.levels)
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class RangeAttention(_Sparse):
+    """Self-attention at one of several ranges, from the whole map to the neighbours.
+
+    A partition of k levels writes the row, and the column, of a position with k digits (see
+    `isa_tf.ops`); positions that differ in one of these alone form a group. After an attention at
+    each level, in any order, every position has heard every other. With two levels these are
+    `LongRangeAttention` and `ShortRangeAttention`.
+
+    Args:
+        partition: int or pair (P_h, P_w), the radices of every digit but the coarsest; a tuple of
+            levels - 1 such pairs, coarse to fine; or "auto" for those with the fewest affinity
+            entries of all levels together on the map at hand. Defaults to 8.
+        level: int, from 0, the longest range, to levels - 1, the shortest. Defaults to 0.
+        levels: int, how many there are. Defaults to 2.
+        **kwargs: those of `SelfAttention2D`, with the same meaning.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for fewer than two levels, a level that is none of them, a partition of another
+            number of levels, a partition, filters or key_filters below 1, or an input that is no
+            map.
+
+    Example:
+
+    >>> y = RangeAttention(4, level=1, levels=3)(keras.random.normal((1, 20, 13, 8)))
+    >>> y.shape
+    TensorShape([1, 20, 13, 8])
+
+    Reference: after Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
+    arXiv 1907.12273, whose two levels these are more of.
+    """
+
+    def __init__(self, partition=8, level=0, levels=2, **kwargs):
+        check_levels(levels)
+        if isinstance(level, bool) or level not in range(levels):
+            raise ValueError(f"level must be an int from 0 to {levels - 1}, got {level!r}")
+        self.kind, self.levels = level, levels
+        super().__init__(partition, **kwargs)
+
+    def get_config(self):
+        return {**super().get_config(), "level": self.kind, "levels": self.levels}
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class RangeAttentionTwin(AttentionTwin, RangeAttention):
+    """The twin of `RangeAttention`, whose arguments it has."""
+
+
+RangeAttention.twin_class = RangeAttentionTwin
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -117,17 +170,23 @@ class InterlacedSparseAttention(AttentionModule):
     has heard every other, for N (Q_h Q_w + P_h P_w) affinities in place of N N. The result is
     concatenated with the input and read out by a 1x1 convolution, normalisation and ReLU.
 
+    Beyond the paper, `levels=3` puts a range between these (see `RangeAttention`): about 3 N^(4/3)
+    affinities in place of 2 N^(3/2). With `share_projections=True` query, key and value are made
+    once for all levels (see `FactorizedAttention`), which are most of the module's operations.
+
     Several partitions give the official multi-partition module: one pair of attentions each, all
     concatenated, beside the input widened by a 1x1 convolution to as many channels.
 
     Args:
         partition: int; pair, as a tuple (P_h, P_w); "auto" for the one with the fewest affinity
-            entries on the map at hand; or a list of these, such as `[8, (4, 8)]`. Defaults to 8.
+            entries on the map at hand; or a list of these, such as `[8, (4, 8)]`. Of more than two
+            levels, an int and a pair are every finer digit alike, and a tuple of levels - 1 pairs
+            tells each, coarse to fine. Defaults to 8.
         filters: int, output channels; `None` for as many as the input has. Defaults to `None`.
         key_filters: int, channels K of query and key; `None` for half of `filters`. Defaults to
             `None`.
-        order: "long_short", "short_long", or one half alone: "long", "short". Defaults to
-            "long_short".
+        order: "long_short", from the longest range to the shortest; "short_long"; or one alone:
+            "long", "short". Defaults to "long_short".
         depth: int, how many times the order is run through, each with weights of its own.
             Defaults to 1.
         mask_padding: bool. `True` leaves a key out where it has heard nothing of the image: in the
@@ -143,21 +202,28 @@ class InterlacedSparseAttention(AttentionModule):
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
         residual: bool, whether what is read out, without activation and by a normalisation whose
             scale begins at zero, is added to the input; needs `fuse`. Defaults to `None`, `False`.
+        levels: int, how many ranges there are; or "auto" for the number that costs least on the map
+            at hand, which needs `partition="auto"` and `share_projections=True` (else each level
+            has weights). Defaults to 2, the paper's.
+        share_projections: bool, whether all levels share query, key, value and output. Defaults to
+            `False`, as in the paper.
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
         training: bool.
         return_affinity: bool, whether to return (output, affinities): a list of the affinities of
             all attentions in the order they ran, each float32 (B, groups, positions, positions);
-            rows are queries.
+            rows are queries. (`levels="auto"` may have affinities of groups of one position among
+            them, where the map's size is not known.)
 
     Shapes:
         (B, H, W, C) -> (B, H, W, filters).
 
     Raises:
-        ValueError: for a partition, filters, key_filters or depth below 1, an unknown order,
-            residual without fusion or with other filters than the input's, or an input that is no
-            map.
+        ValueError: for a partition, filters, key_filters or depth below 1, an unknown order, fewer
+            than two levels or a partition of another number of them, `levels="auto"` without what
+            it needs, residual without fusion or with other filters than the input's, or an input
+            that is no map.
 
     Example:
 
@@ -171,6 +237,8 @@ class InterlacedSparseAttention(AttentionModule):
 
     both_forms = True
     attention_layers = {ops.LONG: LongRangeAttention, ops.SHORT: ShortRangeAttention}
+    range_layer = RangeAttention
+    factorized_layer = FactorizedAttention
 
     def __init__(
         self,
@@ -182,40 +250,67 @@ class InterlacedSparseAttention(AttentionModule):
         mask_padding=True,
         fuse=True,
         jit_compile=False,
+        levels=2,
+        share_projections=False,
         **kwargs,
     ):
         super().__init__(filters, **kwargs)
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        check_order(order)
         check_positive(depth=depth)
+        check_levels(levels, auto=True)
+        if levels == AUTO and not share_projections:
+            raise ValueError(
+                'levels="auto" needs share_projections=True: else each level has weights'
+            )
         if self.residual and not fuse:
             raise ValueError("residual=True needs fuse=True: it is the fusion that begins at zero")
         if isinstance(partition, list) and not partition:
             raise ValueError("partition is an empty list")
         partitions = partition if isinstance(partition, list) else [partition]
-        self.partitions = [check_partition(p) for p in partitions]
+        self.partitions = [check_partition(p, levels) for p in partitions]
         self.key_filters = key_filters
         self.order = order
         self.depth = depth
         self.mask_padding = mask_padding
         self.fuse = fuse
         self.jit_compile = jit_compile
-        steps = [kind for _ in range(depth) for kind in ORDERS[order]]
+        self.levels = levels
+        self.share_projections = share_projections
         # One flat list, because Keras saves no lists of lists.
         self.attentions = [
-            self.attention_layers[kind](
-                partition,
-                filters=filters,
-                key_filters=key_filters,
-                mask_padding=mask_padding,
-                jit_compile=jit_compile,
-                name=f"branch{i + 1}_{kind}{step // len(ORDERS[order]) + 1}",
-                **self.norm_arguments,
-            )
-            for i, partition in enumerate(self.partitions)
-            for step, kind in enumerate(steps)
+            attention
+            for number, partition in enumerate(self.partitions, 1)
+            for run in range(1, depth + 1)
+            for attention in self._one_run(partition, f"branch{number}", run)
         ]
-        self._steps = len(steps)
+        self._steps = len(self.attentions) // len(self.partitions)
+
+    def _one_run(self, partition, branch, run):
+        """The attentions of one run through the order, on one partition."""
+        arguments = {
+            "partition": partition,
+            "filters": self.filters,
+            "key_filters": self.key_filters,
+            "mask_padding": self.mask_padding,
+            "jit_compile": self.jit_compile,
+            **self.norm_arguments,
+        }
+        if self.share_projections:
+            shared = {"levels": self.levels, "order": self.order}
+            return [self.factorized_layer(**arguments, **shared, name=f"{branch}_shared{run}")]
+        levels = ordered_levels(self.order, self.levels)
+        if self.levels == 2:
+            kinds = [(ops.LONG, ops.SHORT)[level] for level in levels]
+            return [
+                self.attention_layers[kind](**arguments, name=f"{branch}_{kind}{run}")
+                for kind in kinds
+            ]
+        return [
+            self.range_layer(
+                **arguments, level=level, levels=self.levels, name=f"{branch}_level{level}_{run}"
+            )
+            for level in levels
+        ]
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -240,15 +335,18 @@ class InterlacedSparseAttention(AttentionModule):
         return [self.attentions[i : i + n] for i in range(0, len(self.attentions), n)]
 
     def call(self, inputs, training=None, return_affinity=False):
-        size = ops.spatial_size(inputs)
         maps, affinities = [], []
         for branch in self._branches():
-            partition = branch[0].resolve_partition(size)
-            x, offset, heard = pad_and_mask(inputs, partition, self.mask_padding)
-            for layer in branch:
-                x, heard, affinity = layer.attend(x, partition, heard, training)
-                affinities.append(affinity)
-            maps.append(ops.crop(x, offset, size))
+            partition = branch[0].resolve_partition(ops.spatial_size(inputs))
+            if self.share_projections:
+                x, found = inputs, []
+                for layer in branch:
+                    x, more = layer.attend_levels(x, partition, training, return_affinity)
+                    found += more
+            else:
+                x, found = self._run(branch, inputs, partition, training)
+            maps.append(x)
+            affinities += found
         if self.fusion is not None:
             maps.append(inputs if self.widen is None else self.widen(inputs, training=training))
         x = maps[0] if len(maps) == 1 else tf.concat(maps, axis=-1)
@@ -256,6 +354,15 @@ class InterlacedSparseAttention(AttentionModule):
             x = self.fusion(x, training=training)
         x = self.finish(inputs, x, training)
         return (x, affinities) if return_affinity else x
+
+    def _run(self, branch, x, partition, training):
+        """What attentions that follow each other make of a map, and their affinities."""
+        size, affinities = ops.spatial_size(x), []
+        x, offset, heard = pad_and_mask(x, partition, self.mask_padding)
+        for layer in branch:
+            x, heard, affinity = layer.attend(x, partition, heard, training)
+            affinities.append(affinity)
+        return ops.crop(x, offset, size), affinities
 
     def compute_output_shape(self, input_shape):
         filters = self.filters or input_shape[-1]
@@ -272,6 +379,8 @@ class InterlacedSparseAttention(AttentionModule):
             "mask_padding": self.mask_padding,
             "fuse": self.fuse,
             "jit_compile": self.jit_compile,
+            "levels": self.levels,
+            "share_projections": self.share_projections,
         }
 
 
@@ -281,6 +390,8 @@ class InterlacedSparseAttentionTwin(ModuleTwin, InterlacedSparseAttention):
 
     twin_arguments = AttentionTwin.twin_arguments
     attention_layers = {ops.LONG: LongRangeAttentionTwin, ops.SHORT: ShortRangeAttentionTwin}
+    range_layer = RangeAttentionTwin
+    factorized_layer = FactorizedAttentionTwin
 
 
 InterlacedSparseAttention.twin_class = InterlacedSparseAttentionTwin

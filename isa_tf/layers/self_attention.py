@@ -11,20 +11,77 @@ from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 AUTO = "auto"
 
 
-def check_partition(partition):
-    """A partition as a pair of ints or "auto"; raises ValueError for anything else."""
+# Of a module, from the first attention to the last.
+_ORDERS = ("long_short", "short_long", "long", "short")
+
+
+def check_order(order):
+    """Raises ValueError for an order that is none."""
+    if order not in _ORDERS:
+        raise ValueError(f"order must be one of {', '.join(_ORDERS)}, got {order!r}")
+
+
+def ordered_levels(order, levels):
+    """The numbers of the levels that an order runs through: 0 has the longest range."""
+    along = list(range(levels))
+    return {"long_short": along, "short_long": along[::-1], "long": along[:1]}.get(
+        order, along[-1:]
+    )
+
+
+def check_levels(levels, auto=False):
+    """Raises ValueError for anything but an int from 2, or "auto" where that may be."""
+    if levels == AUTO and auto:
+        return
+    if not isinstance(levels, int) or isinstance(levels, bool) or levels < 2:
+        known = 'an int of at least 2 or "auto"' if auto else "an int of at least 2"
+        raise ValueError(f"levels must be {known}, got {levels!r}")
+
+
+def check_partition(partition, levels=2):
+    """A partition of so many levels: a pair of ints, a tuple of such pairs, or "auto".
+
+    An int, and a pair, is every finer digit of more levels alike. Raises ValueError for anything
+    else, and for pairs that are not one fewer than the levels.
+    """
     if partition == AUTO:
         return AUTO
-    pair = (partition, partition) if isinstance(partition, int) else partition
-    if not (
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and all(isinstance(p, int) and not isinstance(p, bool) and p > 0 for p in pair)
-    ):
+    if levels == AUTO:
+        raise ValueError(f'levels="auto" needs partition="auto", got {partition!r}')
+    sequences = (tuple, list)
+    alike = not isinstance(partition, sequences) or not any(
+        isinstance(p, sequences) for p in partition
+    )
+    pairs = [(p, p) if isinstance(p, int) else p for p in ([partition] if alike else partition)]
+    for pair in pairs:
+        if not (
+            isinstance(pair, sequences)
+            and len(pair) == 2
+            and all(isinstance(p, int) and not isinstance(p, bool) and p > 0 for p in pair)
+        ):
+            raise ValueError(
+                'a partition is a positive int, a pair of them, pairs coarse to fine, or "auto", '
+                f"got {partition!r}"
+            )
+    pairs = [tuple(pair) for pair in pairs] * (levels - 1 if alike else 1)
+    if len(pairs) != levels - 1:
         raise ValueError(
-            f'a partition is a positive int, a pair of them or "auto", got {partition!r}'
+            f"a partition of {levels} levels has {levels - 1} pairs, got {partition!r}"
         )
-    return tuple(pair)
+    return pairs[0] if levels == 2 else tuple(pairs)
+
+
+def is_whole(partition):
+    """Whether a partition is known to leave the map one group, whose level 0 is dense attention."""
+    radices = [p for pair in ops.partition_digits(partition) for p in pair]
+    return all(isinstance(p, int) and p == 1 for p in radices)
+
+
+def grouped(x, partition, level):
+    """The groups of a map that its partition divides, one beside the other: (B, G, N, C)."""
+    count, height, width = ops.group_shape(ops.spatial_size(x), partition, level)
+    groups = ops.to_groups(x, partition, level)
+    return tf.reshape(groups, (-1, count, height * width, x.shape[-1]))
 
 
 def pad_and_mask(inputs, partition, mask_padding):
@@ -89,6 +146,7 @@ class SelfAttention2D(AttentionModule):
     """
 
     kind = ops.LONG  # with the partition below: one group, the whole map
+    levels = 2
 
     def __init__(
         self,
@@ -101,7 +159,7 @@ class SelfAttention2D(AttentionModule):
     ):
         super().__init__(filters, **kwargs)
         check_positive(key_filters=key_filters)
-        self.partition = check_partition(partition)
+        self.partition = check_partition(partition, self.levels)
         self.key_filters = key_filters
         self.mask_padding = mask_padding
         self.jit_compile = jit_compile
@@ -142,14 +200,14 @@ class SelfAttention2D(AttentionModule):
             now, and the affinity (B, groups, positions, positions).
         """
         size = ops.spatial_size(x)
-        groups = ops.to_groups(x, partition, self.kind)
-        (p_h, p_w), (h, w) = partition, ops.spatial_size(groups)
-        count = p_h * p_w if self.kind == ops.LONG else (size[0] // p_h) * (size[1] // p_w)
-        groups = tf.reshape(groups, (-1, count, h * w, x.shape[-1]))
+        groups = grouped(x, partition, self.kind)
         mask = None if heard is None else heard.key_mask(partition, self.kind)
-        groups = self._refused_too_large(groups, partition, (count, h * w, h * w))
-        output, affinity = self._attend_groups(groups, mask, self.is_compiled(partition), training)
-        output = tf.reshape(output, (-1, h, w, output.shape[-1]))
+        groups = self.refuse_too_large(groups, partition, self.kind, size)
+        query, key = self.queries_and_keys(groups, training)
+        context, affinity = self.attend_groups(
+            query, key, lambda: self.value(groups), mask, self.is_compiled(partition)
+        )
+        output = self.read_out(context, training)
         output = ops.from_groups(output, partition, self.kind, size)
         return output, heard and heard.after(partition, self.kind), affinity
 
@@ -157,28 +215,43 @@ class SelfAttention2D(AttentionModule):
         """Whether XLA compiles the attention proper of this partition."""
         return self.jit_compile
 
-    def _refused_too_large(self, groups, partition, affinity):
-        """The groups, unless the affinity of theirs, of a shape but for the batch, does not fit."""
-        whole = all(isinstance(p, int) and p == 1 for p in partition)
-        if not whole and any(map(tf.is_tensor, affinity)):
+    def refuse_too_large(self, groups, partition, level, size):
+        """The groups (B, G, N, C), unless their affinity does not fit into memory."""
+        count, height, width = ops.group_shape(size, partition, level)
+        affinity = (count, height * width, height * width)
+        if not is_whole(partition) and any(map(tf.is_tensor, affinity)):
             return groups  # small for its map, whatever size that has
         batch = groups.shape[0]
         shape = (tf.shape(groups)[0] if batch is None else batch, *affinity)
         return runtime.refuse_too_large(shape, groups)
 
-    def _attend_groups(self, groups, mask, jit_compile, training):
-        """(output, affinity) of groups (B, G, N, C), a mask (G, N) of their keys or `None`."""
-        query, key = groups, groups
+    def queries_and_keys(self, x, training=None):
+        """(query, key): what the positions of maps, or of groups, are compared by."""
+        query, key = x, x
         for layer in self.query:
             query = layer(query, training=training)
         for layer in self.key:
             key = layer(key, training=training)
+        return query, key
+
+    def attend_groups(self, query, key, make_value, mask, jit_compile):
+        """Attention proper, inside groups: the one place of it.
+
+        Args:
+            query: tensor (B, G, N, K).
+            key: tensor (B, G, N, K).
+            make_value: function without arguments that returns the values (B, G, N, filters).
+            mask: bools (G, N), False for keys to leave out; or `None`.
+            jit_compile: bool, whether XLA compiles it.
+
+        Returns:
+            (context, affinity): (B, G, N, filters) and (B, G, N, N).
+        """
         affinity = ops.group_affinity(query, key, mask, jit_compile)
         # Not before the queries and keys are done with: memory need not hold all three.
         with tf.control_dependencies([affinity]):
-            value = self.value(groups)
-        context = ops.gather_values(affinity, value, jit_compile)
-        return self.read_out(context, training), affinity
+            value = make_value()
+        return ops.gather_values(affinity, value, jit_compile), affinity
 
     def read_out(self, context, training=None):
         """What is made of the gathered values."""
@@ -224,8 +297,7 @@ class AttentionTwin(ModuleTwin):
         twin.fill_parts(self, other)
 
     def is_compiled(self, partition):
-        grouped = not isinstance(partition[0], int) or tuple(partition) != (1, 1)
-        return self.jit_compile and grouped
+        return self.jit_compile and not is_whole(partition)
 
     def read_out(self, context, training=None):
         return self.activation(context)

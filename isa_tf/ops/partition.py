@@ -261,7 +261,8 @@ def from_groups(groups, partition, level, size):
     """Inverse of `to_groups`.
 
     Args:
-        groups: what `to_groups` returned, or anything of its shape but for the channels.
+        groups: what `to_groups` returned, or anything with its positions in that order, of any
+            channels: (..., C).
         partition: (P_h, P_w), or pairs coarse to fine.
         level: "long", "short", or a number.
         size: (height, width) of the map, divided by the partition.

@@ -1,0 +1,167 @@
+"""Dense self-attention whose affinity is a product of sparse ones, literally."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from isa_tf import ops
+from isa_tf.layers.self_attention import (
+    AUTO,
+    AttentionTwin,
+    SelfAttention2D,
+    check_levels,
+    check_order,
+    grouped,
+    ordered_levels,
+    pad_and_mask,
+)
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class FactorizedAttention(SelfAttention2D):
+    """Self-attention by A_S A_L in place of the dense affinity A: one query, key, value, output.
+
+    The interlaced attentions of the paper are two blocks, each with projections of its own. This is
+    one block: query, key and value are made of the map once, the values are gathered by the
+    long-range affinity A_L, what comes of it by the short-range affinity A_S of the same queries
+    and keys, and read out once. (Of more levels: by each in turn.) Every position hears every
+    other.
+
+    A map that the partition does not divide is padded with zeros after the projections: the
+    normalisations see the map alone, and a padded position, whose query is zero, weighs all
+    positions of its group alike.
+
+    Args:
+        partition: int or pair (P_h, P_w), the radices of every digit but the coarsest; a tuple of
+            levels - 1 such pairs, coarse to fine; or "auto" for those with the fewest affinity
+            entries on the map at hand. Defaults to 8.
+        levels: int, how many ranges there are; or "auto" for the number that costs least on the map
+            at hand, with `partition="auto"`. Defaults to 2.
+        order: "long_short", from the longest range to the shortest; "short_long"; or one alone:
+            "long", "short". Defaults to "long_short".
+        **kwargs: those of `SelfAttention2D`, with the same meaning.
+
+    Call arguments:
+        inputs: feature map (B, H, W, C), any H and W.
+        training: bool.
+        return_affinity: bool, whether to return (output, affinities): a list of the affinities in
+            the order they were applied, each float32 (B, groups, positions, positions); rows are
+            queries.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for fewer than two levels, a partition of another number of levels, an unknown
+            order, a partition, filters or key_filters below 1, or an input that is no map.
+
+    Example:
+
+    >>> y = FactorizedAttention("auto", levels=3)(keras.random.normal((1, 20, 13, 8)))
+    >>> y.shape
+    TensorShape([1, 20, 13, 8])
+
+    Reference: the factorisation is that of Huang et al., "Interlaced Sparse Self-Attention for
+    Semantic Segmentation", arXiv 1907.12273, section 3.
+    """
+
+    def __init__(self, partition=8, levels=2, order="long_short", **kwargs):
+        check_levels(levels, auto=True)
+        check_order(order)
+        self.levels, self.order = levels, order
+        super().__init__(partition, **kwargs)
+
+    def resolve_partition(self, size):
+        if self.partition != AUTO:
+            return self.partition
+        return ops.best_partition(*size, self.levels)
+
+    def attend_levels(self, x, partition, training=None, return_affinity=False):
+        """Attention at one level after the other.
+
+        Args:
+            x: tensor (B, H, W, C), of any size.
+            partition: a pair, or pairs coarse to fine.
+            training: bool.
+            return_affinity: bool, whether the affinities of all levels are wanted.
+
+        Returns:
+            (output, affinities): the map (B, H, W, filters), and of each attention the affinity
+            (B, groups, positions, positions).
+        """
+        query, key = self.queries_and_keys(x, training)
+        value = self.value(x)
+        context, affinities = self.gather_levels(query, key, value, partition, return_affinity)
+        return self.read_out(context, training), affinities
+
+    def gather_levels(self, query, key, value, partition, return_affinity=False):
+        """(context, affinities) of maps of queries, keys and values: `attend_levels` without
+        projections."""
+        size = ops.spatial_size(value)
+        query, offset, heard = pad_and_mask(query, partition, self.mask_padding)
+        key, _ = ops.pad_to_partition(key, partition)
+        value = self.pad_values(value, partition)
+        affinities = []
+        for level in ordered_levels(self.order, len(ops.partition_digits(partition)) + 1):
+            attend = functools.partial(
+                self._attend_level, query, key, value, heard, partition, level
+            )
+            _, *radices = ops.group_shape(ops.spatial_size(query), partition, level)
+            if self.levels == AUTO and any(map(tf.is_tensor, radices)) and not return_affinity:
+                # A map of some sizes has no use for this level: it has groups of one position.
+                in_use = tf.reduce_prod(radices) > 1
+                value = tf.cond(in_use, _first_of(attend), functools.partial(tf.identity, value))
+            else:
+                value, affinity = attend()
+                affinities.append(affinity)
+            heard = heard and heard.after(partition, level)
+        return ops.crop(value, offset, size), affinities
+
+    def pad_values(self, value, partition):
+        """A map of values, padded."""
+        return ops.pad_to_partition(value, partition)[0]
+
+    def _attend_level(self, query, key, value, heard, partition, level):
+        """(context, affinity) of padded maps at one level."""
+        size = ops.spatial_size(query)
+        mask = None if heard is None else heard.key_mask(partition, level)
+        queries = grouped(query, partition, level)
+        queries = self.refuse_too_large(queries, partition, level, size)
+        context, affinity = self.attend_groups(
+            queries,
+            grouped(key, partition, level),
+            lambda: grouped(value, partition, level),
+            mask,
+            self.is_compiled(partition),
+        )
+        return ops.from_groups(context, partition, level, size), affinity
+
+    def call(self, inputs, training=None, return_affinity=False):
+        partition = self.resolve_partition(ops.spatial_size(inputs))
+        x, affinities = self.attend_levels(inputs, partition, training, return_affinity)
+        x = self.drop(x, training=training)
+        return (x, affinities) if return_affinity else x
+
+    def get_config(self):
+        return {**super().get_config(), "levels": self.levels, "order": self.order}
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class FactorizedAttentionTwin(AttentionTwin, FactorizedAttention):
+    """The twin of `FactorizedAttention`, whose arguments it has."""
+
+    def pad_values(self, value, partition):
+        padded = super().pad_values(value, partition)
+        if padded is value or self.mask_padding:
+            return padded
+        # Zeros that are attended to: the values have the output's bias in them, so must padding.
+        inside, _ = ops.pad_to_partition(tf.ones_like(value[:1, :, :, :1]), partition)
+        return padded + (1 - inside) * tf.cast(self.value.bias, padded.dtype)
+
+
+FactorizedAttention.twin_class = FactorizedAttentionTwin
+
+
+def _first_of(function):
+    return lambda: function()[0]
