@@ -15,8 +15,9 @@ class Attention(NamedTuple):
     Attributes:
         affinities: list of float arrays (groups, positions, positions), in the order they ran;
             rows are queries and sum to 1.
-        kinds: list of "long" or "short", one an affinity.
-        partition: (P_h, P_w).
+        kinds: list of "long" or "short", one an affinity; of a partition of more levels than two,
+            ints from 0, the longest range.
+        partition: (P_h, P_w), or pairs coarse to fine.
         offset: (row, column) of the padded map where the map begins.
         size: (H, W) of the map without padding.
     """
@@ -67,18 +68,18 @@ def read_attention(model, image, layer=None):
     features = before(np.asarray(image, np.float32)[None], training=False)
     _, affinities = layer(features, training=False, return_affinity=True)
     size = ops.spatial_size(features)
-    if isinstance(layer, SelfAttention2D):
-        affinities, attentions, branches = [affinities], [layer], 1
-    else:
+    attentions, branches = [layer], 1
+    if isinstance(layer, InterlacedSparseAttention):
         attentions, branches = layer.attentions, len(layer.partitions)
+    affinities = iter(affinities if isinstance(affinities, list) else [affinities])
     steps = len(attentions) // branches
     found = []
     for start in range(0, len(attentions), steps):
-        chosen = slice(start, start + steps)
-        partition = tuple(attentions[start].resolve_partition(size))
+        partition = attentions[start].resolve_partition(size)
         _, offset = ops.pad_to_partition(np.zeros((1, *size, 1), np.float32), partition)
-        kinds = [attention.kind for attention in attentions[chosen]]
-        weights = [np.asarray(affinity)[0] for affinity in affinities[chosen]]
+        ran = attentions[start : start + steps]
+        kinds = [kind for attention in ran for kind in attention.kinds_of(partition)]
+        weights = [np.asarray(next(affinities))[0] for _ in kinds]
         found.append(Attention(weights, kinds, partition, offset, size))
     return found
 
@@ -93,18 +94,19 @@ def influence(affinities, kinds, partition, offset, size, position):
 
     Args:
         affinities: sequence of float arrays (groups, positions, positions), in the order they ran.
-        kinds: sequence of "long" or "short", one an affinity.
-        partition: (P_h, P_w).
+        kinds: sequence of "long", "short" or numbers of levels, one an affinity.
+        partition: (P_h, P_w), or pairs coarse to fine.
         offset: (row, column) of the padded map where the map begins.
         size: (H, W) of the map without padding.
         position: (row, column) in the map without padding.
 
     Shapes:
-        -> (Q_h P_h, Q_w P_w), float64: the padded map, Q = ceil(size / P). It sums to 1.
+        -> (Q_h P_h, Q_w P_w), float64: the padded map, Q = ceil(size / P), of more pairs their
+        product. It sums to 1.
 
     Raises:
-        ValueError: for a position outside the map, kinds that are not as many as the affinities,
-            or an affinity that is not one of such groups.
+        ValueError: for a position outside the map, kinds that are not as many as the affinities or
+            none of the partition's, or an affinity that is not one of such groups.
 
     Example:
 
@@ -119,21 +121,20 @@ def influence(affinities, kinds, partition, offset, size, position):
         raise ValueError(f"{len(kinds)} kinds for {len(affinities)} affinities")
     if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
         raise ValueError(f"position {tuple(position)} is not in a map of {tuple(size)}")
-    padded = tuple(-(-n // p) * p for n, p in zip(size, partition, strict=True))
+    padded = ops.pad_to_partition(np.zeros((1, *size, 1), np.float32), partition)[0].shape[1:3]
+    padded = tuple(padded)
     index = np.arange(padded[0] * padded[1])
     weights = np.zeros(len(index))
     row, column = (p + o for p, o in zip(position, offset, strict=True))
     weights[row * padded[1] + column] = 1
     for affinity, kind in list(zip(affinities, kinds, strict=True))[::-1]:
-        per_group = partition[0] * partition[1]
-        if kind == ops.LONG:
-            per_group = len(index) // per_group
+        _, *radices = ops.group_shape(padded, partition, kind)
         groups = ops.to_groups(index.reshape(1, *padded, 1), partition, kind)
-        groups = np.reshape(groups, (-1, per_group))
-        if affinity.shape != (*groups.shape, per_group):
+        groups = np.reshape(groups, (-1, radices[0] * radices[1]))
+        if affinity.shape != (*groups.shape, groups.shape[1]):
             raise ValueError(
                 f"a {kind} affinity of a map of {padded} by {tuple(partition)} has the shape "
-                f"{(*groups.shape, per_group)}, got {affinity.shape}"
+                f"{(*groups.shape, groups.shape[1])}, got {affinity.shape}"
             )
         reached = np.zeros_like(weights)
         for group, rows in zip(groups, affinity, strict=True):

@@ -16,22 +16,45 @@ def padding(size, partition):
     return pad // 2, pad - pad // 2
 
 
+def pairs_of(partition):
+    """A partition's pairs, coarse to fine; a pair of ints is one."""
+    return [partition] if isinstance(partition[0], int) else list(partition)
+
+
+def wholes(partition):
+    """What the rows, and the columns, of a padded map are multiples of."""
+    return [int(np.prod(axis)) for axis in zip(*pairs_of(partition), strict=True)]
+
+
 def pad(image, partition):
     """(H, W, C) -> the zero-padded map and the bool map of the image's positions."""
-    amounts = [padding(n, p) for n, p in zip(image.shape[:2], partition, strict=True)]
+    amounts = [padding(n, p) for n, p in zip(image.shape[:2], wholes(partition), strict=True)]
     padded = np.pad(image, [*amounts, (0, 0)])
     return padded, np.pad(np.ones(image.shape[:2], bool), amounts)
 
 
+def digits(number, radices):
+    """A number's digits, coarse to fine: one more than there are radices."""
+    found = []
+    for radix in reversed(radices):
+        number, digit = divmod(number, radix)
+        found.insert(0, digit)
+    return [number, *found]
+
+
 def groups(height, width, partition, kind):
-    """All groups of a map, each a list of positions in row-major order."""
-    p_h, p_w = partition
+    """All groups of a map, each a list of positions in row-major order.
+
+    Of one group are the positions that differ in one digit of their row, and of their column, at
+    most: `kind` "long" for the coarsest, "short" for the finest, or its number. Groups are ordered
+    by the other digits, those of the row first.
+    """
+    rows, columns = zip(*pairs_of(partition), strict=True)
+    which = {"long": 0, "short": len(rows)}.get(kind, kind)
     found = {}
     for row, column in itertools.product(range(height), range(width)):
-        if kind == "long":
-            key = (row % p_h, column % p_w)
-        else:
-            key = (row // p_h, column // p_w)
+        both = [digits(row, rows), digits(column, columns)]
+        key = tuple(digit for of in both for i, digit in enumerate(of) if i != which)
         found.setdefault(key, []).append((row, column))
     return [found[key] for key in sorted(found)]
 
@@ -63,36 +86,68 @@ def conv_norm_relu(x, layer):
     return np.maximum(y, 0.0)
 
 
-def attention(x, layer, partition, kind, heard):
-    """One attention over a padded map (H, W, C); `heard` is its key mask or None."""
-    query, key = x, x
-    for step in layer.query:
-        query = conv_norm_relu(query, step)
-    for step in layer.key:
-        key = conv_norm_relu(key, step)
-    value = x @ np.asarray(layer.value.kernel, np.float64)[0, 0]
+def gather(query, key, value, partition, kind, heard):
+    """The values of every position's group, weighed; `heard` is the key mask or None."""
     context = np.zeros_like(value)
-    for group in groups(*x.shape[:2], partition, kind):
+    for group in groups(*value.shape[:2], partition, kind):
         keys = [p for p in group if heard is None or heard[p]]
         # A group without keys holds no position of the image: what it gives must not matter.
         for position in group if keys else ():
             logits = np.array([query[position] @ key[p] for p in keys])
             weights = softmax(logits / np.sqrt(query.shape[-1]))
             context[position] = sum(w * value[p] for w, p in zip(weights, keys, strict=True))
+    return context
+
+
+def project(x, layer):
+    """Queries, keys and values of a map (H, W, C)."""
+    query, key = x, x
+    for step in layer.query:
+        query = conv_norm_relu(query, step)
+    for step in layer.key:
+        key = conv_norm_relu(key, step)
+    return query, key, x @ np.asarray(layer.value.kernel, np.float64)[0, 0]
+
+
+def attention(x, layer, partition, kind, heard):
+    """One attention over a padded map (H, W, C); `heard` is its key mask or None."""
+    context = gather(*project(x, layer), partition, kind, heard)
     return conv_norm_relu(context, layer.output_conv)
+
+
+def factorized(x, layer, partition, kinds, mask):
+    """Attentions in a row of one projection of a map (H, W, C), which is padded behind it."""
+    query, key, value = (pad(y, partition)[0] for y in project(x, layer))
+    heard = image = pad(x, partition)[1]
+    for kind in kinds:
+        value = gather(query, key, value, partition, kind, heard if mask else None)
+        heard = spread(heard, partition, kind)
+    return conv_norm_relu(value[image].reshape(*x.shape[:2], -1), layer.output_conv)
+
+
+def kinds_of(order, levels):
+    """The levels that an order runs through, as `groups` takes them."""
+    along = ["long", *range(1, levels - 1), "short"]
+    return {"long_short": along, "short_long": along[::-1]}.get(order, [order])
 
 
 def interlaced(x, layer, mask=True, partitions=None):
     """The whole module on one map (H, W, C), with an InterlacedSparseAttention's weights."""
-    kinds = layer.order.split("_") * layer.depth
     partitions = partitions or layer.partitions
     attentions = iter(layer.attentions)
     x = np.asarray(x, np.float64)
     maps = []
     for partition in partitions:
+        kinds = kinds_of(layer.order, len(pairs_of(partition)) + 1)
+        if layer.share_projections:
+            y = x
+            for _ in range(layer.depth):
+                y = factorized(y, next(attentions), partition, kinds, mask)
+            maps.append(y)
+            continue
         y, heard = pad(x, partition)
         image = heard.copy()
-        for kind in kinds:
+        for kind in kinds * layer.depth:
             y = attention(y, next(attentions), partition, kind, heard if mask else None)
             heard = spread(heard, partition, kind)
         maps.append(y[image].reshape(*x.shape[:2], -1))

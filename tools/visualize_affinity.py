@@ -81,7 +81,7 @@ def main(argv):
             largest.append(f"{100 * inside.max():.2f} %")
             heaviest = np.unravel_index(inside.argmax(), size)
             print(
-                f"{_by(attention.partition)}, {name}: heaviest {largest[-1]} at "
+                f"{_digits(attention.partition)}, {name}: heaviest {largest[-1]} at "
                 f"{tuple(map(int, heaviest))}; {100 * share:.2f} % on padding"
             )
         last = number == len(attentions) - 1
@@ -91,7 +91,7 @@ def main(argv):
             HEAT_PALETTE,
             ["weight 0", "1/16", "1/4", "9/16", "the largest of its map"] if last else None,
             captions=[
-                f"partition {_by(attention.partition)} of a map of {_by(size)}; "
+                f"partition {_digits(attention.partition)} of a map of {_by(size)}; "
                 f"largest weights: {', '.join(largest)}"
             ],
             heading=None if number else f"Where the information at pixel {point} comes from",
@@ -111,6 +111,8 @@ def _maps(attention, position, every_round):
     rounds = len(kinds) // len(set(kinds))
     for step in steps if every_round else steps[-len(set(kinds)) :]:
         name = f"{kinds[step]}-range"
+        if isinstance(kinds[step], int):  # of more levels than long and short
+            name = f"level {kinds[step]}"
         if kinds[step] == ops.LONG and attention.partition == (1, 1):
             name = "dense"
         if rounds > 1:
@@ -118,7 +120,7 @@ def _maps(attention, position, every_round):
         single = attention.affinities[step : step + 1], kinds[step : step + 1]
         yield name, influence(*single, *where, position)
     if len(kinds) > 1:
-        order = "all" if rounds > 1 else " then ".join(kinds)
+        order = "all" if rounds > 1 else " then ".join(map(str, kinds))
         yield order, influence(*attention, position)
 
 
@@ -145,6 +147,11 @@ def _pixel(text, size):
 def _scaled(point, size, new_size):
     """The (y, x) at which the centre of a pixel lies after resizing."""
     return tuple((2 * p + 1) * m // (2 * n) for p, n, m in zip(point, size, new_size, strict=True))
+
+
+def _digits(partition):
+    """(4, 4) as 4x4, ((4, 4), (2, 3)) as 4x4,2x3."""
+    return ",".join(map(_by, ops.partition_digits(partition)))
 
 
 def _by(pair):

@@ -77,6 +77,9 @@ class FactorizedAttention(SelfAttention2D):
             return self.partition
         return ops.best_partition(*size, self.levels)
 
+    def kinds_of(self, partition):
+        return ordered_levels(self.order, len(ops.partition_digits(partition)) + 1)
+
     def attend_levels(self, x, partition, training=None, return_affinity=False):
         """Attention at one level after the other.
 
@@ -103,7 +106,7 @@ class FactorizedAttention(SelfAttention2D):
         key, _ = ops.pad_to_partition(key, partition)
         value = self.pad_values(value, partition)
         affinities = []
-        for level in ordered_levels(self.order, len(ops.partition_digits(partition)) + 1):
+        for level in self.kinds_of(partition):
             attend = functools.partial(
                 self._attend_level, query, key, value, heard, partition, level
             )

@@ -16,6 +16,9 @@ from isa_tf.layers.self_attention import (
     ordered_levels,
     pad_and_mask,
 )
+from isa_tf.layers.self_attention import (
+    ORDERS as ORDERS,
+)
 
 
 class _Sparse(SelfAttention2D):
@@ -300,10 +303,9 @@ class InterlacedSparseAttention(AttentionModule):
             return [self.factorized_layer(**arguments, **shared, name=f"{branch}_shared{run}")]
         levels = ordered_levels(self.order, self.levels)
         if self.levels == 2:
-            kinds = [(ops.LONG, ops.SHORT)[level] for level in levels]
             return [
                 self.attention_layers[kind](**arguments, name=f"{branch}_{kind}{run}")
-                for kind in kinds
+                for kind in levels
             ]
         return [
             self.range_layer(

@@ -12,21 +12,20 @@ AUTO = "auto"
 
 
 # Of a module, from the first attention to the last.
-_ORDERS = ("long_short", "short_long", "long", "short")
+ORDERS = ("long_short", "short_long", "long", "short")
 
 
 def check_order(order):
     """Raises ValueError for an order that is none."""
-    if order not in _ORDERS:
-        raise ValueError(f"order must be one of {', '.join(_ORDERS)}, got {order!r}")
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
 
 
 def ordered_levels(order, levels):
-    """The numbers of the levels that an order runs through: 0 has the longest range."""
-    along = list(range(levels))
-    return {"long_short": along, "short_long": along[::-1], "long": along[:1]}.get(
-        order, along[-1:]
-    )
+    """The levels that an order runs through: numbers, 0 for the longest range, or names of two."""
+    along = [ops.LONG, ops.SHORT] if levels == 2 else list(range(levels))
+    runs = {"long_short": along, "short_long": along[::-1], "long": along[:1], "short": along[-1:]}
+    return runs[order]
 
 
 def check_levels(levels, auto=False):
@@ -258,8 +257,12 @@ class SelfAttention2D(AttentionModule):
         return self.output_conv(context, training=training)
 
     def resolve_partition(self, size):
-        """The partition (P_h, P_w) for a map of `size` (H, W)."""
+        """The partition for a map of `size` (H, W): (P_h, P_w), or pairs coarse to fine."""
         return (1, 1)
+
+    def kinds_of(self, partition):
+        """The levels of the attentions of a partition, in the order they run."""
+        return [self.kind]
 
     def call(self, inputs, training=None, return_affinity=False):
         size = ops.spatial_size(inputs)
