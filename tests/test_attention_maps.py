@@ -4,8 +4,14 @@ import pytest
 import reference
 from batteries import random_inputs, randomize
 
+from isa_tf import ops
 from isa_tf.attention_maps import influence, read_attention
-from isa_tf.layers import InterlacedSparseAttention, SelfAttention2D, ShortRangeAttention
+from isa_tf.layers import (
+    FactorizedAttention,
+    InterlacedSparseAttention,
+    SelfAttention2D,
+    ShortRangeAttention,
+)
 from isa_tf.models import Segmenter
 
 
@@ -23,7 +29,8 @@ def matrix(affinity, kind, partition, padded):
 
 
 def padded_map(size, partition):
-    amounts = [reference.padding(n, p) for n, p in zip(size, partition, strict=True)]
+    wholes = reference.wholes(partition)
+    amounts = [reference.padding(n, p) for n, p in zip(size, wholes, strict=True)]
     return tuple(before for before, _ in amounts), tuple(
         n + sum(amount) for n, amount in zip(size, amounts, strict=True)
     )
@@ -31,27 +38,37 @@ def padded_map(size, partition):
 
 @pytest.mark.parametrize("mask", [True, False], ids=["masked", "unmasked"])
 @pytest.mark.parametrize(
-    ("size", "partition", "order", "depth"),
+    ("size", "partition", "order", "depth", "shared"),
     [
-        ((5, 7), (2, 3), "long_short", 1),
-        ((5, 7), (2, 3), "short_long", 1),
-        ((9, 6), (4, 4), "long_short", 2),
-        ((3, 5), (4, 2), "short_long", 2),
-        ((4, 6), (2, 3), "long_short", 1),
-        ((5, 7), (3, 2), "short", 1),
-        ((5, 4), (1, 1), "long", 1),
+        ((5, 7), (2, 3), "long_short", 1, False),
+        ((5, 7), (2, 3), "short_long", 1, False),
+        ((9, 6), (4, 4), "long_short", 2, False),
+        ((3, 5), (4, 2), "short_long", 2, False),
+        ((4, 6), (2, 3), "long_short", 1, False),
+        ((5, 7), (3, 2), "short", 1, False),
+        ((5, 4), (1, 1), "long", 1, False),
+        ((7, 5), ((2, 1), (2, 3)), "long_short", 1, False),
+        ((7, 5), ((2, 2), (2, 2)), "short_long", 1, True),
+        ((5, 7), (2, 3), "long_short", 1, True),
     ],
     ids=str,
 )
-def test_influence_is_a_row_of_the_product(size, partition, order, depth, mask):
+def test_influence_is_a_row_of_the_product(size, partition, order, depth, shared, mask):
+    levels = len(reference.pairs_of(partition)) + 1
     layer = InterlacedSparseAttention(
-        partition, key_filters=4, order=order, depth=depth, mask_padding=mask
+        partition,
+        key_filters=4,
+        order=order,
+        depth=depth,
+        mask_padding=mask,
+        levels=levels,
+        share_projections=shared,
     )
     layer.build((1, *size, 3))
     randomize(layer)
     _, affinities = layer(random_inputs((1, *size, 3)), return_affinity=True)
     affinities = [np.asarray(affinity[0]) for affinity in affinities]
-    kinds = order.split("_") * depth
+    kinds = reference.kinds_of(order, levels) * depth
     offset, padded = padded_map(size, partition)
     product = np.eye(padded[0] * padded[1])
     for affinity, kind in zip(affinities, kinds, strict=True):
@@ -107,6 +124,44 @@ def test_attentions_read_from_a_model_give_its_outputs(order):
             )
 
 
+def test_attentions_of_more_levels_give_their_outputs():
+    """Projections of its own for each of three levels, or shared; two partitions."""
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.AveragePooling2D(4, padding="same")(inputs)
+    image = np.random.default_rng(0).integers(0, 256, (26, 18, 3), np.uint8)
+    batch = image[None].astype(np.float32)
+    read_by_all = keras.Model(inputs, features)(batch)[0].numpy()
+    for shared in (False, True):
+        layer = InterlacedSparseAttention(
+            [((2, 1), (2, 2)), "auto"], fuse=False, levels=3, share_projections=shared
+        )
+        model = keras.Model(inputs, layer(features))
+        averaging(layer, 3)
+        outputs = np.split(model(batch)[0].numpy(), 2, axis=-1)
+        attentions = read_attention(model, image)
+        best = ops.best_partition(7, 5, levels=3)
+        assert [a.partition for a in attentions] == [((2, 1), (2, 2)), best]
+        for attention, output in zip(attentions, outputs, strict=True):
+            assert attention.kinds == [0, 1, 2] and attention.size == (7, 5)
+            (top, left), (height, width) = attention.offset, attention.size
+            for position in [(0, 0), (6, 4), (3, 2)]:
+                weights = influence(*attention, position)[top : top + height, left : left + width]
+                gathered = (weights[..., None] * read_by_all).sum((0, 1))
+                np.testing.assert_allclose(gathered, output[position], rtol=1e-4)
+
+
+def test_read_attention_of_levels_that_nobody_named():
+    """`levels="auto"` of a small map are long and short; a layer on its own tells as a module."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.AveragePooling2D(4)(inputs)
+    layer = FactorizedAttention("auto", levels="auto", key_filters=2)
+    model = keras.Model(inputs, layer(x))
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    (found,) = read_attention(model, image)
+    assert found.kinds == ["long", "short"] and found.partition == ops.best_partition(6, 8)
+    assert influence(*found, (2, 3)).sum() == pytest.approx(1, abs=1e-5)
+
+
 def test_read_attention_of_layers_that_stand_alone():
     inputs = keras.Input((None, None, 3))
     x = keras.layers.AveragePooling2D(2)(inputs)
@@ -141,6 +196,8 @@ def test_errors_of_attention():
         influence(**{**sound, "kinds": ["long", "short"]})
     with pytest.raises(ValueError, match=r"has the shape \(4, 4, 4\), got \(1, 16, 16\)"):
         influence(**{**sound, "affinities": [np.ones((1, 16, 16))]})
+    with pytest.raises(ValueError, match="level must be long, short, or 0 to 1, got 2"):
+        influence(**{**sound, "kinds": [2]})
     image = np.zeros((8, 8, 3), np.uint8)
     without = Segmenter("tiny", None, 3, head_filters=4, name="plain")
     with pytest.raises(ValueError, match="plain has no attention to show"):

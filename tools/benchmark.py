@@ -8,8 +8,15 @@
     python -m tools.benchmark detector --backbone=resnet50 --size=800x1216 --contexts=none,isa
     python -m tools.benchmark deploy
 
+    python -m tools.benchmark context --size=128x128 --rounds=9 --baseline=isa \
+        --modules=isa,isa:share_projections=True
+
 A module is named as in a config; its arguments follow a colon: isa:partition=4:order=short_long,
 isa:fuse=False for long-range and short-range attention without the concatenation.
+
+--rounds: the context modules of a size are called in turn, in one process: what the machine does
+beside then slows all of them alike, and ratios are medians of the rounds' (and their smallest and
+largest), not of times measured minutes apart. Memory is not measured.
 
 detector: Mask R-CNN by part, and as a whole, and the backbone again with each context module at its
 map c4. Backward is of what learns, in 512 proposals of which 128 have masks; of the whole it is a
@@ -37,6 +44,7 @@ Writes NAME.csv, NAME.md, NAME.png and NAME.svg into --output, and prints the ta
 import ast
 import csv
 import ctypes
+import functools
 import gc
 import json
 import math
@@ -102,6 +110,13 @@ _MINIMAL_FILTERING = flags.DEFINE_integer(
 _SECONDS = flags.DEFINE_float(
     "seconds", 5.0, "How long each time is measured for, after warming up.", 0.0, flag_values=FLAGS
 )
+_ROUNDS = flags.DEFINE_integer(
+    "rounds",
+    0,
+    "Context modules: how many times all are called in turn; 0 for one after the other.",
+    0,
+    flag_values=FLAGS,
+)
 _OUTPUT = flags.DEFINE_string(
     "output", "runs/benchmark", "Folder to write into.", flag_values=FLAGS
 )
@@ -131,11 +146,20 @@ COLUMNS = {
     "bound_ratio": ("of bound", "{:.1f}"),
     "images_s": ("images/s", "{:.2f}"),
     "core_ms": ("attention (ms)", "{:.1f}"),
+    "core_ratio": ("of baseline", "{:.3f}"),
     "forward_mb": ("memory (MB)", "{:.0f}"),
     "memory_ratio": ("of baseline ", "{:.3f}"),
     "backward_ms": ("forward+backward (ms)", "{:.1f}"),
+    "backward_ratio": ("of baseline", "{:.3f}"),
     "backward_mb": ("its memory (MB)", "{:.0f}"),
     "note": ("note", "{}"),
+}
+# What a ratio to the baseline is of.
+RATIOS = {
+    "time_ratio": "forward_ms",
+    "memory_ratio": "forward_mb",
+    "backward_ratio": "backward_ms",
+    "core_ratio": "core_ms",
 }
 
 
@@ -183,6 +207,8 @@ def benchmark_context(sizes):
     for module in modules:
         parse_module(module)
     shared = {"what": "context", "channels": _CHANNELS.value}
+    if _ROUNDS.value:
+        return [row for size in sizes for row in _rows_in_turn(modules, size, shared)]
     return [
         _row(module, size, {**shared, "module": module}) for size in sizes for module in modules
     ]
@@ -259,6 +285,33 @@ def _row(name, size, case):
     return row
 
 
+def _rows_in_turn(modules, size, shared):
+    """The rows of one size, whose modules are called in turn."""
+    shared = {**shared, "size": list(size), "batch": _BATCH.value, "fuse": is_fused()}
+    shared["minimal_filtering"] = _MINIMAL_FILTERING.value or None
+    rows = [
+        {
+            "name": module,
+            "size": f"{size[0]}x{size[1]}",
+            "positions": size[0] * size[1],
+            "batch": _BATCH.value,
+        }
+        for module in modules
+    ]
+    for kind in ["forward"] + ["backward"] * _TRAIN.value + ["core"]:
+        print(f"{shared['size']}: {kind} in turn", file=sys.stderr, flush=True)
+        cases = [{**shared, "module": module, "pass": kind} for module in modules]
+        found = run_case({"what": "turns", "cases": cases, "rounds": _ROUNDS.value})
+        for row, more in zip(rows, found.get("rows") or [dict(found) for _ in rows], strict=True):
+            if refused := more.pop("refused", None):
+                _note(row, f"{kind}: {refused}")
+            row.update(more)
+    for row in rows:
+        if "forward_ms" in row:
+            row["images_s"] = 1000 * _BATCH.value / row["forward_ms"]
+    return rows
+
+
 def is_fused():
     """Whether forward is measured of `inference.fuse`, which is for CPUs."""
     import tensorflow as tf
@@ -292,9 +345,10 @@ def measure(case):
     import tensorflow as tf
 
     from isa_tf import runtime
-    from isa_tf.cost import flops_by_kind
 
     keras.utils.set_random_seed(0)
+    if case["what"] == "turns":
+        return {"rows": _measure_in_turn(case)}
     if case["what"] == "detector":
         return _measure_part(case)
     make = _make_context if case["what"] == "context" else _make_model
@@ -303,13 +357,7 @@ def measure(case):
         return {}
     result = {}
     if case["pass"] == "forward" and not case.get("memory"):
-        flops = flops_by_kind(layer, (1, *specs[0].shape[1:]))
-        result = {
-            "parameters": sum(math.prod(v.shape) for v in layer.trainable_weights) / 1e6,
-            "gflops": flops.total / 1e9,
-            "projections": flops.convolutions / 1e9,
-            "products": flops.products / 1e9,
-        }
+        result = _counted(layer, specs[0])
     # It has its own check, and XLA compiles no graph that asks for free memory.
     with runtime.memory_checks(False):
         concrete = function.get_concrete_function(*specs)
@@ -326,6 +374,44 @@ def measure(case):
     else:
         result[f"{kind}_ms"] = latency(lambda: concrete(*inputs), case["seconds"])
     return {name: value for name, value in result.items() if value is not None}
+
+
+def _counted(layer, spec):
+    """Parameters and operations of a layer or model for one map or image, for its row."""
+    from isa_tf.cost import flops_by_kind
+
+    flops = flops_by_kind(layer, (1, *spec.shape[1:]))
+    return {
+        "parameters": sum(math.prod(v.shape) for v in layer.trainable_weights) / 1e6,
+        "gflops": flops.total / 1e9,
+        "projections": flops.convolutions / 1e9,
+        "products": flops.products / 1e9,
+    }
+
+
+def _measure_in_turn(case):
+    """`measure` of several context modules that are called in turn: a dict for each one's row."""
+    from isa_tf import runtime
+
+    rows, calls, inputs = [{} for _ in case["cases"]], {}, {}
+    for number, one in enumerate(case["cases"]):
+        layer, function, specs = _make_context(one)
+        if function is None:
+            continue
+        if one["pass"] == "forward":
+            rows[number] |= _counted(layer, specs[0])
+        with runtime.memory_checks(False):
+            concrete = function.get_concrete_function(*specs)
+        if refused := too_large(concrete.graph):
+            rows[number]["refused"] = refused
+            continue
+        given = [inputs.setdefault(tuple(spec.shape), _random(spec)) for spec in specs]
+        calls[number] = functools.partial(concrete, *given)
+        _wait(calls[number]())
+    key = f"{case['cases'][0]['pass']}_ms"
+    for number, times in latencies(calls, case["rounds"]).items():
+        rows[number] |= {key: statistics.median(times), f"{key}_rounds": times}
+    return rows
 
 
 def _measure_part(case):
@@ -439,7 +525,8 @@ def _make_core(layer, shape):
     import tensorflow as tf
 
     from isa_tf import ops
-    from isa_tf.layers import SelfAttention2D
+    from isa_tf.layers import FactorizedAttention, SelfAttention2D
+    from isa_tf.layers.self_attention import grouped
 
     attentions = getattr(layer, "attentions", [layer])
     if not all(isinstance(attention, SelfAttention2D) for attention in attentions):
@@ -453,19 +540,19 @@ def _make_core(layer, shape):
         partition = attention.resolve_partition(size)
         padded, offsets = zip(*(ops.pad_to_partition(x, partition) for x in maps), strict=True)
         whole = ops.spatial_size(padded[0])
-        groups = [ops.to_groups(x, partition, attention.kind) for x in padded]
-        h, w = ops.spatial_size(groups[0])
-        count = (whole[0] * whole[1]) // (h * w)
-        flat = [tf.reshape(x, (-1, count, h * w, x.shape[-1])) for x in groups]
+        flat = [grouped(x, partition, attention.kind) for x in padded]
         context, _ = ops.grouped_attention(*flat, None, attention.is_compiled(partition))
-        context = tf.reshape(context, (-1, h, w, context.shape[-1]))
         context = ops.from_groups(context, partition, attention.kind, whole)
         return ops.crop(context, offsets[0], size)
 
     @tf.function
     def core(query, key, value):
         for attention in attentions:
-            value = one(attention, (query, key, value))
+            if isinstance(attention, FactorizedAttention):
+                partition = attention.resolve_partition(ops.spatial_size(value))
+                value, _ = attention.gather_levels(query, key, value, partition)
+            else:
+                value = one(attention, (query, key, value))
         return value
 
     widths = (key_filters, key_filters, width)
@@ -535,6 +622,18 @@ def latency(call, seconds):
         _wait(call())
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times)
+
+
+def latencies(calls, rounds):
+    """Milliseconds of warm calls, all called in turn: {name: one a round}, of {name: call}."""
+    times = {name: [] for name in calls}
+    for number in range(rounds):
+        # Now from the first to the last, now back: none is always behind the same.
+        for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
+            start = time.perf_counter()
+            _wait(calls[name]())
+            times[name].append(1000 * (time.perf_counter() - start))
+    return times
 
 
 def _wait(result):
@@ -625,11 +724,27 @@ def compare(rows, baseline, gemm):
         for same in rows:
             if (same["name"], same["size"]) != (baseline, row["size"]):
                 continue
-            for ratio, figure in (("time_ratio", "forward_ms"), ("memory_ratio", "forward_mb")):
-                if figure in row and same.get(figure):
+            for ratio, figure in RATIOS.items():
+                turns = [r.get(f"{figure}_rounds") for r in (row, same)]
+                if all(turns):
+                    _compare_rounds(row, ratio, *turns)
+                elif figure in row and same.get(figure) and ratio in ("time_ratio", "memory_ratio"):
                     row[ratio] = row[figure] / same[figure]
         if gemm and "forward_ms" in row and "gflops" in row:
             row["rate"] = row.get("batch", 1) * row["gflops"] / (row["forward_ms"] / 1000) / gemm
+
+
+def _compare_rounds(row, ratio, times, others):
+    """Adds the median of the ratios of the rounds, and notes how far they lie apart."""
+    found = [a / b for a, b in zip(times, others, strict=True)]
+    row[ratio] = statistics.median(found)
+    if min(found) < max(found):
+        name = RATIOS[ratio].removesuffix("_ms")
+        _note(row, f"{name} {min(found):.3f} to {max(found):.3f} of baseline")
+
+
+def _note(row, text):
+    row["note"] = "; ".join(filter(None, [row.get("note"), text]))
 
 
 def fit_exponents(rows):

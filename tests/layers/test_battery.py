@@ -61,7 +61,34 @@ CASES = {
     "dense": (layers.SelfAttention2D, {"filters": 8, "key_filters": 3}, MAP),
     "long": (layers.LongRangeAttention, {"partition": (4, 3)}, MAP),
     "short": (layers.ShortRangeAttention, {"partition": 4, "mask_padding": False}, MAP),
+    "range": (layers.RangeAttention, {"partition": 2, "level": 1, "levels": 3}, MAP),
+    "factorized": (layers.FactorizedAttention, {"partition": (4, 3), "filters": 5}, MAP),
+    "factorized-unmasked": (
+        layers.FactorizedAttention,
+        {"partition": ((2, 1), (2, 2)), "levels": 3, "mask_padding": False, "order": "short_long"},
+        MAP,
+    ),
     "isa": (layers.InterlacedSparseAttention, {"partition": 4}, MAP),
+    "isa-levels": (
+        layers.InterlacedSparseAttention,
+        {"partition": ((3, 1), (2, 2)), "levels": 3, "order": "short_long"},
+        MAP,
+    ),
+    "isa-shared": (
+        layers.InterlacedSparseAttention,
+        {"partition": [4, (2, 3)], "share_projections": True, "depth": 2},
+        MAP,
+    ),
+    "isa-shared-levels": (
+        layers.InterlacedSparseAttention,
+        {"partition": 2, "levels": 3, "share_projections": True, "residual": True},
+        MAP,
+    ),
+    "isa-shared-auto": (
+        layers.InterlacedSparseAttention,
+        {"partition": "auto", "levels": "auto", "share_projections": True, "filters": 5},
+        MAP,
+    ),
     "isa-auto-deep": (
         layers.InterlacedSparseAttention,
         {"partition": "auto", "order": "short_long", "depth": 2, "filters": 8},

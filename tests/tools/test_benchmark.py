@@ -100,6 +100,74 @@ def test_the_attention_proper_is_the_layer_s():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "isa:partition=auto:levels=3:filters=8:key_filters=4",
+        "isa:partition=2:levels=3:share_projections=True:depth=2",
+    ],
+)
+def test_the_attention_proper_of_more_levels(module):
+    """Its operations are the module's products, whether each level projects or not."""
+    import tensorflow as tf
+
+    from isa_tf.cost import flops_by_kind, graph_flops
+
+    given = case(module=module, size=[8, 12], batch=1, **{"pass": "core"})
+    layer, core, specs = benchmark._make_context(given)
+    queries, keys, values = (
+        tf.random.stateless_normal(s.shape, (i, 0)) for i, s in enumerate(specs)
+    )
+    found = core(queries, keys, values)
+    assert found.shape == (1, 8, 12, 8) and np.isfinite(found).all()
+    # Every attention hands on means of the values.
+    assert np.all(np.max(found, (1, 2)) <= np.max(values, (1, 2)))
+    products = flops_by_kind(layer, (1, 8, 12, 8)).products
+    assert graph_flops(core.get_concrete_function(*specs).graph).products == products > 0
+
+
+def test_modules_called_in_turn(run, tmp_path, monkeypatch):
+    """Ratios are the medians of those within a round."""
+    order, calls = [], {}
+    for name in ("a", "b"):
+        calls[name] = lambda name=name: order.append(name) or []
+    times = benchmark.latencies(calls, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert all(len(found) == 3 and min(found) > 0 for found in times.values())
+
+    rounds = {"a": [2.0, 20.0, 2.0], "b": [1.0, 12.0, 1.5]}
+    found = [
+        {"name": name, "size": "4x4", "positions": 16, "core_ms": 2.0, "core_ms_rounds": took}
+        for name, took in rounds.items()
+    ]
+    benchmark.compare(found, "a", None)
+    assert found[0]["core_ratio"] == 1 and "note" not in found[0]
+    assert found[1]["core_ratio"] == 0.6 and found[1]["note"] == "core 0.500 to 0.750 of baseline"
+
+    monkeypatch.setattr(benchmark, "run_case", benchmark.measure)
+    monkeypatch.setattr(benchmark, "GEMM", 32)
+    modules = "isa:partition=2,isa:partition=2:share_projections=True,none"
+    arguments = [f"--modules={modules}", "--baseline=isa:partition=2", "--size=6x8"]
+    status, printed = run(
+        benchmark, "context", *arguments, "--channels=8", "--rounds=2", f"--output={tmp_path}"
+    )
+    assert status == 0 and "of baseline" in printed
+    published, shared, none = csv.DictReader((tmp_path / "context.csv").open())
+    assert float(published["time_ratio"]) == float(published["backward_ratio"]) == 1
+    assert min(float(shared[f"{of}_ratio"]) for of in ("time", "backward", "core")) > 0
+    assert float(shared["parameters"]) < float(published["parameters"])
+    assert "forward" in shared["note"] and "core" in shared["note"] and not published["note"]
+    assert not none["forward_ms"] and not none["core_ms"]
+
+
+def test_a_refusal_in_turn_is_told(monkeypatch):
+    monkeypatch.setattr(runtime, "free_memory", lambda: 10**7)
+    cases = [case(module=module, size=[64, 64]) for module in ("self_attention", "isa")]
+    dense, isa = benchmark.measure({"what": "turns", "cases": cases, "rounds": 1})["rows"]
+    assert "4096x4096 float32" in dense["refused"] and "forward_ms" not in dense
+    assert isa["forward_ms"] > 0 and "refused" not in isa
+
+
 def test_modules_without_attention_have_no_core():
     assert benchmark.measure(case(module="none")) == {}
 

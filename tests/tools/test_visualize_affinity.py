@@ -152,6 +152,18 @@ def test_rows_for_partitions_and_rounds(draw, tmp_path):
     assert more.shape[1] == picture.shape[1] + 2 * (WIDTH + GAP)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_three_levels(draw, tmp_path, shared):
+    layer = InterlacedSparseAttention(
+        ((2, 1), (2, 3)), key_filters=1, levels=3, share_projections=shared
+    )
+    _, lines, _ = draw(save(tmp_path / "m.keras", layer))
+    names = ["level 0", "level 1", "level 2", "0 then 1 then 2"]
+    assert [line[1] for line in lines] == names
+    # Of 4x3 positions and padding: from anywhere, what lies in the light is seen in the end.
+    assert lines[3][3] == (4, 7)
+
+
 def test_one_map_for_dense_attention(draw, tmp_path):
     picture, lines, _ = draw(save(tmp_path / "m.keras", SelfAttention2D(key_filters=1)))
     assert [line[:2] for line in lines] == [("1x1", "dense")]
