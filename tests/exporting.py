@@ -12,11 +12,35 @@ NAMES = ("void", "sky", "tree", "road", "wall", "sign", "Bäume")
 PALETTE = tuple((i, 2 * i, 255 - i) for i in range(7))
 
 
-def make_model(partition=8, names=NAMES, dtype=None, jit_compile=False, backbone="tiny", **kwargs):
+# Of the context module: what is beyond the paper, beside the levels and projections that it has.
+BEYOND = {
+    "levels": {"partition": 2, "levels": 3},
+    "shared": {"partition": 4, "share_projections": True},
+    "shared-levels": {"partition": "auto", "levels": 3, "share_projections": True},
+    "shared-auto": {"partition": "auto", "levels": "auto", "share_projections": True},
+}
+
+
+def make_model(
+    partition=8,
+    names=NAMES,
+    dtype=None,
+    jit_compile=False,
+    backbone="tiny",
+    levels=2,
+    share_projections=False,
+    **kwargs,
+):
     """A small segmenter with random weights and statistics, whose classes are well mixed."""
     keras.utils.set_random_seed(3)
     context = InterlacedSparseAttention(
-        partition, key_filters=8, jit_compile=jit_compile, dtype=dtype, name="context"
+        partition,
+        key_filters=8,
+        jit_compile=jit_compile,
+        dtype=dtype,
+        name="context",
+        levels=levels,
+        share_projections=share_projections,
     )
     model = Segmenter(
         backbone,

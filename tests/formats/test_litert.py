@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting import NAMES, PALETTE, assert_agree, expected, make_model, random_images
+from exporting import BEYOND, NAMES, PALETTE, assert_agree, expected, make_model, random_images
 from PIL import Image
 from tensorflow.lite.python import schema_py_generated as schema
 
@@ -20,11 +20,19 @@ from isa_tf.models import Segmenter
 
 
 @pytest.mark.parametrize(
-    "partition,size", [(8, (90, 118)), (8, (20, 26)), ("auto", (90, 118)), ([4, (2, 8)], (64, 72))]
+    "context,size",
+    [
+        ({"partition": 8}, (90, 118)),
+        ({"partition": 8}, (20, 26)),
+        ({"partition": "auto"}, (90, 118)),
+        ({"partition": [4, (2, 8)]}, (64, 72)),
+        *[(context, (90, 118)) for context in BEYOND.values()],
+    ],
+    ids=str,
 )
-def test_litert_agrees_and_needs_built_in_operations_only(tmp_path, partition, size):
+def test_litert_agrees_and_needs_built_in_operations_only(tmp_path, context, size):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-    model = make_model(partition)
+    model = make_model(**context)
     path = isa_tf.export(model, tmp_path / "new" / "model.tflite", image_size=size)
     images = random_images(2, *size)
     assert_agree(isa_tf.load_predictor(path)(images), expected(model, images))

@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from exporting import assert_agree, expected, random_images
+from exporting import BEYOND, assert_agree, expected, make_model, random_images
 
 import isa_tf
 from isa_tf.layers import ConvBiasAct
@@ -28,5 +28,19 @@ def test_dilated_convolutions_are_padded_explicitly(tmp_path):
     assert [[2] * 4] in pads and pads.count([[2] * 4]) == 2  # of 3 by rate 2, and of 5
     predictor = isa_tf.load_predictor(path)
     for shape in ((1, 24, 30), (2, 32, 32)):
+        images = random_images(*shape)
+        assert_agree(predictor(images), expected(model, images))
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["levels", "shared-auto"])
+def test_more_levels_and_shared_projections(tmp_path, name, form):
+    """At sizes that are known to nobody when the file is written."""
+    for package in ("onnx", "tf2onnx", "onnxruntime") if name == "onnx" else ("openvino",):
+        pytest.importorskip(package)
+    model = make_model(**BEYOND[form])
+    path = isa_tf.export(model, tmp_path / ("model.onnx" if name == "onnx" else "model"), name)
+    predictor = isa_tf.load_predictor(path)
+    for shape in ((2, 90, 118), (1, 64, 64), (3, 20, 26)):
         images = random_images(*shape)
         assert_agree(predictor(images), expected(model, images))

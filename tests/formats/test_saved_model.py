@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from batteries import randomize
-from exporting import assert_agree, assert_agrees_at_any_size, expected, make_model, random_images
+from exporting import (
+    BEYOND,
+    assert_agree,
+    assert_agrees_at_any_size,
+    expected,
+    make_model,
+    random_images,
+)
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -33,9 +40,11 @@ def test_saved_model_agrees_at_any_size(exported):
     assert_agrees_at_any_size(model, paths["saved"])
 
 
-@pytest.mark.parametrize("partition", ["auto", [4, (2, 8)]])
-def test_saved_model_of_other_partitions(tmp_path, partition):
-    model = make_model(partition)
+@pytest.mark.parametrize(
+    "context", [{"partition": "auto"}, {"partition": [4, (2, 8)]}, *BEYOND.values()], ids=str
+)
+def test_saved_model_of_other_partitions(tmp_path, context):
+    model = make_model(**context)
     assert_agrees_at_any_size(model, isa_tf.export(model, tmp_path / "saved"))
 
 
