@@ -47,14 +47,14 @@ def groups(height, width, partition, kind):
 
     Of one group are the positions that differ in one digit of their row, and of their column, at
     most: `kind` "long" for the coarsest, "short" for the finest, or its number. Groups are ordered
-    by the other digits, those of the row first.
+    by the other digits, coarse to fine, of each that of the row first.
     """
     rows, columns = zip(*pairs_of(partition), strict=True)
     which = {"long": 0, "short": len(rows)}.get(kind, kind)
     found = {}
     for row, column in itertools.product(range(height), range(width)):
-        both = [digits(row, rows), digits(column, columns)]
-        key = tuple(digit for of in both for i, digit in enumerate(of) if i != which)
+        both = zip(digits(row, rows), digits(column, columns), strict=True)
+        key = tuple(pair for i, pair in enumerate(both) if i != which)
         found.setdefault(key, []).append((row, column))
     return [found[key] for key in sorted(found)]
 

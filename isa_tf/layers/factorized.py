@@ -12,7 +12,6 @@ from isa_tf.layers.self_attention import (
     SelfAttention2D,
     check_levels,
     check_order,
-    grouped,
     ordered_levels,
     pad_and_mask,
 )
@@ -93,52 +92,81 @@ class FactorizedAttention(SelfAttention2D):
             (output, affinities): the map (B, H, W, filters), and of each attention the affinity
             (B, groups, positions, positions).
         """
-        query, key = self.queries_and_keys(x, training)
-        value = self.value(x)
-        context, affinities = self.gather_levels(query, key, value, partition, return_affinity)
-        return self.read_out(context, training), affinities
+        size, levels = ops.spatial_size(x), self.kinds_of(partition)
+        if not ops.is_divided(size, partition):
+            query, key = self.queries_and_keys(x, training)
+            value = self.value(x)
+            context, affinities = self.gather_levels(query, key, value, partition, return_affinity)
+            return self.read_out(context, training), affinities
+        # What is between this and the end is of single positions or of groups: nothing needs the
+        # map, and the input is one map to regroup, its projections are two or three.
+        groups = ops.to_groups(x, partition, levels[0])
+        query, key = self.queries_and_keys(groups, training)
+        value = self.value(groups)
+        context, affinities = self._gather(query, key, value, None, partition, size)
+        output = self.read_out(context, training)
+        return ops.from_groups(output, partition, levels[-1], size), affinities
 
     def gather_levels(self, query, key, value, partition, return_affinity=False):
-        """(context, affinities) of maps of queries, keys and values: `attend_levels` without
-        projections."""
-        size = ops.spatial_size(value)
+        """(context, affinities) of maps of queries, keys and values, of any size."""
+        size, levels = ops.spatial_size(value), self.kinds_of(partition)
         query, offset, heard = pad_and_mask(query, partition, self.mask_padding)
         key, _ = ops.pad_to_partition(key, partition)
-        value = self.pad_values(value, partition)
-        affinities = []
-        for level in self.kinds_of(partition):
-            attend = functools.partial(
-                self._attend_level, query, key, value, heard, partition, level
-            )
-            _, *radices = ops.group_shape(ops.spatial_size(query), partition, level)
-            if self.levels == AUTO and any(map(tf.is_tensor, radices)) and not return_affinity:
-                # A map of some sizes has no use for this level: it has groups of one position.
-                in_use = tf.reduce_prod(radices) > 1
-                value = tf.cond(in_use, _first_of(attend), functools.partial(tf.identity, value))
-            else:
-                value, affinity = attend()
-                affinities.append(affinity)
-            heard = heard and heard.after(partition, level)
-        return ops.crop(value, offset, size), affinities
+        maps = query, key, self.pad_values(value, partition)
+        padded = ops.spatial_size(query)
+        groups = (ops.to_groups(x, partition, levels[0]) for x in maps)
+        context, affinities = self._gather(*groups, heard, partition, padded, return_affinity)
+        context = ops.from_groups(context, partition, levels[-1], padded)
+        return ops.crop(context, offset, size), affinities
 
     def pad_values(self, value, partition):
         """A map of values, padded."""
         return ops.pad_to_partition(value, partition)[0]
 
-    def _attend_level(self, query, key, value, heard, partition, level):
-        """(context, affinity) of padded maps at one level."""
-        size = ops.spatial_size(query)
+    def _gather(self, query, key, value, heard, partition, size, return_affinity=True):
+        """(context, affinities): of groups of the first level that runs, groups of the last."""
+        levels, affinities = self.kinds_of(partition), []
+        at = levels[0]  # the level that these are the groups of
+        for level in levels:
+            attend = functools.partial(
+                self._attend_level, query, key, value, heard, partition, size, at, level
+            )
+            _, *radices = ops.group_shape(size, partition, level)
+            unsure = self.levels == AUTO and level not in (levels[0], levels[-1])
+            if unsure and any(map(tf.is_tensor, radices)) and not return_affinity:
+                # Maps of some sizes have no use for this level: it has groups of one position.
+                there_and_back = functools.partial(
+                    self._there_and_back, attend, partition, size, at, level
+                )
+                keep = functools.partial(tf.identity, value)
+                value = tf.cond(tf.reduce_prod(radices) > 1, there_and_back, keep)
+            else:
+                query, key, value, affinity = attend()
+                affinities.append(affinity)
+                at = level
+            heard = heard and heard.after(partition, level)
+        return value, affinities
+
+    def _attend_level(self, query, key, value, heard, partition, size, at, level):
+        """(query, key, context, affinity) of the groups of `level`, of such of the level `at`."""
+        count, height, width = ops.group_shape(size, partition, level)
+
+        def groups_of(x):
+            x = ops.regroup(x, partition, at, level, size)
+            return tf.reshape(x, (-1, count, height * width, x.shape[-1]))
+
+        query, key = groups_of(query), groups_of(key)
         mask = None if heard is None else heard.key_mask(partition, level)
-        queries = grouped(query, partition, level)
-        queries = self.refuse_too_large(queries, partition, level, size)
+        query = self.refuse_too_large(query, partition, level, size)
         context, affinity = self.attend_groups(
-            queries,
-            grouped(key, partition, level),
-            lambda: grouped(value, partition, level),
-            mask,
-            self.is_compiled(partition),
+            query, key, lambda: groups_of(value), mask, self.is_compiled(partition)
         )
-        return ops.from_groups(context, partition, level, size), affinity
+        return query, key, context, affinity
+
+    def _there_and_back(self, attend, partition, size, at, level):
+        """What `attend` gathers in the groups of `level`, as groups of the level `at`."""
+        *_, context, _ = attend()
+        return ops.regroup(context, partition, level, at, size)
 
     def call(self, inputs, training=None, return_affinity=False):
         partition = self.resolve_partition(ops.spatial_size(inputs))
@@ -164,7 +192,3 @@ class FactorizedAttentionTwin(AttentionTwin, FactorizedAttention):
 
 
 FactorizedAttention.twin_class = FactorizedAttentionTwin
-
-
-def _first_of(function):
-    return lambda: function()[0]

@@ -73,18 +73,14 @@ def _wholes(partition):
     return [_product(axis) for axis in zip(*partition_digits(partition), strict=True)]
 
 
-def _splits(size, partition, level):
-    """(outer, radix, inner) of rows and of columns: a digit's radix, and what stands around it."""
-    level = level_of(partition, level)
-    found = []
-    for n, digits in zip(size, zip(*partition_digits(partition), strict=True), strict=True):
-        inner = _product(digits[level:])
-        if level == 0:
-            found.append((1, n // inner, inner))
-        else:
-            radix = digits[level - 1]
-            found.append((n // (radix * inner), radix, inner))
-    return found
+def _radices(size, partition):
+    """[(rows, columns), ...] of all digits, coarse to fine, of a map that the partition divides."""
+    coarsest = [n // whole for n, whole in zip(size, _wholes(partition), strict=True)]
+    return [tuple(coarsest), *partition_digits(partition)]
+
+
+def _positions(radices):
+    return _product(h * w for h, w in radices)
 
 
 def group_shape(size, partition, level):
@@ -103,8 +99,9 @@ def group_shape(size, partition, level):
     >>> group_shape((12, 16), (4, 2), "long")
     (8, 3, 8)
     """
-    (o_h, r_h, i_h), (o_w, r_w, i_w) = _splits(size, partition, level)
-    return o_h * i_h * o_w * i_w, r_h, r_w
+    radices, level = _radices(size, partition), level_of(partition, level)
+    rows, columns = radices.pop(level)
+    return _positions(radices), rows, columns
 
 
 def best_partition(height, width, levels=2):
@@ -223,6 +220,12 @@ def pad_to_partition(x, partition):
     return tf.pad(x, [(0, 0), *before_after, (0, 0)]), offset
 
 
+def is_divided(size, partition):
+    """Whether a map of `size` (H, W) is known to need no padding."""
+    multiples = zip(size, _wholes(partition), strict=True)
+    return not any(tf.is_tensor(n) or tf.is_tensor(p) or n % p for n, p in multiples)
+
+
 def crop(x, offset, size):
     """The window of `size` (H, W) that begins at `offset` of `x` (B, H', W', C)."""
     if _array_module(*size) is np and tuple(x.shape[1:3]) == tuple(size):
@@ -242,19 +245,21 @@ def to_groups(x, partition, level):
             or a number between.
 
     Returns:
-        Tensor (B G, R_h, R_w, C): G groups a map, ordered by the row and then the column that
-        their positions have without that level's digit, each a small map of that digit's radices:
-        (B P_h P_w, Q_h, Q_w, C) for "long" of a pair, (B Q_h Q_w, P_h, P_w, C) for "short".
+        Tensor (B G, R_h, R_w, C): G groups a map, ordered by the other digits of their positions,
+        coarse to fine, each digit of the row before that of the column. Every group is a small map
+        of that digit's radices: (B P_h P_w, Q_h, Q_w, C) for "long" of a pair,
+        (B Q_h Q_w, P_h, P_w, C) for "short".
     """
-    (o_h, r_h, i_h), (o_w, r_w, i_w) = _splits(spatial_size(x), partition, level)
-    # Neighbouring axes that stay neighbours are one: LiteRT transposes no more than six.
-    if _is_last(partition, level):
-        x = tf.reshape(x, (-1, r_h, o_w, r_w, x.shape[-1]))
-        x = tf.transpose(x, (0, 2, 1, 3, 4))
-    else:
-        x = tf.reshape(x, (-1, r_h, i_h * o_w, r_w, i_w, x.shape[-1]))
-        x = tf.transpose(x, (0, 2, 4, 1, 3, 5))
-    return tf.reshape(x, (-1, r_h, r_w, x.shape[-1]))
+    size, channels = spatial_size(x), x.shape[-1]
+    radices, level = _radices(size, partition), level_of(partition, level)
+    if len(radices) == 2 and level == 0:  # at once
+        (q_h, q_w), (p_h, p_w) = radices
+        x = _permuted(x, (-1, q_h, p_h, q_w, p_w, channels), (0, 2, 4, 1, 3, 5))
+        return _reshaped(x, (-1, q_h, q_w, channels))
+    for shape, order in _to_digits(radices, channels):
+        x = _permuted(x, shape, order)
+    x = _reshaped(x, (-1, channels))
+    return regroup(x, partition, SHORT, level, size)
 
 
 def from_groups(groups, partition, level, size):
@@ -270,19 +275,77 @@ def from_groups(groups, partition, level, size):
     Returns:
         Tensor (B, height, width, C).
     """
-    (_, r_h, i_h), (o_w, r_w, i_w) = _splits(size, partition, level)
+    radices, level = _radices(size, partition), level_of(partition, level)
     channels = groups.shape[-1]
-    if _is_last(partition, level):
-        x = tf.reshape(groups, (-1, o_w, r_h, r_w, channels))
-        x = tf.transpose(x, (0, 2, 1, 3, 4))
-    else:
-        x = tf.reshape(groups, (-1, i_h * o_w, i_w, r_h, r_w, channels))
-        x = tf.transpose(x, (0, 3, 1, 4, 2, 5))
-    return tf.reshape(x, (-1, *size, channels))
+    if len(radices) == 2 and level == 0:
+        (q_h, q_w), (p_h, p_w) = radices
+        x = _permuted(groups, (-1, p_h, p_w, q_h, q_w, channels), (0, 3, 1, 4, 2, 5))
+        return _reshaped(x, (-1, *size, channels))
+    x = regroup(groups, partition, level, SHORT, size)
+    for shape, order in reversed(_to_digits(radices, channels)):
+        x = _permuted(x, [shape[i] for i in order], np.argsort(order))
+    return _reshaped(x, (-1, *size, channels))
 
 
-def _is_last(partition, level):
-    return level_of(partition, level) == len(partition_digits(partition))
+def regroup(groups, partition, level, new_level, size):
+    """`to_groups` of a new level of what are the groups of another, by one transposition.
+
+    Args:
+        groups: what `to_groups` returned, or anything with its positions in that order: (..., C).
+        partition: (P_h, P_w), or pairs coarse to fine.
+        level: the level that these are groups of.
+        new_level: the level that groups are wanted of.
+        size: (height, width) of the map, divided by the partition.
+
+    Returns:
+        Tensor (B G, R_h, R_w, C), as `to_groups` of the new level.
+    """
+    radices, channels = _radices(size, partition), groups.shape[-1]
+    old, new = (level_of(partition, of) for of in (level, new_level))
+    if old != new:
+        first, last = sorted((old, new))
+        between, finer = _positions(radices[first + 1 : last]), _positions(radices[last + 1 :])
+        (a, b), (c, d) = radices[first], radices[last]
+        # The groups' own digit stands behind all others.
+        if old < new:
+            shape, order = (-1, between, c * d, finer, a * b, channels), (0, 4, 1, 3, 2, 5)
+        else:
+            shape, order = (-1, a * b, between, finer, c * d, channels), (0, 2, 4, 3, 1, 5)
+        groups = _permuted(groups, shape, order)
+    return _reshaped(groups, (-1, *radices[new], channels))
+
+
+def _to_digits(radices, channels):
+    """[(shape, order), ...]: reshaped and transposed so, a map becomes (B, D_0, D_1, ..., C).
+
+    D_0, D_1, ... are the digits, coarse to fine, row and column of each together: what the finest
+    level's groups are. No more than six axes at a time, as LiteRT transposes no more.
+    """
+    found, left, inner = [], list(radices), channels
+    while len(left) > 1:
+        fine = left[-2:] if len(left) > 2 else left[-1:]
+        left = left[: -len(fine)]
+        rows, columns = zip(*fine, strict=True)
+        n, width = len(fine), _product(w for _, w in left)
+        shape = (-1, *rows, width, *columns[:-1], columns[-1] * inner)
+        found.append((shape, (0, n + 1, *(i for d in range(n) for i in (1 + d, n + 2 + d)))))
+        inner *= _positions(fine)
+    return found
+
+
+def _reshaped(x, shape):
+    return np.reshape(x, shape) if isinstance(x, np.ndarray) else tf.reshape(x, shape)
+
+
+def _permuted(x, shape, order):
+    """A tensor or an array reshaped, and transposed where there is anything to transpose."""
+    # Axes of one element are none: fewer axes are transposed faster.
+    kept = [i for i, n in enumerate(shape) if not (isinstance(n, int) and n == 1)]
+    order = [kept.index(i) for i in order if i in kept]
+    x = _reshaped(x, [shape[i] for i in kept])
+    if order == sorted(order):
+        return x
+    return np.transpose(x, order) if isinstance(x, np.ndarray) else tf.transpose(x, order)
 
 
 class Heard:
@@ -310,33 +373,29 @@ class Heard:
 
         return cls(*(inside(*axis) for axis in zip(offset, size, padded_size, strict=True)))
 
-    def _split(self, partition, level):
-        """Rows and columns, each as (outer, radix, inner)."""
-        vectors = self.rows, self.columns
-        xp = _array_module(*vectors, *sum(partition_digits(partition), ()))
-        size = [v.shape[0] if v.shape[0] is not None else tf.shape(v)[0] for v in vectors]
-        splits = _splits(size, partition, level)
-        return xp, [xp.reshape(v, split) for v, split in zip(vectors, splits, strict=True)]
-
     def after(self, partition, level):
         """Which positions have heard of the image after one attention over such groups."""
-        xp, axes = self._split(partition, level)
-        spread = [xp.logical_or(xp.any(a, axis=1, keepdims=True), xp.zeros_like(a)) for a in axes]
-        return Heard(*(xp.reshape(a, (-1,)) for a in spread))
+        level, vectors = level_of(partition, level), (self.rows, self.columns)
+        xp = _array_module(*vectors, *sum(partition_digits(partition), ()))
+        radices = zip(*_radices([_length(v) for v in vectors], partition), strict=True)
+        digits = [xp.reshape(v, of) for v, of in zip(vectors, radices, strict=True)]
+        spread = [
+            xp.logical_or(xp.any(d, axis=level, keepdims=True), xp.zeros_like(d)) for d in digits
+        ]
+        return Heard(*(xp.reshape(d, (-1,)) for d in spread))
 
     def key_mask(self, partition, level):
         """Bools (groups, positions of a group), or `None` where all are known to be true."""
-        xp, axes = self._split(partition, level)
-        if xp is np and all(axis.all() for axis in axes):
+        xp = _array_module(self.rows, self.columns, *sum(partition_digits(partition), ()))
+        if xp is np and self.rows.all() and self.columns.all():
             return None
-        # An axis's groups, then the positions of each.
-        rows, columns = (xp.reshape(xp.transpose(a, (0, 2, 1)), (-1, _length(a, 1))) for a in axes)
         # Not by indexing with `None`, which LiteRT has not for bools of unknown size.
-        rows = xp.expand_dims(xp.expand_dims(rows, 1), 3)
-        columns = xp.expand_dims(xp.expand_dims(columns, 0), 2)
-        mask = xp.logical_and(rows, columns)
-        return xp.reshape(mask, (-1, _length(rows, 2) * _length(columns, 3)))
+        mask = xp.logical_and(xp.expand_dims(self.rows, 1), xp.expand_dims(self.columns, 0))
+        groups = to_groups(xp.expand_dims(xp.expand_dims(mask, 0), 3), partition, level)
+        size = [_length(v) for v in (self.rows, self.columns)]
+        _, rows, columns = group_shape(size, partition, level)
+        return xp.reshape(groups, (-1, rows * columns))
 
 
-def _length(x, axis):
-    return x.shape[axis] if x.shape[axis] is not None else tf.shape(x)[axis]
+def _length(vector):
+    return vector.shape[0] if vector.shape[0] is not None else tf.shape(vector)[0]
