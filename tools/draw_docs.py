@@ -21,22 +21,48 @@ _MARK = (214, 48, 49)
 def interlacing():
     """Who hears whom: the groups of both attentions, and what one position hears.
 
-    The colours come from `ops.to_groups`, the reach of the query from following the groups.
+    Shapes:
+        -> (height, width, 3), uint8.
+    """
+    names = ("1. long-range attention", "2. short-range attention", "both: every position heard")
+    captions = (
+        "same colour = one group: positions P apart",
+        "same colour = one group: P x P neighbours",
+    )
+    return _levels((_PARTITION, _PARTITION), names, captions)
+
+
+def levels():
+    """The same of three levels, whose digits have the radices 4, 2 and 2.
 
     Shapes:
         -> (height, width, 3), uint8.
     """
-    partition = (_PARTITION, _PARTITION)
+    names = ("level 0", "level 1", "level 2", "all: every position heard")
+    captions = (
+        "one group: equal but for the digit of the 4s",
+        "one group: equal but for that of the 2s",
+        "one group: 2 x 2 neighbours",
+    )
+    return _levels(((2, 2), (2, 2)), names, captions)
+
+
+def _levels(partition, names, captions):
+    """A panel for each level of a partition, with what one position hears in it, and one for all.
+
+    The colours come from `ops.to_groups`, the reach of the query from following the groups.
+    """
     index = np.arange(_SIZE**2).reshape(1, _SIZE, _SIZE, 1)
     position = _QUERY[0] * _SIZE + _QUERY[1]
-    members = {
-        kind: np.asarray(ops.to_groups(index, partition, kind)).reshape(-1, _PARTITION**2)
-        for kind in (ops.LONG, ops.SHORT)
-    }
+    members = []
+    for level in range(len(ops.partition_digits(partition)) + 1):
+        _, rows, columns = ops.group_shape((_SIZE, _SIZE), partition, level)
+        groups = ops.to_groups(index, partition, level)
+        members.append(np.asarray(groups).reshape(-1, rows * columns))
 
-    def colors(kind):
+    def colors(groups):
         of = np.zeros(_SIZE**2, int)
-        for number, group in enumerate(members[kind]):
+        for number, group in enumerate(groups):
             of[group] = number
         # Neighbouring groups far apart in hue.
         hues = (of % _PARTITION * 64 + of // _PARTITION * 16) % 256
@@ -44,27 +70,26 @@ def interlacing():
         picture = Image.fromarray(hsv.astype(np.uint8).reshape(_SIZE, _SIZE, 3), "HSV")
         return np.asarray(picture.convert("RGB"))
 
-    def hears(cells, kind):
-        return {i for group in members[kind] if cells & set(group) for i in group}
+    def hears(cells, groups):
+        return {i for group in groups if cells & set(group) for i in group}
 
-    block = hears({position}, ops.SHORT)
-    everything = hears(block, ops.LONG)
-    panels = [
-        ("1. long-range attention", colors(ops.LONG), hears({position}, ops.LONG)),
-        ("2. short-range attention", colors(ops.SHORT), block),
-        ("both: every position heard", np.full((_SIZE, _SIZE, 3), 255, np.uint8), everything),
-    ]
+    everything = {position}
+    for groups in reversed(members):
+        before, everything = everything, hears(everything, groups)
+    panels = [(colors(groups), hears({position}, groups)) for groups in members]
+    panels.append((np.full((_SIZE, _SIZE, 3), 255, np.uint8), everything))
     captions = (
-        "same colour = one group: positions P apart",
-        "same colour = one group: P x P neighbours",
-        f"{len(everything)} of {_SIZE**2}, by way of its {len(block)} neighbours",
+        *captions,
+        f"{len(everything)} of {_SIZE**2}, by way of its {len(before)} neighbours",
     )
     side = _SIZE * _CELL
     width = len(panels) * side + (len(panels) + 1) * _GAP
     picture = Image.new("RGB", (width, _TOP + side + _BOTTOM), _PAPER)
     draw = ImageDraw.Draw(picture)
     title, small = ImageFont.load_default(size=20), ImageFont.load_default(size=15)
-    for number, ((name, fill, heard), caption) in enumerate(zip(panels, captions, strict=True)):
+    for number, (name, (fill, heard), caption) in enumerate(
+        zip(names, panels, captions, strict=True)
+    ):
         left = _GAP + number * (side + _GAP)
         draw.text((left, 8), name, _INK, title)
         draw.text((left, _TOP + side + 12), caption, _INK, small)
@@ -95,7 +120,7 @@ def main(argv):
     del argv
     folder = Path(flags.FLAGS.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for draw in (interlacing, harbour):
+    for draw in (interlacing, levels, harbour):
         path = folder / f"{draw.__name__}.png"
         Image.fromarray(draw()).save(path, optimize=True)
         print(path)

@@ -70,6 +70,39 @@ def test_groups_differ_in_one_digit(size, partition):
         np.testing.assert_array_equal(back, x)
 
 
+@grid
+def test_groups_of_one_level_from_those_of_another(size, partition):
+    x = tf.constant(np.stack([reference.pad(image, partition)[0] for image in numbered(*size)]))
+    whole = ops.spatial_size(x)
+    for old, new in itertools.product(levels_of(partition), repeat=2):
+        found = ops.regroup(ops.to_groups(x, partition, old), partition, old, new, whole)
+        np.testing.assert_array_equal(found, ops.to_groups(x, partition, new))
+
+
+def test_no_more_axes_than_litert_transposes():
+    x, partition = tf.zeros((1, 16, 16, 3)), ((2, 2), (2, 2), (2, 2))
+
+    @tf.function
+    def run(x):
+        groups = [ops.to_groups(x, partition, level) for level in range(4)]
+        more = [ops.regroup(groups[0], partition, 0, level, (16, 16)) for level in (1, 2, 3)]
+        maps = [ops.from_groups(g, partition, n, (16, 16)) for n, g in enumerate(groups)]
+        return groups + more + maps
+
+    graph = run.get_concrete_function(x).graph
+    ranks = [len(op.inputs[0].shape) for op in graph.get_operations() if op.type == "Transpose"]
+    assert len(ranks) > 10 and max(ranks) <= 6
+
+
+def test_what_needs_no_padding():
+    for size in SIZES:
+        for partition in PARTITIONS + DIGITS:
+            padded = reference.pad(np.zeros((*size, 1)), partition)[1].shape
+            assert ops.is_divided(size, partition) == (padded == size)
+    assert not ops.is_divided((8, tf.constant(8)), (4, 4))
+    assert not ops.is_divided((8, 8), (4, tf.constant(4)))
+
+
 def test_two_levels_are_the_paper_s():
     """Residues and blocks, the groups in the order of their first positions."""
     x = numbered(8, 6, batch=1, channels=1)
