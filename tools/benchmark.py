@@ -15,8 +15,9 @@ A module is named as in a config; its arguments follow a colon: isa:partition=4:
 isa:fuse=False for long-range and short-range attention without the concatenation.
 
 --rounds: the context modules of a size are called in turn, in one process: what the machine does
-beside then slows all of them alike, and ratios are medians of the rounds' (and their smallest and
-largest), not of times measured minutes apart. Memory is not measured.
+beside then slows all of them alike, and ratios are medians of the rounds', not of times measured
+minutes apart; the note has the smallest and the largest, and the ratio of processor times, which
+others' work delays less. Memory is not measured.
 
 detector: Mask R-CNN by part, and as a whole, and the backbone again with each context module at its
 map c4. Backward is of what learns, in 512 proposals of which 128 have masks; of the whole it is a
@@ -409,8 +410,9 @@ def _measure_in_turn(case):
         calls[number] = functools.partial(concrete, *given)
         _wait(calls[number]())
     key = f"{case['cases'][0]['pass']}_ms"
-    for number, times in latencies(calls, case["rounds"]).items():
+    for number, (times, busy) in latencies(calls, case["rounds"]).items():
         rows[number] |= {key: statistics.median(times), f"{key}_rounds": times}
+        rows[number][f"{key}_busy"] = busy
     return rows
 
 
@@ -625,15 +627,21 @@ def latency(call, seconds):
 
 
 def latencies(calls, rounds):
-    """Milliseconds of warm calls, all called in turn: {name: one a round}, of {name: call}."""
-    times = {name: [] for name in calls}
+    """Milliseconds of warm calls, all called in turn: {name: (times, busy)}, of {name: call}.
+
+    `times` has one a round; `busy` is the processor time of all cores, which others' work delays
+    less.
+    """
+    found = {name: ([], []) for name in calls}
     for number in range(rounds):
         # Now from the first to the last, now back: none is always behind the same.
         for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             _wait(calls[name]())
-            times[name].append(1000 * (time.perf_counter() - start))
-    return times
+            end = time.perf_counter(), time.process_time()
+            for times, a, b in zip(found[name], start, end, strict=True):
+                times.append(1000 * (b - a))
+    return found
 
 
 def _wait(result):
@@ -727,20 +735,23 @@ def compare(rows, baseline, gemm):
             for ratio, figure in RATIOS.items():
                 turns = [r.get(f"{figure}_rounds") for r in (row, same)]
                 if all(turns):
-                    _compare_rounds(row, ratio, *turns)
+                    busy = [r[f"{figure}_busy"] for r in (row, same)]
+                    _compare_rounds(row, ratio, turns, busy)
                 elif figure in row and same.get(figure) and ratio in ("time_ratio", "memory_ratio"):
                     row[ratio] = row[figure] / same[figure]
         if gemm and "forward_ms" in row and "gflops" in row:
             row["rate"] = row.get("batch", 1) * row["gflops"] / (row["forward_ms"] / 1000) / gemm
 
 
-def _compare_rounds(row, ratio, times, others):
+def _compare_rounds(row, ratio, times, busy):
     """Adds the median of the ratios of the rounds, and notes how far they lie apart."""
-    found = [a / b for a, b in zip(times, others, strict=True)]
+    found, of_busy = ([a / b for a, b in zip(*pair, strict=True)] for pair in (times, busy))
     row[ratio] = statistics.median(found)
     if min(found) < max(found):
         name = RATIOS[ratio].removesuffix("_ms")
-        _note(row, f"{name} {min(found):.3f} to {max(found):.3f} of baseline")
+        by = statistics.median(of_busy)
+        text = f"{name} {min(found):.3f} to {max(found):.3f} of baseline, {by:.3f} of its"
+        _note(row, f"{text} processor time")
 
 
 def _note(row, text):

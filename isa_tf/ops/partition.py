@@ -21,7 +21,7 @@ LONG = "long"
 SHORT = "short"
 # What one more level costs beside its products, in affinities a position: regrouping queries, keys
 # and values takes the time of so many. Measured, see docs/levels.md.
-LEVEL_COST = 32
+LEVEL_COST = 200
 # The levels that `best_partition(levels="auto")` chooses among.
 _AUTO_LEVELS = (2, 3, 4)
 # Of more than two levels: what thin groups count for more than their entries, 2x1 half of this.

@@ -131,18 +131,21 @@ def test_modules_called_in_turn(run, tmp_path, monkeypatch):
     order, calls = [], {}
     for name in ("a", "b"):
         calls[name] = lambda name=name: order.append(name) or []
-    times = benchmark.latencies(calls, 3)
+    found = benchmark.latencies(calls, 3)
     assert order == ["a", "b", "b", "a", "a", "b"]
-    assert all(len(found) == 3 and min(found) > 0 for found in times.values())
+    for times, busy in found.values():
+        assert len(times) == len(busy) == 3 and min(times) > 0 and min(busy) >= 0
 
-    rounds = {"a": [2.0, 20.0, 2.0], "b": [1.0, 12.0, 1.5]}
+    rounds = {"a": ([2.0, 20.0, 2.0], [3.0, 3.0, 3.0]), "b": ([1.0, 12.0, 1.5], [1.5, 3.0, 1.2])}
     found = [
-        {"name": name, "size": "4x4", "positions": 16, "core_ms": 2.0, "core_ms_rounds": took}
-        for name, took in rounds.items()
+        {"name": name, "size": "4x4", "positions": 16, "core_ms": 2.0}
+        | {"core_ms_rounds": times, "core_ms_busy": busy}
+        for name, (times, busy) in rounds.items()
     ]
     benchmark.compare(found, "a", None)
     assert found[0]["core_ratio"] == 1 and "note" not in found[0]
-    assert found[1]["core_ratio"] == 0.6 and found[1]["note"] == "core 0.500 to 0.750 of baseline"
+    note = "core 0.500 to 0.750 of baseline, 0.500 of its processor time"
+    assert found[1]["core_ratio"] == 0.6 and found[1]["note"] == note
 
     monkeypatch.setattr(benchmark, "run_case", benchmark.measure)
     monkeypatch.setattr(benchmark, "GEMM", 32)
