@@ -126,6 +126,7 @@ class FactorizedAttention(SelfAttention2D):
     def _gather(self, query, key, value, heard, partition, size, return_affinity=True):
         """(context, affinities): of groups of the first level that runs, groups of the last."""
         levels, affinities = self.kinds_of(partition), []
+        query = ops.scale_queries(query)  # once for all levels
         at = levels[0]  # the level that these are the groups of
         for level in levels:
             attend = functools.partial(
@@ -159,7 +160,7 @@ class FactorizedAttention(SelfAttention2D):
         mask = None if heard is None else heard.key_mask(partition, level)
         query = self.refuse_too_large(query, partition, level, size)
         context, affinity = self.attend_groups(
-            query, key, lambda: groups_of(value), mask, self.is_compiled(partition)
+            query, key, lambda: groups_of(value), mask, self.is_compiled(partition), scaled=True
         )
         return query, key, context, affinity
 

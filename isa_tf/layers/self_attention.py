@@ -233,7 +233,7 @@ class SelfAttention2D(AttentionModule):
             key = layer(key, training=training)
         return query, key
 
-    def attend_groups(self, query, key, make_value, mask, jit_compile):
+    def attend_groups(self, query, key, make_value, mask, jit_compile, scaled=False):
         """Attention proper, inside groups: the one place of it.
 
         Args:
@@ -242,11 +242,12 @@ class SelfAttention2D(AttentionModule):
             make_value: function without arguments that returns the values (B, G, N, filters).
             mask: bools (G, N), False for keys to leave out; or `None`.
             jit_compile: bool, whether XLA compiles it.
+            scaled: bool, whether the queries are scaled already, by `ops.scale_queries`.
 
         Returns:
             (context, affinity): (B, G, N, filters) and (B, G, N, N).
         """
-        affinity = ops.group_affinity(query, key, mask, jit_compile)
+        affinity = ops.group_affinity(query, key, mask, jit_compile, scaled)
         # Not before the queries and keys are done with: memory need not hold all three.
         with tf.control_dependencies([affinity]):
             value = make_value()

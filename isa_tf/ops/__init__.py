@@ -1,7 +1,7 @@
 """Pure functions on tensors: partition, attention, resizing, filtering, replicas, detection."""
 
 from isa_tf.ops.anchors import base_anchors, map_anchors, pyramid_anchors
-from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention
+from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention, scale_queries
 from isa_tf.ops.boxes import (
     box_area,
     box_coverage,
@@ -91,6 +91,7 @@ __all__ = [
     "roi_align",
     "roi_levels",
     "sample_balanced",
+    "scale_queries",
     "spatial_size",
     "sum_over_replicas",
     "to_groups",

@@ -6,9 +6,13 @@ import tensorflow as tf
 _MASKED = -1e9
 
 
-def _affinity(query, key, key_mask):
-    # The query is scaled before the product, so that float16 does not overflow in it.
-    query = query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
+def scale_queries(query):
+    """Queries (..., K) times 1 / sqrt(K): before the product, so that float16 does not overflow."""
+    return query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
+
+
+def _affinity(query, key, key_mask, scaled):
+    query = query if scaled else scale_queries(query)
     logits = tf.cast(tf.einsum("bgnk,bgmk->bgnm", query, key), tf.float32)
     if key_mask is not None:
         # Not by indexing with `None`, which LiteRT has not for bools of unknown size.
@@ -24,7 +28,7 @@ _affinity_compiled = tf.function(_affinity, jit_compile=True)
 _gather_compiled = tf.function(_gather, jit_compile=True)
 
 
-def group_affinity(query, key, key_mask=None, jit_compile=False):
+def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False):
     """softmax(q k^T / sqrt(K)) inside each group, in float32.
 
     Args:
@@ -33,6 +37,8 @@ def group_affinity(query, key, key_mask=None, jit_compile=False):
         key_mask: bools (G, M), False for keys to leave out; or `None`. A group without any key
             weighs all of them alike.
         jit_compile: bool, whether XLA compiles it. Defaults to `False`.
+        scaled: bool, whether the queries are those of `scale_queries`: once for several affinities.
+            Defaults to `False`.
 
     Returns:
         float32 tensor (B, G, N, M), whose rows add up to one.
@@ -43,7 +49,7 @@ def group_affinity(query, key, key_mask=None, jit_compile=False):
     >>> group_affinity(q, k).shape
     TensorShape([1, 4, 9, 9])
     """
-    return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask)
+    return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask, scaled)
 
 
 def gather_values(affinity, value, jit_compile=False):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from batteries import relative_error
 
-from isa_tf.ops import grouped_attention
+from isa_tf.ops import group_affinity, grouped_attention, scale_queries
 
 B, G, N, M, K, C = 2, 3, 5, 7, 4, 6
 
@@ -111,3 +111,15 @@ def test_low_precision_rows_sum_to_one(dtype):
     np.testing.assert_allclose(tf.reduce_sum(affinity, -1), np.ones((B, G, N)), atol=1e-6)
     expected = by_loops(*(tf.cast(t, tf.float32) for t in tensors(dtype)), some_mask())
     assert relative_error(context, expected[0]) < (2e-2 if dtype == "bfloat16" else 2e-3)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_queries_scaled_beforehand(jit_compile):
+    rng = np.random.default_rng(0)
+    query, key = (tf.constant(rng.normal(size=(2, 3, 5, 4)), "float32") for _ in range(2))
+    expected = group_affinity(query, key, None, jit_compile)
+    found = group_affinity(scale_queries(query), key, None, jit_compile, scaled=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert (
+        np.abs(group_affinity(query, key, None, jit_compile, scaled=True) - expected).max() > 0.01
+    )
