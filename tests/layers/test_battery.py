@@ -110,6 +110,8 @@ CASES = {
     "a2": (layers.DoubleAttention, {"gather_filters": 4, "key_filters": 3}, MAP),
     "nonlocal": (layers.NonLocal2D, {"key_filters": 3, "use_scale": True}, MAP),
     "nonlocal-sampled": (layers.NonLocal2D, {"sub_sample": "before", "filters": 6}, MAP),
+    "pointwise": (layers.PointwiseConvolutions, {"parameters": 60, "filters": 5}, MAP),
+    "pointwise-residual": (layers.PointwiseConvolutions, {"residual": True}, MAP),
     "ppm": (layers.PyramidPooling, {"filters": 5}, MAP),
     "ppm-corners": (
         layers.PyramidPooling,
