@@ -44,6 +44,8 @@ def get_config():
     config.features.rounds = 1  # times that the training split goes through the augmentation
     config.features.seed = 0  # of that augmentation
     config.features.mirror = False  # what comes out of it mirrored too
+    # Of the pixels that are trained on, as of the logits, one in so many along a row and a column.
+    config.features.label_stride = 1
 
     config.model = ConfigDict()
     config.model.initial = placeholder(str)  # a model of this kind whose weights it begins with

@@ -30,6 +30,11 @@ def facts(config, model, protocol):
             once and whole.
     """
     c = config.features
+    if c.rounds < 1 or c.label_stride < 1:
+        raise ValueError(
+            f"features.rounds and features.label_stride are at least 1, got {c.rounds} and "
+            f"{c.label_stride}"
+        )
     if not config.model.freeze_backbone:
         raise ValueError(
             "features.folder keeps what a frozen backbone makes of images: it needs "
@@ -53,6 +58,7 @@ def facts(config, model, protocol):
     return {
         "rounds": c.rounds,
         "mirror": c.mirror,
+        "label_stride": c.label_stride,
         "seed": c.seed,
         "augmentation": {name: config.data[name] for name in _AUGMENTATION},
         "view": {
@@ -62,6 +68,7 @@ def facts(config, model, protocol):
         },
         "input_scale": model.input_scale,
         "output_stride": config.model.output_stride,
+        "dtype": config.model.dtype,
         "backbone": {"name": config.model.backbone, "sha256": digest.hexdigest()},
     }
 
@@ -145,6 +152,7 @@ def _keep_train(config, dataset, kept, make_train_data, kinds, write):
         return
     plain = config.copy_and_resolve_references()
     plain.data.batch_size, plain.seed, plain.features.folder = 1, plain.features.seed, None
+    step = config.features.label_stride
     in_mirror = np.arange(256, dtype=np.uint8)
     for a, b in dataset.flip_pairs:
         in_mirror[[a, b]] = b, a
@@ -156,7 +164,8 @@ def _keep_train(config, dataset, kept, make_train_data, kinds, write):
         both = (image, label), (image[:, ::-1], in_mirror[label[:, ::-1]])
         for index, example in enumerate(both[:kinds], start=place * kinds):
             if index in missing:
-                waiting.append((index, *example))
+                image, label = example
+                waiting.append((index, image, label[step // 2 :: step, step // 2 :: step]))
         if waiting and (len(waiting) >= _BATCH or place == places[-1]):
             indices, images, labels = zip(*waiting, strict=True)
             write(split, indices, np.stack(images), labels)

@@ -183,7 +183,13 @@ def constants_in(path):
     return sum(file.Buffers(i).DataLength() for i in range(file.BuffersLength()))
 
 
-@pytest.mark.parametrize("format", ["litert", "litert_fp16", "litert_int8"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "litert",
+        *(pytest.param(f"litert_{kind}", marks=pytest.mark.slow) for kind in ("fp16", "int8")),
+    ],
+)
 def test_several_sizes_in_one_file(tmp_path, format):
     """Each size is seen as by a file of its own, and the weights are there once."""
     pytest.importorskip("ai_edge_litert")

@@ -173,7 +173,9 @@ def test_twin(name, tmp_path):
     LayerBattery(*CASES[name]).check_twin(tmp_path / "twin.keras")
 
 
-def test_keras_own_battery(battery):
+@pytest.mark.parametrize("name", sorted(CASES))  # twins share their code
+def test_keras_own_battery(name):
+    battery = LayerBattery(*CASES[name])
     """`run_layer_test` of Keras: serialisation, build, symbolic call, training, precision."""
     if battery.cls is layers.Recomputed:
         arguments = {"convs": [layers.ConvNormAct(4, name="a"), layers.ConvNormAct(5, name="b")]}
