@@ -175,8 +175,8 @@ def test_twin(name, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(CASES))  # twins share their code
 def test_keras_own_battery(name):
-    battery = LayerBattery(*CASES[name])
     """`run_layer_test` of Keras: serialisation, build, symbolic call, training, precision."""
+    battery = LayerBattery(*CASES[name])
     if battery.cls is layers.Recomputed:
         arguments = {"convs": [layers.ConvNormAct(4, name="a"), layers.ConvNormAct(5, name="b")]}
         # Keras's battery makes several layers of one list of layers, and counts their weights.
