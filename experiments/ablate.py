@@ -208,7 +208,7 @@ class Study:
                 f'study {name!r} varies the context module "isa", and config.model.context is '
                 f"{config.model.context!r}"
             )
-        if name == "frozen" and config.features.folder is None:
+        if name == "frozen" and not config.features.folder:
             raise ValueError('study "frozen" is of kept maps: it needs config.features.folder')
         natural = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
         if not seeds or not natural or len(set(seeds)) < len(seeds):

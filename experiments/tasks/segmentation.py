@@ -52,7 +52,7 @@ def make_dataset(config):
 
 def kept_features(config, dataset):
     """The `data.FeatureDataset` that stands for the images of a dataset; `None`: themselves."""
-    if config.features.folder is None:
+    if not config.features.folder:
         return None
     if not hasattr(dataset, "kept_features"):
         dataset.kept_features = data.FeatureDataset(config.features.folder)
@@ -152,7 +152,7 @@ def make_model(config, dataset):
         palette=dataset.palette,
         **shared,
     )
-    if c.initial is not None:
+    if c.initial:
         begin_with(model, c.initial)
     return model
 
@@ -181,7 +181,7 @@ def part_to_train(config, dataset, model):
     Raises:
         ValueError: see `features.keep`.
     """
-    if config.features.folder is None:
+    if not config.features.folder:
         return model
     protocol = make_protocol(config, dataset)
     dataset.kept_features = features.keep(config, dataset, model, protocol, make_train_data)

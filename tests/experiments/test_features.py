@@ -1,5 +1,9 @@
 """Training a head on kept feature maps, beside the same training on images."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from stopping import Stop, assert_same_state, state
@@ -10,6 +14,8 @@ from experiments.evaluate import evaluate
 from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import formats, training
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -176,6 +182,23 @@ def _copy(folder, content):
     path = folder / "copy.npz"
     path.write_bytes(content)
     return path
+
+
+def test_command_line(config, tmp_path):
+    command = [sys.executable, "-m", "experiments.features", "--config=synthetic"]
+    command += [f"--config.model.backbone_weights={config.model.backbone_weights}"]
+    command += ["--config.model.freeze_backbone=True", "--config.data.options.num_examples.train=3"]
+    command += ["--config.data.options.num_examples.val=2", "--config.data.crop_size=64"]
+
+    def start(*more):
+        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
+
+    done = start(f"--config.features.folder={tmp_path / 'maps'}")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'maps/train'}: 3 images" in done.stdout and "GiB of c2" in done.stdout
+    assert len(list((tmp_path / "maps").rglob("*.npz"))) == 5
+    refused = start()
+    assert refused.returncode == 1 and "config.features.folder says where" in refused.stderr
 
 
 def test_images_are_scored_at_the_protocols_size(config, tmp_path):
