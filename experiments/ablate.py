@@ -5,13 +5,17 @@ python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
 A study varies one thing and leaves all else as the config has it: "partition", "order" and "depth"
 of the interlaced module (`config.model.context_options`), or the "context" module itself
 (`config.model.context`), as Huang et al. (arXiv 1907.12273) do; in the latter `context_options` are
-those of the config's own module, and the others have their defaults. --variants=NAME,NAME chooses
+those of the config's own module, and the others have their defaults. "frozen" is "context" on the
+kept maps of a frozen backbone (experiments/configs/frozen.py), beside a control: 1x1 convolutions
+with as many parameters as the config's own module. --variants=NAME,NAME chooses
 other variants than the study's own: a partition is N, HEIGHTxWIDTH or "auto", a depth N. Every
 --config.KEY=VALUE of training works here too.
 
 Each run is a folder WORKDIR/STUDY/VARIANT/seedN, as experiments.train leaves it. After every run
 results.md, results.csv, results.png and results.svg in WORKDIR/STUDY hold what is known of the
-variants and seeds asked for. Started again, the study goes on from where it was.
+variants and seeds asked for; where the others are to be compared with one of them, their
+differences under the same seeds too, with a 95 % interval. Started again, the study goes on from
+where it was.
 """
 
 import csv
@@ -32,7 +36,7 @@ from experiments import setup, tasks
 from experiments.evaluate import evaluate
 from experiments.train import train
 from isa_tf import formats, ops, training
-from isa_tf.layers import list_contexts
+from isa_tf.layers import create_context, list_contexts
 from isa_tf.layers.interlaced import ORDERS
 from isa_tf.names import unknown
 from tools import command
@@ -43,8 +47,18 @@ STUDIES = {
     "order": ("long", "short", "long_short", "short_long"),
     "depth": ("1", "2", "3"),
     "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa"),
+    "frozen": (*("none", "pointwise", "ppm", "aspp", "rcca", "self_attention", "nonlocal", "isa"),),
 }
+_OF_CONTEXTS = ("context", "frozen")
+# The variant that a study's others are compared with.
+AGAINST = {"context": "none", "frozen": "pointwise"}
 RUN = "run.json"
+# Of Student's distribution with 1, 2, ... degrees of freedom, 97.5 % lie below.
+_STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160),
+    *(2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056),
+    *(2.052, 2.048, 2.045, 2.042),
+)
 
 
 # === Variants ===
@@ -52,7 +66,8 @@ RUN = "run.json"
 
 def read_variant(study, name):
     """The value that a variant's name stands for: "4x8" for (4, 8)."""
-    words = {"partition": ["auto"], "order": list(ORDERS), "context": list_contexts()}
+    words = {"partition": ["auto"], "order": list(ORDERS)}
+    words |= dict.fromkeys(_OF_CONTEXTS, list_contexts())
     if name in words.get(study, []):
         return name
     numbers = {"partition": r"[1-9]\d*(x[1-9]\d*)?", "depth": r"[1-9]\d*"}
@@ -66,7 +81,7 @@ def read_variant(study, name):
 def default_variants(study, config):
     """The names of a study's own variants that this config and this package allow."""
     names = STUDIES[study]
-    if study == "context":
+    if study in _OF_CONTEXTS:
         return [name for name in names if name in list_contexts()]
     if study == "partition":
         height, width = tasks.of(config).map_size(config)
@@ -77,6 +92,14 @@ def default_variants(study, config):
 
         return [name for name in names if fits(name)]
     return list(names)
+
+
+def parameters_of_module(config):
+    """How many weights a config's own context module has to learn."""
+    c = config.model
+    layer = create_context(c.context, **c.context_options.to_dict())
+    layer.build((None, None, None, c.head_filters))
+    return sum(variable.value.shape.num_elements() for variable in layer.trainable_variables)
 
 
 # === One run ===
@@ -180,11 +203,13 @@ class Study:
     def __init__(self, name, config, workdir, seeds=(0,), variants=None, command=""):
         if name not in STUDIES:
             raise ValueError(unknown("study", name, STUDIES))
-        if name != "context" and config.model.context != "isa":
+        if name not in _OF_CONTEXTS and config.model.context != "isa":
             raise ValueError(
                 f'study {name!r} varies the context module "isa", and config.model.context is '
                 f"{config.model.context!r}"
             )
+        if name == "frozen" and not config.features.folder:
+            raise ValueError('study "frozen" is of kept maps: it needs config.features.folder')
         natural = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
         if not seeds or not natural or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be distinct natural numbers, got {seeds!r}")
@@ -197,12 +222,15 @@ class Study:
         for seed, variant in itertools.product(self.seeds, self.variants):
             config = self.config.copy_and_resolve_references()
             config.seed = seed
-            if name != "context":
+            if name not in _OF_CONTEXTS:
                 with config.ignore_type():  # a pair where there was a number
                     config.model.context_options[name] = values[variant]
             elif variant != config.model.context:
+                options = {}
+                if name == "frozen" and variant == "pointwise":
+                    options["parameters"] = parameters_of_module(config)
                 config.model.context = variant
-                config.model.context_options = {}
+                config.model.context_options = options
             self.runs[variant, seed] = config, self.folder / variant / f"seed{seed}"
         self.check_folders()
         found = {key: read_run(*arguments) for key, arguments in self.runs.items()}
@@ -274,6 +302,18 @@ class Study:
         for ending in (".png", ".svg"):
             figure.savefig(path.with_suffix(ending), dpi=150)
 
+    def differences(self, variant, what):
+        """(mean, low, high) of a value's differences from the variant that is compared with.
+
+        Under the same seeds, with the 95 % interval of the mean; each `None` where it is not
+        defined. `None` where there is nothing to compare with.
+        """
+        other = AGAINST.get(self.name)
+        if other is None or other not in self.variants or other == variant:
+            return None
+        pairs = zip(self.values(variant, what), self.values(other, what), strict=True)
+        return interval([a - b for a, b in pairs if None not in (a, b)])
+
     def rows(self):
         """A dict for each variant: mean, sample standard deviation and value of each seed."""
         rows = []
@@ -284,6 +324,10 @@ class Study:
                 values = self.values(variant, what)
                 row[f"{what}_mean"], row[f"{what}_sd"] = mean_and_spread(values)
                 row |= {f"{what}_seed{s}": v for s, v in zip(self.seeds, values, strict=True)}
+            if AGAINST.get(self.name) in self.variants:
+                found = self.differences(variant, self.scores[0]) or (None, None, None)
+                names = (f"{self.scores[0]}_difference{part}" for part in ("", "_low", "_high"))
+                row |= dict(zip(names, found, strict=True))
             rows.append(row)
         return rows
 
@@ -292,6 +336,9 @@ class Study:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         columns = [self.name, "parameters"]
         columns += [c for score in self.scores for c in (self.labels[score], f"of {seeds}")]
+        against = AGAINST.get(self.name)
+        if against in self.variants:
+            columns.append(f"{self.labels[self.scores[0]]} against {against}")
         columns.append("training (s)")
         lines = [self.heading, "", f"**{self.progress()}**", ""]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -301,6 +348,8 @@ class Study:
             for score in self.scores:
                 cells.append(_plus_minus(row[f"{score}_mean"], row[f"{score}_sd"], 4))
                 cells.append(", ".join(_fixed(v, 4) for v in self.values(variant, score)))
+            if against in self.variants:
+                cells.append(_difference(self.differences(variant, self.scores[0])))
             cells.append(_plus_minus(row["seconds_mean"], row["seconds_sd"], 0))
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *(f"* {line}" for line in self.notes()), "", "![scores](results.png)", ""]
@@ -318,6 +367,11 @@ class Study:
         config, data = self.config, self.config.data
         if len(self.seeds) > 1:
             yield "Mean ± sample standard deviation over the seeds done, then each seed's own."
+        if AGAINST.get(self.name) in self.variants:
+            yield (
+                f"Against {AGAINST[self.name]}: the mean of the differences under the same seeds, "
+                "and its 95 % interval by Student's distribution."
+            )
         every = config.train.validate_every
         which = f"of the best model on them, validated every {every} steps"
         if every >= config.train.steps:
@@ -387,6 +441,30 @@ def mean_and_spread(values):
     values = [value for value in values if value is not None]
     mean = statistics.fmean(values) if values else None
     return mean, statistics.stdev(values) if len(values) > 1 else None
+
+
+def interval(values):
+    """(mean, low, high): the mean and its 95 % interval; each `None` where it is not defined.
+
+    Raises:
+        ValueError: for more values than Student's distribution is known for here.
+    """
+    if len(values) > len(_STUDENT) + 1:
+        raise ValueError(f"intervals are of at most {len(_STUDENT) + 1} values, got {len(values)}")
+    mean, spread = mean_and_spread(values)
+    if spread is None:
+        return mean, None, None
+    half = _STUDENT[len(values) - 2] * spread / len(values) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def _difference(found):
+    if found is None:
+        return ""
+    mean, low, high = found
+    if mean is None:
+        return "–"
+    return f"{mean:+.4f}" + ("" if low is None else f" [{low:+.4f}, {high:+.4f}]")
 
 
 def _fixed(value, digits):

@@ -117,7 +117,13 @@ def message(error):
 
 def make_run(workdir, config, strategy=None):
     """The `training.Run` of an experiment: only what is named here may change as it goes on."""
-    may_change = ("data.data_dir", "train.steps", "train.checkpoint_every", "test")
+    may_change = (
+        "data.data_dir",
+        "features.folder",
+        "train.steps",
+        "train.checkpoint_every",
+        "test",
+    )
     return training.Run(workdir, json.loads(config.to_json()), may_change, strategy)
 
 

@@ -38,9 +38,10 @@ def train(config, workdir, strategy="one_device", verbose="auto", profile=None, 
     phases = task.phases(config)
     setup.check_strategy(config, strategy)
     with strategy.scope():
-        model = task.make_model(config, dataset)
+        whole = task.make_model(config, dataset)
+        model = task.part_to_train(config, dataset, whole)
         validation = task.compile_model(model, config, dataset, phases[0])
-    print(f"{workdir}: {model.count_params():,} parameters", flush=True)
+    print(f"{workdir}: {whole.count_params():,} parameters", flush=True)
 
     with setup.make_run(workdir, config, strategy) as run:
         for phase in phases:
@@ -51,6 +52,7 @@ def train(config, workdir, strategy="one_device", verbose="auto", profile=None, 
                 model,
                 lambda step, context: task.make_train_data(config, dataset, step, context),
                 **validation,
+                whole=whole,
                 steps=phase.steps,
                 validate_every=config.train.validate_every,
                 checkpoint_every=config.train.checkpoint_every,

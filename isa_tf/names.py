@@ -156,3 +156,26 @@ def id_pairs(name, value):
             f"got {value!r}"
         )
     return pairs
+
+
+def differences(a, b):
+    """The dotted names of the values in which two nested dicts differ.
+
+    >>> differences({"train": {"steps": 1}, "seed": 0}, {"train": {"steps": 2}, "seed": 0})
+    ['train.steps']
+    """
+    a, b = dict(flat(a)), dict(flat(b))
+    return sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
+
+
+def flat(config, prefix=""):
+    """The pairs of a dotted name and a value of a nested dict.
+
+    >>> dict(flat({"train": {"steps": 1}, "seed": 0}))
+    {'train.steps': 1, 'seed': 0}
+    """
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,5 +1,6 @@
 """What every test shares: two logical devices, seeds, the batteries."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from tensorflow.python.framework import ops  # noqa: E402
 
 from isa_tf.names import Registry  # noqa: E402
 
@@ -34,6 +36,22 @@ def _registries(monkeypatch):
             for value in vars(module).values():
                 if isinstance(value, Registry):
                     monkeypatch.setattr(value, "_entries", dict(value._entries))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage():
+    """Let go of the graphs of a file.
+
+    TensorFlow keeps the gradient of every traced `tf.custom_gradient`, and with it the graph, in a
+    registry for good; without this a worker of the whole suite grows to 7 GB, and the collector
+    goes through all of it again and again.
+    """
+    yield
+    registry = ops.gradient_registry._registry
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,9 @@ CLOSED_FORMS = {
     "cgnl": N * 3 * C * C // 2 + N * C // 2 + N * C // 2 * C // 8,
     # Features, maps, distributions and the way back; a quarter of a quarter, twice.
     "a2": N * 4 * C * C // 4 + 2 * N * (C // 4) ** 2,
+    # As many weights as "isa" has, nearly all of them used once a position: two attentions (query,
+    # key, value, output) and a fusion of twice the width.
+    "pointwise": N * (2 * (2 * (C * C // 2 + C * C // 4) + 2 * C * C) + 2 * C * C),
 }
 
 

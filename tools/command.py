@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "tools.check_dataset",
     "prepare": "tools.prepare_dataset",
     "convert_labels": "tools.convert_labels",
+    "features": "experiments.features",
     "train": "experiments.train",
     "evaluate": "experiments.evaluate",
     "predict": "tools.predict",

@@ -38,15 +38,27 @@ def get_config():
     config.data.replica_batch_size = placeholder(int)  # in place of it: of each replica
     config.data.val_batch_size = 1  # of each replica
 
+    # Maps of a frozen backbone, kept by experiments.features, in place of images to train on.
+    config.features = ConfigDict()
+    config.features.folder = placeholder(str)  # None: images
+    config.features.rounds = 1  # times that the training split goes through the augmentation
+    config.features.seed = 0  # of that augmentation
+    config.features.mirror = False  # what comes out of it mirrored too
+    # Of the pixels that are trained on, as of the logits, one in so many along a row and a column.
+    config.features.label_stride = 1
+
     config.model = ConfigDict()
+    config.model.initial = placeholder(str)  # a model of this kind whose weights it begins with
     config.model.backbone = "resnet50_v1c"  # see isa_tf.backbones.list_names()
     config.model.backbone_weights = placeholder(str)  # such as "imagenet"
+    config.model.freeze_backbone = False  # leave it as it is, batch normalisation included
     config.model.output_stride = 8
     # Further arguments of the backbone, as --config.model.backbone_options='{"recompute": True}'.
     config.model.backbone_options = ConfigDict()
     config.model.context = "isa"  # see isa_tf.layers.list_contexts()
     # Arguments of the module, as --config.model.context_options='{"partition": (4, 8)}'.
     config.model.context_options = ConfigDict()
+    config.model.head_level = placeholder(str)  # the map that the head reads; None: the last
     config.model.head_filters = 512
     config.model.head_kernel_size = 3
     config.model.decoder_levels = ()  # such as ("c3", "c2")

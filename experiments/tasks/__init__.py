@@ -1,8 +1,8 @@
 """What an experiment does, by its task: a module of each, of the same functions.
 
 * `make_dataset`, `make_train_data`, `batch_files`: what it learns from.
-* `make_model`, `phases`, `compile_model`: what learns, and how it is validated on the way;
-  `map_size`: of the map that its context module reads.
+* `make_model`, `part_to_train`, `phases`, `compile_model`: what learns, and how it is validated on
+  the way; `map_size`: of the map that its context module reads.
 * `make_protocol`, `score`, `headline`, `lines`, `make_sheet`, `make_report`,
   `write_predictions`: an evaluation.
 * `MONITOR`, the score by which models are compared, `SCORES`, those that ablations table, and

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from experiments import setup
-from experiments.setup import batch_files  # noqa: F401 (a part of what a task is)
+from experiments.tasks import features
 from isa_tf import (
     backbones,
     data,
+    formats,
     inference,
     losses,
     report,
@@ -49,9 +50,31 @@ def make_dataset(config):
     return data.create(config.data.name, config.data.data_dir, **options)
 
 
-def make_train_data(config, dataset, start_step=0, context=None):
-    """Augmented training batches from `start_step` on, without end; see `data.train_pipeline`."""
+def kept_features(config, dataset):
+    """The `data.FeatureDataset` that stands for the images of a dataset; `None`: themselves."""
+    if not config.features.folder:
+        return None
+    if not hasattr(dataset, "kept_features"):
+        dataset.kept_features = data.FeatureDataset(config.features.folder)
+    return dataset.kept_features
+
+
+def make_train_data(config, dataset, start_step=0, context=None, shuffle=True):
+    """Augmented training batches from `start_step` on, without end; see `data.train_pipeline`.
+
+    Where the config has a folder of feature maps, those; see `data.feature_pipeline`.
+    """
     c = config.data
+    if kept := kept_features(config, dataset):
+        return data.feature_pipeline(
+            kept,
+            c.train_split,
+            c.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            cache=c.cache,
+            input_context=context,
+        )
     return data.train_pipeline(
         dataset,
         c.train_split,
@@ -67,10 +90,16 @@ def make_train_data(config, dataset, start_step=0, context=None):
         brightness=c.brightness,
         photometric=c.photometric,
         seed=config.seed,
+        shuffle=shuffle,
         start_step=start_step,
         cache=c.cache,
         input_context=context,
     )
+
+
+def batch_files(config, dataset, step):
+    """The names of the examples in the training batch of a step."""
+    return setup.batch_files(config, kept_features(config, dataset) or dataset, step)
 
 
 def make_val_data(config, dataset, split=None, context=None, with_index=False):
@@ -102,11 +131,13 @@ def make_model(config, dataset):
     backbone = backbones.create(
         c.backbone, c.output_stride, c.backbone_weights, **c.backbone_options.to_dict(), **shared
     )
-    return Segmenter(
+    backbone.trainable = not c.freeze_backbone
+    model = Segmenter(
         backbone,
         c.context,
         dataset.num_classes,
         context_options=dict(c.context_options),
+        head_level=c.head_level,
         head_filters=c.head_filters,
         head_kernel_size=c.head_kernel_size,
         decoder_levels=c.decoder_levels,
@@ -121,6 +152,45 @@ def make_model(config, dataset):
         palette=dataset.palette,
         **shared,
     )
+    if c.initial:
+        begin_with(model, c.initial)
+    return model
+
+
+def begin_with(model, path):
+    """Gives a model the weights of a kept one.
+
+    Raises:
+        ValueError: where that one is of another shape.
+    """
+    kept = formats.load_model(path)
+    ours, theirs = ([tuple(w.shape) for w in m.weights] for m in (model, kept))
+    if ours != theirs:
+        raise ValueError(
+            f"model.initial={path} is no model of this kind: its {len(theirs)} weights and our "
+            f"{len(ours)} differ in number or shapes"
+        )
+    model.set_weights(kept.get_weights())
+
+
+def part_to_train(config, dataset, model):
+    """What of a model is trained: all of it, or its head, where feature maps stand for images.
+
+    Those that are not there yet are computed.
+
+    Raises:
+        ValueError: see `features.keep`.
+    """
+    if not config.features.folder:
+        return model
+    protocol = make_protocol(config, dataset)
+    dataset.kept_features = features.keep(config, dataset, model, protocol, make_train_data)
+    return model.head()
+
+
+def whole(model):
+    """The model that a part is of; a whole one itself."""
+    return getattr(model, "segmenter", model)
 
 
 class Phase(NamedTuple):
@@ -162,7 +232,7 @@ def compile_model(model, config, dataset, phase=None):
     """Compiles with the experiment's optimizer, loss and metrics.
 
     Args:
-        model: of `make_model`.
+        model: of `part_to_train`.
         config, dataset: of the experiment.
         phase: `Phase`, which tells whether class weights count; `None`: they do.
 
@@ -172,7 +242,7 @@ def compile_model(model, config, dataset, phase=None):
     c = config.train
     rates = None
     if c.head_rate != 1:
-        rates = dict.fromkeys(head_layers(model), c.head_rate)
+        rates = dict.fromkeys(head_layers(whole(model)), c.head_rate)
     metrics = [MeanIoU(dataset.num_classes, dataset.ignore_label)]
     if context_ids := getattr(dataset, "context_class_ids", None):
         metrics.append(
@@ -193,8 +263,16 @@ def compile_model(model, config, dataset, phase=None):
         iou = scores(confusion, dataset.class_names)["iou"]
         return {f"val_iou/{name}": value for name, value in iou.items() if value is not None}
 
+    def validate_on(context):
+        if kept := kept_features(config, dataset):
+            c = config.data
+            return data.feature_eval_pipeline(
+                kept, c.val_split, c.val_batch_size, c.cache, input_context=context
+            )
+        return make_val_data(config, dataset, context=context)
+
     return {
-        "make_val_data": lambda context: make_val_data(config, dataset, context=context),
+        "make_val_data": validate_on,
         "monitor": MONITOR,
         "details": class_scores,
         "draw": make_draw(config, dataset),
@@ -209,7 +287,7 @@ def make_draw(config, dataset):
 
     def draw(model):
         split, pictures = config.data.val_split, config.train.pictures
-        return make_sheet(config, predictor_of(model), dataset, split, pictures)
+        return make_sheet(config, predictor_of(whole(model)), dataset, split, pictures)
 
     return draw
 

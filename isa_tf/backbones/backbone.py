@@ -65,6 +65,9 @@ class Backbone(keras.Model):
                 f"feature_strides {sorted(feature_strides)}"
             )
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
+        if not self.trainable:  # to be said of the layers too, which were made before
+            self.trainable = True  # without which the next line, as no change, does nothing
+            self.trainable = False
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.feature_strides = dict(feature_strides)
         self._takes_contexts = context_names is not None

@@ -3,6 +3,13 @@
 from isa_tf.data.base import DataError, GraphReader, SegmentationDataset
 from isa_tf.data.catalogue import builder, create, list_builders, list_names, register
 from isa_tf.data.coco import CocoDataset
+from isa_tf.data.features import (
+    FeatureDataset,
+    create_features,
+    feature_eval_pipeline,
+    feature_pipeline,
+    write_features,
+)
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.instance_pipeline import instance_train_pipeline
 from isa_tf.data.instances import Annotations, InstanceDataset
@@ -16,6 +23,7 @@ __all__ = [
     "Annotations",
     "CocoDataset",
     "DataError",
+    "FeatureDataset",
     "FolderDataset",
     "GraphReader",
     "InstanceDataset",
@@ -27,11 +35,15 @@ __all__ = [
     "batch_examples",
     "builder",
     "create",
+    "create_features",
     "eval_pipeline",
+    "feature_eval_pipeline",
+    "feature_pipeline",
     "instance_train_pipeline",
     "list_builders",
     "list_names",
     "prepare",
     "register",
     "train_pipeline",
+    "write_features",
 ]

@@ -206,8 +206,27 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None,
     running = tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
     data = read_indices(dataset, split, running, cache=cache)
 
-    def size_key(index, image, label):
-        height, width = tf.unstack(tf.shape(label, tf.int64))
+    def as_asked(index, image, label):
+        return {"image": image, "label": label, "index": index} if with_index else (image, label)
+
+    return finish(batch_by_size(data, batch_size).map(as_asked))
+
+
+def batch_by_size(data, batch_size):
+    """Batches of labels of one size, put together within blocks of eight batches' worth.
+
+    Args:
+        data: `tf.data.Dataset` of tuples of which the last part is a label (H, W).
+        batch_size: int.
+
+    Returns:
+        `tf.data.Dataset` of the same tuples, of at most `batch_size` rows.
+    """
+    if batch_size == 1:
+        return data.batch(1)
+
+    def size_key(*parts):
+        height, width = tf.unstack(tf.shape(parts[-1], tf.int64))
         return height * 2**31 + width
 
     def batches_of_one_size(*parts):
@@ -215,14 +234,7 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None,
             size_key, lambda key, same: same.batch(batch_size), window_size=batch_size
         )
 
-    def as_asked(index, image, label):
-        return {"image": image, "label": label, "index": index} if with_index else (image, label)
-
-    if batch_size == 1:
-        data = data.batch(1)
-    else:
-        data = data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
-    return finish(data.map(as_asked))
+    return data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
 
 
 def places(dataset, split, batch_size, start_step, repeat, input_context):

@@ -23,6 +23,7 @@ from isa_tf.layers.interlaced import (
 )
 from isa_tf.layers.module import ContextModule
 from isa_tf.layers.non_local import NonLocal2D
+from isa_tf.layers.pointwise import PointwiseConvolutions
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 from isa_tf.layers.recompute import Recomputed
 from isa_tf.layers.resize import ResizeBy, ResizeLike
@@ -43,6 +44,7 @@ __all__ = [
     "LongRangeAttention",
     "MasksOfClasses",
     "NonLocal2D",
+    "PointwiseConvolutions",
     "Proposals",
     "PyramidAnchors",
     "PyramidPooling",

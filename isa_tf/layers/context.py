@@ -4,6 +4,7 @@ from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import InterlacedSparseAttention
 from isa_tf.layers.non_local import NonLocal2D
+from isa_tf.layers.pointwise import PointwiseConvolutions
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 from isa_tf.names import Registry
 
@@ -24,6 +25,7 @@ for _name, _make in {
     "rcca": RecurrentCrissCrossAttention,
     "cgnl": CompactGeneralizedNonLocal,
     "a2": DoubleAttention,
+    "pointwise": PointwiseConvolutions,
 }.items():
     _CONTEXTS.register(_name, _make)
 
@@ -66,8 +68,8 @@ def create_context(name, /, **kwargs):
     Args:
         name: str; "isa" for `InterlacedSparseAttention`, "self_attention" for the same module with
             dense attention, "none" for no module; "nonlocal", "ppm", "aspp", "rcca", "cgnl" or "a2"
-            for other authors' modules, each with the defaults of its paper; or one that
-            `register_context` was told.
+            for other authors' modules, each with the defaults of its paper; "pointwise" for as many
+            parameters without context; or one that `register_context` was told.
         **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
             "none" takes no notice of any.
 

@@ -15,13 +15,14 @@ from isa_tf.models.quantize import refuse_to_quantize
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"
+IMAGE = "image"  # what the head of a model reads beside the maps, for its size
 
 
 @keras.saving.register_keras_serializable("isa_tf")
 class Segmenter(keras.Model):
     """A semantic segmentation model around one context module.
 
-    The last map of the backbone (its `head_level`) is narrowed by a convolution, goes through the
+    A map of the backbone, mostly its last, is narrowed by a convolution, goes through the
     context module and, if there is a decoder, is brought up to finer maps of the backbone; a 1x1
     convolution makes logits of it, which are resized to the image. `model(image)` and
     `model.predict` give those logits. With an auxiliary head the model gives, in training alone, a
@@ -42,6 +43,8 @@ class Segmenter(keras.Model):
             where it cannot have 8, as HRNet's 4.
         backbone_weights: what a backbone given by name takes as `weights`, such as "imagenet".
             Defaults to `None`.
+        head_level: name of the backbone map that the head reads; `None` for the backbone's own
+            (its `head_level`), mostly its last. Defaults to `None`.
         head_filters: int, width of the map that the context module reads. Defaults to 512.
         head_kernel_size: int, of the convolution that narrows the last map. Defaults to 3.
         decoder_levels: names of backbone maps, coarse to fine, such as `("c3", "c2")`, that a light
@@ -98,6 +101,7 @@ class Segmenter(keras.Model):
         context_options=None,
         output_stride=None,
         backbone_weights=None,
+        head_level=None,
         head_filters=512,
         head_kernel_size=3,
         decoder_levels=(),
@@ -142,7 +146,9 @@ class Segmenter(keras.Model):
             widths = [widths] * len(decoder_levels)
         if len(widths) != len(decoder_levels):
             raise ValueError(f"{len(widths)} decoder_filters for {len(decoder_levels)} levels")
-        levels = list(decoder_levels) + [auxiliary_level] * (auxiliary_level is not None)
+        head_level = head_level or backbone.head_level
+        levels = [head_level, *decoder_levels]
+        levels += [auxiliary_level] * (auxiliary_level is not None)
         for level in levels:
             if level not in backbone.feature_strides:
                 known = ", ".join(backbone.feature_strides)
@@ -162,7 +168,7 @@ class Segmenter(keras.Model):
         if input_scale != 1:
             x = ResizeBy(input_scale, dtype="float32", name="input_resize")(x)
         maps = backbone(x)
-        x = conv(head_filters, head_kernel_size, "head")(maps[backbone.head_level])
+        x = conv(head_filters, head_kernel_size, "head")(maps[head_level])
         if context is not None:
             x = context(x)
         for level, filters in zip(decoder_levels, widths, strict=True):
@@ -178,13 +184,19 @@ class Segmenter(keras.Model):
         if auxiliary_level is not None:
             x = conv(auxiliary_filters, 3, "auxiliary")(maps[auxiliary_level])
             outputs = {LOGITS: outputs, AUXILIARY: classify(x, AUXILIARY)}
+        # Keras would set it for all layers, and thaw a backbone that is frozen.
+        trainable = kwargs.pop("trainable", True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        if not trainable:
+            self.trainable = False
+        self._maps = {level: maps[level] for level in dict.fromkeys(levels)}
 
         # === Config ===
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.backbone = backbone
         self.context = context
         self.num_classes = num_classes
+        self.head_level = head_level
         self.head_filters = head_filters
         self.head_kernel_size = head_kernel_size
         self.decoder_levels = tuple(decoder_levels)
@@ -202,6 +214,31 @@ class Segmenter(keras.Model):
         self.momentum = momentum
         self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
+
+    def feature_extractor(self):
+        """The part below the head: a model from an image to a dict of the maps that `head` reads.
+
+        It has the variables of this model.
+        """
+        return keras.Model(self.input, dict(self._maps), name="feature_extractor")
+
+    def head(self):
+        """The part above the backbone, to be trained on maps that were computed before.
+
+        Its variables are those of this model: what is trained in one is trained in both.
+
+        Returns:
+            `SegmenterHead`.
+
+        Example:
+
+        >>> model = Segmenter("tiny", num_classes=3, head_filters=8)
+        >>> images = tf.zeros((1, 32, 48, 3))
+        >>> maps = model.feature_extractor()(images)
+        >>> model.head()({**maps, "image": images}).shape
+        TensorShape([1, 32, 48, 3])
+        """
+        return SegmenterHead(self)
 
     def call(self, inputs, training=None, mask=None):
         if training:
@@ -245,6 +282,7 @@ class Segmenter(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "context": keras.saving.serialize_keras_object(self.context),
             "num_classes": self.num_classes,
+            "head_level": self.head_level,
             "head_filters": self.head_filters,
             "head_kernel_size": self.head_kernel_size,
             "decoder_levels": self.decoder_levels,
@@ -271,6 +309,38 @@ class Segmenter(keras.Model):
             if isinstance(config.get(part), dict):
                 config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
         return cls(**config)
+
+
+class SegmenterHead(Segmenter):
+    """What of a `Segmenter` stands above its backbone, as a model of its own.
+
+    It is compiled and trained as the whole model is, whose variables it has; it is the whole
+    model, `segmenter`, that is saved.
+
+    Args:
+        segmenter: `Segmenter`.
+
+    Shapes:
+        A dict of the maps that the head reads, by level, each (B, h, w, C), and of "image", of
+        which only the size counts, (B, H, W, 3) -> (B, H, W, num_classes), float32.
+    """
+
+    def __init__(self, segmenter):
+        inputs = {**segmenter._maps, IMAGE: segmenter.input}
+        for level, tensor in segmenter._maps.items():
+            tensor.name = level  # else Keras warns of each that it is not the key
+        # Past the whole model's constructor, which would make the layers anew.
+        super(Segmenter, self).__init__(
+            inputs=inputs, outputs=segmenter.output, name=f"{segmenter.name}_head"
+        )
+        self.auxiliary_weight = segmenter.auxiliary_weight
+        # Within a function, where Keras does not count the backbone among this one's layers.
+        self._whole = lambda: segmenter
+
+    @property
+    def segmenter(self):
+        """The whole model."""
+        return self._whole()
 
 
 def _logits(outputs):

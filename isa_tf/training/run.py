@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import files
+from isa_tf.names import differences, flat
 from isa_tf.training import strategy as strategies
 from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
 from isa_tf.training.callbacks import (
@@ -191,7 +192,7 @@ class Run:
 
     def _identity(self):
         """A digest of what may not change, by which checkpoints know their run."""
-        fixed = [(n, v) for n, v in _flat(self.config) if not self._changes(n)]
+        fixed = [(n, v) for n, v in flat(self.config) if not self._changes(n)]
         return hashlib.sha256(json.dumps(sorted(fixed)).encode()).hexdigest()
 
     # === Signals ===
@@ -244,6 +245,7 @@ class Run:
         evaluate=None,
         details=None,
         draw=None,
+        whole=None,
         batch_files=None,
         ema_batches=32,
         log_every=50,
@@ -275,6 +277,8 @@ class Run:
                 further numbers for the log, such as a score of each class. Defaults to `None`.
             draw: function of the model that gives a picture (H, W, 3), uint8, for TensorBoard,
                 called by the chief after every validation. Defaults to `None`.
+            whole: `keras.Model` of which `model` is a part, with the same variables, and which is
+                what `best.keras` keeps. Defaults to `None`, for `model`.
             batch_files: function of a step that gives the names of the examples in its batch, to
                 name them where the loss is not finite. Defaults to `None`.
             ema_batches: int, where the optimizer averages the weights: batches on which the moving
@@ -305,7 +309,7 @@ class Run:
         self.model, self.steps, self.monitor = model, steps, monitor
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.details, self.draw, self.batch_files = details, draw, batch_files
-        self.profile = profile
+        self.profile, self.whole = profile, whole or model
         self._make_train_data = make_train_data
         self._make_val_data, self._evaluate = make_val_data, evaluate
         self._copy = None
@@ -552,8 +556,8 @@ class Run:
         """Keeps the model as it is, without an optimizer, and what it scored."""
         if self._copy is None:
             # Without an optimizer the file is a third of the size, and loads anywhere.
-            self._copy = self.model.from_config(self.model.get_config())
-        self._copy.set_weights(self.model.get_weights())
+            self._copy = self.whole.from_config(self.whole.get_config())
+        self._copy.set_weights(self.whole.get_weights())
         files.save_model(self._copy, self.workdir / BEST)
         self.best["sha256"] = files.digest(self.workdir / BEST)
         self._write_best()
@@ -759,24 +763,6 @@ def best_score(workdir):
     if found is None:
         raise ValueError(f"{path}: {reason}; the run writes it anew when it goes on")
     return {name: value for name, value in found.items() if name != "sha256"}
-
-
-def differences(a, b):
-    """The dotted names of the values in which two nested dicts differ.
-
-    >>> differences({"train": {"steps": 1}, "seed": 0}, {"train": {"steps": 2}, "seed": 0})
-    ['train.steps']
-    """
-    a, b = dict(_flat(a)), dict(_flat(b))
-    return sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
-
-
-def _flat(config, prefix=""):
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _read_json(path):

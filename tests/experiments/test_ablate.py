@@ -311,6 +311,52 @@ def test_mean_and_spread():
     assert ablate.mean_and_spread([None]) == (None, None)
 
 
+def test_interval():
+    """Student's own example of sleep (1908): ten pairs, mean 1.58, standard error 0.389."""
+    gained = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    found = ablate.interval(gained)
+    assert found == pytest.approx((1.58, 0.7001, 2.4599), abs=1e-4)
+    assert ablate.interval([2.0]) == (2.0, None, None)
+    assert ablate.interval([]) == (None, None, None)
+    with pytest.raises(ValueError, match="at most 31 values, got 32"):
+        ablate.interval(list(range(32)))
+
+
+def test_differences_are_of_the_same_seeds(tmp_path):
+    study = ablate.Study("context", make_config(), tmp_path, [0, 1, 2], VARIANTS)
+    facts = {"parameters": 5, "seconds": 1.0, "images": 4, "tensorflow": "2", "keras": "3"}
+    scores = {("none", 0): 0.1, ("isa", 0): 0.3, ("none", 1): 0.2, ("isa", 2): 0.9}
+    study.results = {key: {"miou": score, **facts} for key, score in scores.items()}
+    assert study.differences("isa", "miou") == (pytest.approx(0.2), None, None)
+    study.results["isa", 1] = {"miou": 0.3, **facts}
+    assert study.differences("isa", "miou") == pytest.approx((0.15, 0.15 - 0.6353, 0.15 + 0.6353))
+    assert study.differences("none", "miou") is None
+    row = study.rows()[VARIANTS.index("isa")]
+    assert row["miou_difference_low"] == pytest.approx(0.15 - 0.6353)
+    assert "| mIoU against none |" in study.table()
+    assert "| +0.1500 [-0.4853, +0.7853] |" in study.table()
+    alone = ablate.Study("context", make_config(), tmp_path, [0], ["isa"])
+    assert "against" not in alone.table()
+
+
+def test_the_control_has_as_many_parameters(tmp_path):
+    config = make_config()
+    config.features.folder = str(tmp_path / "maps")
+    config.model.context_options.depth = 2
+    study = ablate.Study("frozen", config, tmp_path, [0])
+    counts = {}
+    for variant in ("isa", "pointwise", "none"):
+        run, _ = study.runs[variant, 0]
+        model = segmentation.make_model(run, segmentation.make_dataset(run))
+        counts[variant] = model.count_params()
+    gained = {name: counts[name] - counts["none"] for name in ("isa", "pointwise")}
+    # But for the moving statistics, of which the control has other numbers; to within a channel.
+    assert gained["pointwise"] == pytest.approx(gained["isa"], rel=0.05)
+    config.features.folder = None
+    with pytest.raises(ValueError, match="needs config.features.folder"):
+        ablate.Study("frozen", config, tmp_path, [0])
+
+
 @pytest.mark.slow
 def test_command_line(tmp_path):
     """Two runs in processes of their own, then a run that fails."""

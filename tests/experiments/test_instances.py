@@ -415,8 +415,8 @@ def test_tasks_have_the_same_functions():
         }
 
     named = {
-        *("make_dataset", "make_train_data", "batch_files", "make_model", "phases"),
-        *("compile_model", "map_size", "make_sheet", "make_protocol", "score"),
+        *("make_dataset", "make_train_data", "batch_files", "make_model", "part_to_train"),
+        *("phases", "compile_model", "map_size", "make_sheet", "make_protocol", "score"),
         *("headline", "lines", "make_report", "write_predictions"),
     }
     assert set(tasks.tasks) == {"segmentation", "instance_segmentation"}

@@ -147,6 +147,7 @@ def outside(tmp_path):
     return tmp_path, run
 
 
+@pytest.mark.slow
 def test_from_the_config_to_the_prediction(outside):
     folder, run = outside
     experiment = [f"--config={folder / 'config.py'}", f"--workdir={folder / 'run'}"]

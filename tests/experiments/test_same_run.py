@@ -35,13 +35,8 @@ def alone(tmp_path_factory):
     return deal(tmp_path_factory.mktemp("alone"), "one_device", 1, 1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "two replicas",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in list(DEALINGS)[1:]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEALINGS)
 def test_one_run(alone, tmp_path, name):
     found = deal(tmp_path, *DEALINGS[name])
     for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-6)):

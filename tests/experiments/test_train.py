@@ -39,6 +39,7 @@ def config():
     return config
 
 
+@pytest.mark.slow
 def test_run_leaves_everything_and_resumes_exactly(config, tmp_path):
     """Of two phases, stopped in either of them."""
     config.train.ema = 0.5

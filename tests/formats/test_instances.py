@@ -63,7 +63,9 @@ def saved(detector, tmp_path_factory):
     return isa_tf.export(detector, tmp_path_factory.mktemp("saved") / "model")
 
 
-@pytest.mark.parametrize("weights_dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "weights_dtype", [pytest.param("float32", marks=pytest.mark.slow), "float16"]
+)
 def test_a_keras_file(detector, truth, tmp_path, weights_dtype):
     path = isa_tf.export(detector, tmp_path / "model.keras", weights_dtype=weights_dtype)
     predictor = isa_tf.load_predictor(path)
@@ -204,6 +206,7 @@ def test_litert_finds_nothing(litert):
         assert_empty(predictor(nothing(*size)), size)
 
 
+@pytest.mark.slow
 def test_litert_in_halves(detector, tmp_path):
     pytest.importorskip("ai_edge_litert")
     path = isa_tf.export(detector, tmp_path / "m.tflite", "litert_fp16", image_size=(96, 61))
@@ -213,6 +216,7 @@ def test_litert_in_halves(detector, tmp_path):
     assert found.agreement > 0.6 and found.decisions > 8
 
 
+@pytest.mark.slow
 def test_onnx_takes_any_size_and_finds_nothing(detector, truth, tmp_path):
     for package in ("onnx", "tf2onnx", "onnxruntime"):
         pytest.importorskip(package)

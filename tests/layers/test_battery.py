@@ -137,6 +137,8 @@ CASES = {
     "a2": (layers.DoubleAttention, {"gather_filters": 4, "key_filters": 3}, MAP),
     "nonlocal": (layers.NonLocal2D, {"key_filters": 3, "use_scale": True}, MAP),
     "nonlocal-sampled": (layers.NonLocal2D, {"sub_sample": "before", "filters": 6}, MAP),
+    "pointwise": (layers.PointwiseConvolutions, {"parameters": 60, "filters": 5}, MAP),
+    "pointwise-residual": (layers.PointwiseConvolutions, {"residual": True}, MAP),
     "ppm": (layers.PyramidPooling, {"filters": 5}, MAP),
     "ppm-corners": (
         layers.PyramidPooling,
@@ -198,8 +200,10 @@ def test_twin(name, tmp_path):
     LayerBattery(*CASES[name]).check_twin(tmp_path / "twin.keras")
 
 
-def test_keras_own_battery(battery):
+@pytest.mark.parametrize("name", sorted(CASES))  # twins share their code
+def test_keras_own_battery(name):
     """`run_layer_test` of Keras: serialisation, build, symbolic call, training, precision."""
+    battery = LayerBattery(*CASES[name])
     if battery.cls is layers.Recomputed:
         arguments = {"convs": [layers.ConvNormAct(4, name="a"), layers.ConvNormAct(5, name="b")]}
         # Keras's battery makes several layers of one list of layers, and counts their weights.

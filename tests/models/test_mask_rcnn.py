@@ -186,6 +186,7 @@ def test_it_learns():
     assert set(scores) == set(history) and np.isfinite(list(scores.values())).all()
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one(mirrored):
     def train(strategy):
         with strategy.scope():

@@ -63,6 +63,7 @@ def test_one_format_beside_the_model_and_a_difference_is_told(run, model, monkey
     assert "0.000 % of 65536" in printed and "TOO FEW" in printed
 
 
+@pytest.mark.slow
 def test_a_table_of_all_formats_with_their_scores(run, model, tmp_path):
     """Labels that the model itself gives: its own mIoU is 1, and what is exported comes near."""
     for package in ("ai_edge_litert", "ai_edge_quantizer", "onnxruntime", "tf2onnx", "openvino"):

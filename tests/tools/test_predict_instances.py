@@ -12,7 +12,7 @@ from pycocotools import mask
 
 import isa_tf
 from isa_tf.visualize import draw_instances
-from tools import predict
+from tools import predict, predictions
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,10 @@ def test_the_threshold_is_of_instances(run, folder, tmp_path):
     given = f"--model={tmp_path}/m.keras", f"--images={folder}", f"--output={tmp_path}/out"
     with pytest.raises(app.UsageError, match="--score_threshold is for models that find instances"):
         run(predict, *given, "--score_threshold=0.5")
+
+
+def test_classes_are_told_the_most_frequent_first():
+    classes = np.array([0, 2, 2, 1, 2, 0])
+    found = isa_tf.inference.Instances(None, classes, None, None)
+    assert predictions._counts(found, ("cat", "dog", "bird")) == "3 bird, 2 cat, 1 dog"
+    assert predictions._counts(found._replace(classes=classes[:0]), None) == "nothing"

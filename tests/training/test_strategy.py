@@ -271,7 +271,7 @@ def test_number_of_logical_devices(count):
 
 
 # === Death ===
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_where_one_dies_the_other_ends(name):
     (code, _, errors), (dead, _, _) = finish(start(2, 1, DIES="1", SIGNAL=name), timeout=90)
     assert dead == -signal.Signals[name]

@@ -1,0 +1,73 @@
+"""What a context module is to be measured against: as many parameters, and no context."""
+
+import keras
+
+from isa_tf.layers.interlaced import InterlacedSparseAttention
+from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class PointwiseConvolutions(ContextModule):
+    """Two 1x1 convolutions, each with normalisation and activation: a module without context.
+
+    Part of what a context module gives is capacity. This one has as many parameters as another,
+    and every position hears itself alone.
+
+    Args:
+        parameters: int, how many weights there are to learn, of which it has the nearest number
+            that is possible; `None` for as many as `InterlacedSparseAttention` of the same filters
+            has. Defaults to `None`.
+        **kwargs: those of `ContextModule`.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for parameters below 1.
+
+    Example:
+
+    >>> layer = PointwiseConvolutions(parameters=1000)
+    >>> layer(np.ones((1, 4, 6, 16), "float32")).shape
+    TensorShape([1, 4, 6, 16])
+    >>> sum(np.prod(variable.shape) for variable in layer.trainable_variables)
+    1004
+    """
+
+    both_forms = True
+
+    def __init__(self, parameters=None, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(parameters=parameters)
+        self.parameters = parameters
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        channels = input_shape[-1]
+        filters = self.filters or channels
+        parameters = self.parameters or _parameters_of_interlaced(channels, filters)
+        # Of the inner width w: (channels + 2 + filters) w + 2 filters, with scales and offsets.
+        width = max(1, round((parameters - 2 * filters) / (channels + 2 + filters)))
+        self.inner = self.conv_norm("inner", width, channels)
+        self.outer = self.read_out_conv("outer", filters, width)
+
+    def call(self, inputs, training=None):
+        x = self.outer(self.inner(inputs, training=training), training=training)
+        return self.finish(inputs, x, training)
+
+    def get_config(self):
+        return {**super().get_config(), "parameters": self.parameters}
+
+
+def _parameters_of_interlaced(channels, filters):
+    layer = InterlacedSparseAttention(filters=filters)
+    layer.build((None, None, None, channels))
+    return sum(variable.value.shape.num_elements() for variable in layer.trainable_variables)
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class PointwiseConvolutionsTwin(ModuleTwin, PointwiseConvolutions):
+    """The twin of `PointwiseConvolutions`, whose arguments it has."""
+
+
+PointwiseConvolutions.twin_class = PointwiseConvolutionsTwin
