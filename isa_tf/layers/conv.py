@@ -45,6 +45,7 @@ class ConvNormAct(keras.layers.Layer):
             is kept). Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
         gamma_initializer: of the normalisation's scale. Defaults to "ones".
+        kernel_initializer: of the kernel. Defaults to "he_normal".
         minimal_filtering: int, from how many channels, read and written, a 3x3 convolution of
             stride 1 and its gradients are computed by minimal filtering in training
             (`isa_tf.ops.trainable_winograd_conv`), in float32: on CPUs faster from 256 on, on GPUs
@@ -77,6 +78,7 @@ class ConvNormAct(keras.layers.Layer):
         synchronized=False,
         gamma_initializer="ones",
         minimal_filtering=None,
+        kernel_initializer="he_normal",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -111,10 +113,11 @@ class ConvNormAct(keras.layers.Layer):
             self.pad = keras.layers.ZeroPadding2D(
                 kernel_size // 2, dtype=self.dtype_policy, name="pad"
             )
+        self.kernel_initializer = drawn = keras.initializers.get(kernel_initializer)
         if filters is None:
-            self.conv = keras.layers.DepthwiseConv2D(**conv, depthwise_initializer="he_normal")
+            self.conv = keras.layers.DepthwiseConv2D(**conv, depthwise_initializer=drawn)
         else:
-            self.conv = keras.layers.Conv2D(filters, **conv, kernel_initializer="he_normal")
+            self.conv = keras.layers.Conv2D(filters, **conv, kernel_initializer=drawn)
         self.norm = FusedBatchNormalization(
             epsilon=epsilon,
             momentum=momentum,
@@ -211,6 +214,7 @@ class ConvNormAct(keras.layers.Layer):
             "synchronized": self.synchronized,
             "gamma_initializer": keras.initializers.serialize(self.norm.gamma_initializer),
             "minimal_filtering": self.minimal_filtering,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
     @classmethod

@@ -160,7 +160,13 @@ class FactorizedAttention(SelfAttention2D):
         mask = None if heard is None else heard.key_mask(partition, level)
         query = self.refuse_too_large(query, partition, level, size)
         context, affinity = self.attend_groups(
-            query, key, lambda: groups_of(value), mask, self.is_compiled(partition), scaled=True
+            query,
+            key,
+            lambda: groups_of(value),
+            mask,
+            self.is_compiled(partition),
+            scaled=True,
+            bias=self.bias_of(partition, level, size),
         )
         return query, key, context, affinity
 

@@ -165,6 +165,21 @@ class ShortRangeAttentionTwin(AttentionTwin, ShortRangeAttention):
 ShortRangeAttention.twin_class = ShortRangeAttentionTwin
 
 
+class _ZeroInputs(keras.initializers.Initializer):
+    """A kernel as usual, but for zeros where it reads the first channels of its input."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __call__(self, shape, dtype=None):
+        kernel = keras.initializers.HeNormal()(shape, dtype)
+        read = keras.ops.arange(shape[-2])[:, None] >= self.count
+        return kernel * keras.ops.cast(read, kernel.dtype)
+
+    def get_config(self):
+        return {"count": self.count}
+
+
 @keras.saving.register_keras_serializable("isa_tf")
 class InterlacedSparseAttention(AttentionModule):
     """Interlaced sparse self-attention (ISA), the whole module.
@@ -210,6 +225,11 @@ class InterlacedSparseAttention(AttentionModule):
             has weights). Defaults to 2, the paper's.
         share_projections: bool, whether all levels share query, key, value and output. Defaults to
             `False`, as in the paper.
+        query_scale: float, see `SelfAttention2D`. Defaults to 1.
+        key_initializer: str, see `SelfAttention2D`. Defaults to "he_normal".
+        position_bias: bool, see `SelfAttention2D`. Defaults to `False`.
+        zero_context: bool, whether the fusion begins by reading nothing of what was gathered, so
+            that a fresh module is a 1x1 convolution of its input. Defaults to `False`.
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
@@ -255,6 +275,10 @@ class InterlacedSparseAttention(AttentionModule):
         jit_compile=False,
         levels=2,
         share_projections=False,
+        query_scale=1.0,
+        key_initializer="he_normal",
+        position_bias=False,
+        zero_context=False,
         **kwargs,
     ):
         super().__init__(filters, **kwargs)
@@ -267,6 +291,8 @@ class InterlacedSparseAttention(AttentionModule):
             )
         if self.residual and not fuse:
             raise ValueError("residual=True needs fuse=True: it is the fusion that begins at zero")
+        if zero_context and not fuse:
+            raise ValueError("zero_context=True needs fuse=True: the fusion is what begins so")
         if isinstance(partition, list) and not partition:
             raise ValueError("partition is an empty list")
         partitions = partition if isinstance(partition, list) else [partition]
@@ -279,6 +305,10 @@ class InterlacedSparseAttention(AttentionModule):
         self.jit_compile = jit_compile
         self.levels = levels
         self.share_projections = share_projections
+        self.query_scale = query_scale
+        self.key_initializer = key_initializer
+        self.position_bias = position_bias
+        self.zero_context = zero_context
         # One flat list, because Keras saves no lists of lists.
         self.attentions = [
             attention
@@ -296,6 +326,9 @@ class InterlacedSparseAttention(AttentionModule):
             "key_filters": self.key_filters,
             "mask_padding": self.mask_padding,
             "jit_compile": self.jit_compile,
+            "query_scale": self.query_scale,
+            "key_initializer": self.key_initializer,
+            "position_bias": self.position_bias,
             **self.norm_arguments,
         }
         if self.share_projections:
@@ -329,7 +362,10 @@ class InterlacedSparseAttention(AttentionModule):
             if len(self.partitions) > 1:
                 self.widen = self.conv_norm("widen", gathered, channels)
                 channels = gathered
-            self.fusion = self.read_out_conv("fusion", filters, gathered + channels)
+            drawn = {}
+            if self.zero_context:
+                drawn["kernel_initializer"] = _ZeroInputs(gathered)
+            self.fusion = self.read_out_conv("fusion", filters, gathered + channels, **drawn)
 
     def _branches(self):
         """The attentions that follow each other on one partition, a list for each."""
@@ -383,6 +419,10 @@ class InterlacedSparseAttention(AttentionModule):
             "jit_compile": self.jit_compile,
             "levels": self.levels,
             "share_projections": self.share_projections,
+            "query_scale": self.query_scale,
+            "key_initializer": self.key_initializer,
+            "position_bias": self.position_bias,
+            "zero_context": self.zero_context,
         }
 
 

@@ -191,8 +191,9 @@ class ModuleTwin:
 
     def conv_norm(self, name, filters, reads, **arguments):
         arguments = {**self.norm_arguments, **arguments}
-        for of_the_norm in ("epsilon", "momentum", "synchronized", "gamma_initializer"):
-            arguments.pop(of_the_norm, None)
+        of_training = ("epsilon", "momentum", "synchronized")
+        for name in (*of_training, "gamma_initializer", "kernel_initializer"):
+            arguments.pop(name, None)
         layer = ConvBiasAct(filters, name=name, **arguments)
         layer.build((None, None, None, reads))
         return layer

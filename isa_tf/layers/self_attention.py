@@ -7,6 +7,7 @@ from isa_tf import ops, runtime
 from isa_tf.layers import twin
 from isa_tf.layers.conv import float64
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
+from isa_tf.layers.position import PositionBias
 
 AUTO = "auto"
 
@@ -121,6 +122,13 @@ class SelfAttention2D(AttentionModule):
         epsilon: float, of the normalisations. Defaults to 1e-5.
         momentum: float, of the normalisations, in Keras's sense. Defaults to 0.9.
         synchronized: bool, whether replicas share batch statistics (SyncBN). Defaults to `False`.
+        query_scale: float, what the scale of the last query normalisation begins as: the larger,
+            the sharper the first affinities, which of freshly drawn weights are nearly uniform.
+            Defaults to 1.
+        key_initializer: of the kernels of query and key, such as "orthogonal". Defaults to
+            "he_normal".
+        position_bias: bool, whether the logits of the affinity gain by where the key lies from the
+            query, see `PositionBias`. Defaults to `False`.
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
@@ -154,10 +162,18 @@ class SelfAttention2D(AttentionModule):
         key_filters=None,
         mask_padding=True,
         jit_compile=False,
+        query_scale=1.0,
+        key_initializer="he_normal",
+        position_bias=False,
         **kwargs,
     ):
         super().__init__(filters, **kwargs)
         check_positive(key_filters=key_filters)
+        if query_scale <= 0:
+            raise ValueError(f"query_scale must be above 0, got {query_scale}")
+        self.query_scale = query_scale
+        self.key_initializer = key_initializer
+        self.position_bias = position_bias
         self.partition = check_partition(partition, self.levels)
         self.key_filters = key_filters
         self.mask_padding = mask_padding
@@ -168,10 +184,19 @@ class SelfAttention2D(AttentionModule):
         channels = input_shape[-1]
         filters = self.filters or channels
         width = self.key_filters or max(1, filters // 2)
+        drawn = {"kernel_initializer": self.key_initializer}
+        scaled = {"gamma_initializer": keras.initializers.Constant(self.query_scale), **drawn}
         self.query, self.key = (
-            [self.conv_norm(f"{of}1", width, channels), self.conv_norm(f"{of}2", width, width)]
-            for of in ("query", "key")
+            [
+                self.conv_norm(f"{of}1", width, channels, **drawn),
+                self.conv_norm(f"{of}2", width, width, **last),
+            ]
+            for of, last in (("query", scaled), ("key", drawn))
         )
+        self.bias = None
+        if self.position_bias:
+            self.bias = PositionBias(dtype="float32", name="bias")
+            self.bias.build()
         self.build_read_out(channels, filters)
 
     def build_read_out(self, channels, filters):
@@ -182,6 +207,8 @@ class SelfAttention2D(AttentionModule):
     def fill_twin(self, other):
         for mine, theirs in zip((*self.query, *self.key), (*other.query, *other.key), strict=True):
             twin.fill_twin(mine, theirs)
+        if self.bias is not None:
+            twin.fill_twin(self.bias, other.bias)
         kernel, bias = self.output_conv.folded()
         other.value.take((float64(self.value.kernel)[0, 0] @ kernel[0, 0])[None, None], bias)
 
@@ -204,7 +231,12 @@ class SelfAttention2D(AttentionModule):
         groups = self.refuse_too_large(groups, partition, self.kind, size)
         query, key = self.queries_and_keys(groups, training)
         context, affinity = self.attend_groups(
-            query, key, lambda: self.value(groups), mask, self.is_compiled(partition)
+            query,
+            key,
+            lambda: self.value(groups),
+            mask,
+            self.is_compiled(partition),
+            bias=self.bias_of(partition, self.kind, size),
         )
         output = self.read_out(context, training)
         output = ops.from_groups(output, partition, self.kind, size)
@@ -233,7 +265,14 @@ class SelfAttention2D(AttentionModule):
             key = layer(key, training=training)
         return query, key
 
-    def attend_groups(self, query, key, make_value, mask, jit_compile, scaled=False):
+    def bias_of(self, partition, level, size):
+        """The position bias of the groups of a level of a map; `None` for none."""
+        if self.bias is None:
+            return None
+        _, *group = ops.group_shape(size, partition, level)
+        return self.bias.between(group, ops.group_step(partition, level))
+
+    def attend_groups(self, query, key, make_value, mask, jit_compile, scaled=False, bias=None):
         """Attention proper, inside groups: the one place of it.
 
         Args:
@@ -243,11 +282,12 @@ class SelfAttention2D(AttentionModule):
             mask: bools (G, N), False for keys to leave out; or `None`.
             jit_compile: bool, whether XLA compiles it.
             scaled: bool, whether the queries are scaled already, by `ops.scale_queries`.
+            bias: of `bias_of`.
 
         Returns:
             (context, affinity): (B, G, N, filters) and (B, G, N, N).
         """
-        affinity = ops.group_affinity(query, key, mask, jit_compile, scaled)
+        affinity = ops.group_affinity(query, key, mask, jit_compile, scaled, bias)
         # Not before the queries and keys are done with: memory need not hold all three.
         with tf.control_dependencies([affinity]):
             value = make_value()
@@ -280,6 +320,9 @@ class SelfAttention2D(AttentionModule):
             "key_filters": self.key_filters,
             "mask_padding": self.mask_padding,
             "jit_compile": self.jit_compile,
+            "query_scale": self.query_scale,
+            "key_initializer": self.key_initializer,
+            "position_bias": self.position_bias,
         }
 
 

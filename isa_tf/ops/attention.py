@@ -11,9 +11,11 @@ def scale_queries(query):
     return query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
 
 
-def _affinity(query, key, key_mask, scaled):
+def _affinity(query, key, key_mask, scaled, bias):
     query = query if scaled else scale_queries(query)
     logits = tf.cast(tf.einsum("bgnk,bgmk->bgnm", query, key), tf.float32)
+    if bias is not None:
+        logits += bias
     if key_mask is not None:
         # Not by indexing with `None`, which LiteRT has not for bools of unknown size.
         logits = tf.where(tf.expand_dims(tf.expand_dims(key_mask, 1), 0), logits, _MASKED)
@@ -28,8 +30,8 @@ _affinity_compiled = tf.function(_affinity, jit_compile=True)
 _gather_compiled = tf.function(_gather, jit_compile=True)
 
 
-def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False):
-    """softmax(q k^T / sqrt(K)) inside each group, in float32.
+def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False, bias=None):
+    """softmax(q k^T / sqrt(K) + bias) inside each group, in float32.
 
     Args:
         query: tensor (B, G, N, K), G groups of N positions.
@@ -39,6 +41,7 @@ def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False):
         jit_compile: bool, whether XLA compiles it. Defaults to `False`.
         scaled: bool, whether the queries are those of `scale_queries`: once for several affinities.
             Defaults to `False`.
+        bias: float32 tensor (N, M), of every group; or `None`. Defaults to `None`.
 
     Returns:
         float32 tensor (B, G, N, M), whose rows add up to one.
@@ -49,7 +52,7 @@ def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False):
     >>> group_affinity(q, k).shape
     TensorShape([1, 4, 9, 9])
     """
-    return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask, scaled)
+    return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask, scaled, bias)
 
 
 def gather_values(affinity, value, jit_compile=False):

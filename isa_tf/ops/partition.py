@@ -104,6 +104,22 @@ def group_shape(size, partition, level):
     return _positions(radices), rows, columns
 
 
+def group_step(partition, level):
+    """(rows, columns) of the map from a position of a group to the next.
+
+    Args:
+        partition: a pair, or pairs coarse to fine.
+        level: "long", "short", or an int from 0, the longest range.
+
+    Example:
+
+    >>> group_step((4, 2), "long"), group_step((4, 2), "short")
+    ((4, 2), (1, 1))
+    """
+    finer = partition_digits(partition)[level_of(partition, level) :]
+    return tuple(_product(pair[axis] for pair in finer) for axis in (0, 1))
+
+
 def best_partition(height, width, levels=2):
     """The partition with the fewest affinity entries for a map of this size.
 

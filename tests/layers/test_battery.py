@@ -114,6 +114,17 @@ CASES = {
         {"partition": 4, "residual": True},
         MAP,
     ),
+    "isa-begins": (
+        layers.InterlacedSparseAttention,
+        {
+            "partition": 4,
+            "position_bias": True,
+            "query_scale": 2.0,
+            "key_initializer": "orthogonal",
+            "zero_context": True,
+        },
+        MAP,
+    ),
     "isa-half": (layers.InterlacedSparseAttention, {"partition": 3, "order": "long"}, MAP),
     "rcca": (layers.RecurrentCrissCrossAttention, {"key_filters": 3, "filters": 5}, MAP),
     "rcca-residual": (

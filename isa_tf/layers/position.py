@@ -1,0 +1,75 @@
+"""Where a key lies from its query, as an affinity may know it."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class PositionBias(keras.layers.Layer):
+    """What the logits of an affinity gain by the distance from query to key, learnt.
+
+    A function of the signed logarithms of the distances in rows and columns, of one hidden layer:
+    so it is defined for groups of any size and any reach, whatever those were that it was learnt
+    on. It begins at zero.
+
+    Args:
+        units: int, of the hidden layer. Defaults to 32.
+
+    Example:
+
+    >>> bias = PositionBias()
+    >>> bias.build()
+    >>> bias.between((2, 3), step=(8, 8)).shape
+    TensorShape([6, 6])
+
+    Reference: Liu et al., "Swin Transformer V2", CVPR 2022, section 3.3.
+    """
+
+    def __init__(self, units=32, **kwargs):
+        super().__init__(**kwargs)
+        if units < 1:
+            raise ValueError(f"units must be at least 1, got {units}")
+        self.units = units
+
+    def build(self, input_shape=None):
+        self.hidden = self.add_weight(shape=(2, self.units), initializer="he_normal", name="hidden")
+        self.offset = self.add_weight(shape=(self.units,), initializer="zeros", name="offset")
+        self.outer = self.add_weight(shape=(self.units, 1), initializer="zeros", name="outer")
+
+    def between(self, size, step):
+        """The bias of every pair of positions of a group.
+
+        Args:
+            size: (rows, columns) of the group.
+            step: (rows, columns) of the map from one of its positions to the next.
+
+        Shapes:
+            -> (rows * columns, rows * columns), float32; queries are rows, keys columns.
+        """
+        height, width = size
+        # A row and a column for each distance that there is.
+        along = [
+            _signed_log(tf.range(1 - n, n), by) for n, by in zip((height, width), step, strict=True)
+        ]
+        rows, columns = tf.meshgrid(*along, indexing="ij")
+        table = tf.reshape(tf.stack([rows, columns], axis=-1), (-1, 2))
+        # Within a layer of half precision its variables are read as halves.
+        hidden, offset, outer = (
+            tf.cast(w, tf.float32) for w in (self.hidden, self.offset, self.outer)
+        )
+        table = tf.matmul(tf.nn.relu(tf.matmul(table, hidden) + offset), outer)[:, 0]
+        # Of keys minus of queries, from 0 on.
+        down, right = (tf.range(n)[None] - tf.range(n)[:, None] + n - 1 for n in (height, width))
+        place = down[:, None, :, None] * (2 * width - 1) + right[None, :, None, :]
+        return tf.gather(table, tf.reshape(place, (height * width, height * width)))
+
+    def call(self, size, step):
+        return self.between(size, step)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def _signed_log(distance, step):
+    far = tf.cast(distance * step, tf.float32)
+    return tf.sign(far) * tf.math.log1p(tf.abs(far))
