@@ -7,7 +7,8 @@ of the interlaced module (`config.model.context_options`), or the "context" modu
 (`config.model.context`), as Huang et al. (arXiv 1907.12273) do; in the latter `context_options` are
 those of the config's own module, and the others have their defaults. "frozen" is "context" on the
 kept maps of a frozen backbone (experiments/configs/frozen.py), beside a control: 1x1 convolutions
-with as many parameters as the config's own module. --variants=NAME,NAME chooses
+with as many parameters as the config's own module. "variant" is of how the module begins, "levels"
+of how many ranges it has, with projections of each or shared by all. --variants=NAME,NAME chooses
 other variants than the study's own: a partition is N, HEIGHTxWIDTH or "auto", a depth N. Every
 --config.KEY=VALUE of training works here too.
 
@@ -50,8 +51,27 @@ STUDIES = {
     "frozen": (*("none", "pointwise", "ppm", "aspp", "rcca", "self_attention", "nonlocal", "isa"),),
 }
 _OF_CONTEXTS = ("context", "frozen")
+# Studies of several arguments of the interlaced module: what a variant's name stands for.
+FORMS = {
+    "variant": {
+        "published": {},
+        "residual": {"residual": True},
+        "zero_context": {"zero_context": True},
+        "query_scale": {"query_scale": 4.0},
+        "orthogonal": {"key_initializer": "orthogonal"},
+        "position_bias": {"position_bias": True},
+        "bias+zero": {"position_bias": True, "zero_context": True},
+    },
+    "levels": {
+        "2": {"partition": "auto"},
+        "3": {"partition": "auto", "levels": 3},
+        "2-shared": {"partition": "auto", "share_projections": True},
+        "3-shared": {"partition": "auto", "levels": 3, "share_projections": True},
+    },
+}
+STUDIES |= {study: tuple(forms) for study, forms in FORMS.items()}
 # The variant that a study's others are compared with.
-AGAINST = {"context": "none", "frozen": "pointwise"}
+AGAINST = {"context": "none", "frozen": "pointwise", "variant": "published", "levels": "2"}
 RUN = "run.json"
 # Of Student's distribution with 1, 2, ... degrees of freedom, 97.5 % lie below.
 _STUDENT = (
@@ -67,14 +87,14 @@ _STUDENT = (
 def read_variant(study, name):
     """The value that a variant's name stands for: "4x8" for (4, 8)."""
     words = {"partition": ["auto"], "order": list(ORDERS)}
-    words |= dict.fromkeys(_OF_CONTEXTS, list_contexts())
+    words |= dict.fromkeys(_OF_CONTEXTS, list_contexts()) | FORMS
     if name in words.get(study, []):
         return name
     numbers = {"partition": r"[1-9]\d*(x[1-9]\d*)?", "depth": r"[1-9]\d*"}
     if study in numbers and re.fullmatch(numbers[study], name):
         value = tuple(int(side) for side in name.split("x"))
         return value if len(value) > 1 else value[0]
-    known = (*STUDIES[study], "...") if study in numbers else words[study]
+    known = (*STUDIES[study], "...") if study in numbers else list(words[study])
     raise ValueError(f"Study {study!r}: {unknown('variant', name, known)}")
 
 
@@ -223,8 +243,9 @@ class Study:
             config = self.config.copy_and_resolve_references()
             config.seed = seed
             if name not in _OF_CONTEXTS:
+                options = FORMS[name][variant] if name in FORMS else {name: values[variant]}
                 with config.ignore_type():  # a pair where there was a number
-                    config.model.context_options[name] = values[variant]
+                    config.model.context_options.update(options)
             elif variant != config.model.context:
                 options = {}
                 if name == "frozen" and variant == "pointwise":

@@ -292,6 +292,23 @@ def test_variant_reaches_the_module(tmp_path, study, name, value):
         assert found == ((8, 8) if name == "8" else value)
 
 
+@pytest.mark.parametrize("study", ablate.FORMS)
+def test_every_form_reaches_the_module(tmp_path, study):
+    run = ablate.Study(study, make_config(), tmp_path, [0])
+    assert run.variants == list(ablate.FORMS[study]) and ablate.AGAINST[study] in run.variants
+    seen = []
+    for variant, options in ablate.FORMS[study].items():
+        config, _ = run.runs[variant, 0]
+        context = segmentation.make_model(config, segmentation.make_dataset(config)).context
+        found = context.get_config()
+        for name, value in options.items():
+            assert found[name] == ([value] if name == "partition" else value)
+        seen.append(found)
+    assert all(a != b for i, a in enumerate(seen) for b in seen[:i])
+    with pytest.raises(ValueError, match="unknown variant 'faster'"):
+        ablate.Study(study, make_config(), tmp_path, [0], ["faster"])
+
+
 def test_own_variants_fit(tmp_path):
     config = make_config()
     # A map of 20 x 32 positions.
