@@ -6,6 +6,7 @@ from PIL import Image
 
 import isa_tf
 from isa_tf.layers import InterlacedSparseAttention
+from isa_tf.layers.position import PositionBias
 from isa_tf.models import Segmenter
 
 NAMES = ("void", "sky", "tree", "road", "wall", "sign", "Bäume")
@@ -18,6 +19,7 @@ BEYOND = {
     "shared": {"partition": 4, "share_projections": True},
     "shared-levels": {"partition": "auto", "levels": 3, "share_projections": True},
     "shared-auto": {"partition": "auto", "levels": "auto", "share_projections": True},
+    "positions": {"partition": 4, "position_bias": True},
 }
 
 
@@ -29,6 +31,7 @@ def make_model(
     backbone="tiny",
     levels=2,
     share_projections=False,
+    position_bias=False,
     **kwargs,
 ):
     """A small segmenter with random weights and statistics, whose classes are well mixed."""
@@ -41,6 +44,7 @@ def make_model(
         name="context",
         levels=levels,
         share_projections=share_projections,
+        position_bias=position_bias,
     )
     model = Segmenter(
         backbone,
@@ -62,6 +66,8 @@ def make_model(
             layer.beta.assign(rng.normal(0, 0.5, n))
             layer.moving_mean.assign(rng.normal(0, 0.5, n))
             layer.moving_variance.assign(rng.uniform(0.5, 1.5, n))
+        elif isinstance(layer, PositionBias):  # which begins at zero
+            layer.outer.assign(rng.normal(0, 1, layer.outer.shape))
     # Every class wins somewhere: their mean logits are made equal.
     logits = model(random_images(2, 64, 64, seed=9).astype("float32"))
     classifier = model.get_layer("logits_classifier")

@@ -24,6 +24,7 @@ from isa_tf.layers.interlaced import (
 from isa_tf.layers.module import ContextModule
 from isa_tf.layers.non_local import NonLocal2D
 from isa_tf.layers.pointwise import PointwiseConvolutions
+from isa_tf.layers.position import PositionBias
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 from isa_tf.layers.recompute import Recomputed
 from isa_tf.layers.resize import ResizeBy, ResizeLike
@@ -45,6 +46,7 @@ __all__ = [
     "MasksOfClasses",
     "NonLocal2D",
     "PointwiseConvolutions",
+    "PositionBias",
     "Proposals",
     "PyramidAnchors",
     "PyramidPooling",

@@ -72,4 +72,4 @@ class PositionBias(keras.layers.Layer):
 
 def _signed_log(distance, step):
     far = tf.cast(distance * step, tf.float32)
-    return tf.sign(far) * tf.math.log1p(tf.abs(far))
+    return tf.sign(far) * tf.math.log(1 + tf.abs(far))  # ONNX has no log1p

@@ -33,8 +33,8 @@ def test_dilated_convolutions_are_padded_explicitly(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
-@pytest.mark.parametrize("form", ["levels", "shared-auto"])
-def test_more_levels_and_shared_projections(tmp_path, name, form):
+@pytest.mark.parametrize("form", ["levels", "shared-auto", "positions"])
+def test_forms_beyond_the_paper(tmp_path, name, form):
     """At sizes that are known to nobody when the file is written."""
     for package in ("onnx", "tf2onnx", "onnxruntime") if name == "onnx" else ("openvino",):
         pytest.importorskip(package)
