@@ -820,10 +820,18 @@ def draw(rows, path):
     from matplotlib import pyplot as plt
 
     figures = {"forward_ms": "forward (ms)", "forward_mb": "memory (MB)"}
+    # In turn, no memory is measured; and of what is refused, nothing.
+    figures = {key: label for key, label in figures.items() if any(key in row for row in rows)}
+    if not figures:
+        return
     names = list(dict.fromkeys(row["name"] for row in rows))
     curve = len({row["size"] for row in rows}) > 1
     height = 4.5 if curve else 1.2 + 0.35 * len(names)
-    fig, axes = plt.subplots(1, 2, figsize=(11, height), layout="constrained")
+    width = 5.5 * len(figures)
+    fig, axes = plt.subplots(
+        1, len(figures), figsize=(width, height), layout="constrained", squeeze=False
+    )
+    axes = axes[0]
     for ax, (figure, label) in zip(axes, figures.items(), strict=True):
         for i, name in enumerate(names):
             points = [r for r in rows if r["name"] == name and figure in r]
@@ -846,7 +854,8 @@ def draw(rows, path):
     if curve:
         axes[0].legend(frameon=False)
     else:
-        axes[1].set_yticklabels([])
+        for ax in axes[1:]:
+            ax.set_yticklabels([])
     for ending in ("png", "svg"):
         fig.savefig(f"{path}.{ending}", dpi=150)
     plt.close(fig)

@@ -161,6 +161,7 @@ def test_modules_called_in_turn(run, tmp_path, monkeypatch):
     assert float(shared["parameters"]) < float(published["parameters"])
     assert "forward" in shared["note"] and "core" in shared["note"] and not published["note"]
     assert not none["forward_ms"] and not none["core_ms"]
+    assert (tmp_path / "context.png").stat().st_size > 5000
 
 
 def test_a_refusal_in_turn_is_told(monkeypatch):
@@ -242,11 +243,20 @@ def test_ratios_and_growth():
     assert "forward is that of `isa_tf.inference.fuse(...)`" in text
 
 
+@pytest.mark.parametrize("memory", [True, False])
 @pytest.mark.parametrize("several", [True, False])
-def test_pictures(tmp_path, several):
-    benchmark.draw(rows() if several else rows()[:3], tmp_path / "picture")
+def test_pictures(tmp_path, several, memory):
+    shown = rows() if several else rows()[:3]
+    if not memory:
+        shown = [{k: v for k, v in row.items() if k != "forward_mb"} for row in shown]
+    benchmark.draw(shown, tmp_path / "picture")
     assert (tmp_path / "picture.png").stat().st_size > 5000
     assert b"<svg" in (tmp_path / "picture.svg").read_bytes()[:2000]
+
+
+def test_no_picture_of_nothing(tmp_path):
+    benchmark.draw([{"name": "large", "size": "4x4", "note": "refused"}], tmp_path / "picture")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
