@@ -38,7 +38,7 @@ from experiments.evaluate import evaluate
 from experiments.train import train
 from isa_tf import formats, ops, training
 from isa_tf.layers import create_context, list_contexts
-from isa_tf.layers.interlaced import ORDERS
+from isa_tf.layers.self_attention import ORDERS
 from isa_tf.names import unknown
 from tools import command
 

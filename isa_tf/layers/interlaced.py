@@ -16,9 +16,6 @@ from isa_tf.layers.self_attention import (
     ordered_levels,
     pad_and_mask,
 )
-from isa_tf.layers.self_attention import (
-    ORDERS as ORDERS,
-)
 
 
 class _Sparse(SelfAttention2D):
