@@ -30,8 +30,8 @@ class PointwiseConvolutions(ContextModule):
     >>> layer = PointwiseConvolutions(parameters=1000)
     >>> layer(np.ones((1, 4, 6, 16), "float32")).shape
     TensorShape([1, 4, 6, 16])
-    >>> sum(np.prod(variable.shape) for variable in layer.trainable_variables)
-    1004
+    >>> sum(int(np.prod(variable.shape)) for variable in layer.trainable_variables)
+    984
     """
 
     both_forms = True
