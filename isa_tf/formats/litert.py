@@ -37,13 +37,9 @@ _MOST_IMAGES = 100  # to calibrate on
 # Of a constant in int8: ai-edge-quantizer 0.10 fails at what is larger and has a scale a channel.
 _MOST_BYTES = 32 * 2**20
 # What int8 would spoil: masked affinities, for the mask is far beyond all others; weights of keys,
-# which are few 256ths; and what goes in and comes out. Resized logits too, which decide at the
-# boundaries, but not resized maps: in float32 those of a decoder take as long as its convolutions.
-_IN_FLOAT = ("SELECT_V2", "SOFTMAX", "OUTPUT")
-_WITH_WEIGHTS = {
-    getattr(schema.BuiltinOperator, name)
-    for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
-}
+# which are few 256ths; logits between the classes, which decide at the boundaries; and what goes in
+# and comes out.
+_IN_FLOAT = ("SELECT_V2", "SOFTMAX", "RESIZE_BILINEAR", "OUTPUT")
 
 
 class LiteRT(Format):
@@ -274,7 +270,7 @@ def _quantise(quantizer, sizes, images, path):
             quantize.add_static_config(".*", "*", activation_num_bits=8, weight_num_bits=8)
             for operation in _IN_FLOAT:
                 quantize.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
-            for name in (*_reading_more_than(_MOST_BYTES, path), *_resizing_results(path)):
+            for name in _reading_more_than(_MOST_BYTES, path):
                 quantize.update_quantization_recipe(
                     re.escape(name), "*", algorithm_key="no_quantize"
                 )
@@ -288,43 +284,15 @@ def _quantise(quantizer, sizes, images, path):
     path.write_bytes(result.quantized_model)
 
 
-def _graphs(path):
-    """(file, graph, its operations) of each graph of a `.tflite` file."""
-    file = schema.Model.GetRootAs(path.read_bytes())
-    for graph in map(file.Subgraphs, range(file.SubgraphsLength())):
-        yield file, graph, [*map(graph.Operators, range(graph.OperatorsLength()))]
-
-
-def _made_by(graph, operation):
-    """The name of what an operation makes."""
-    return graph.Tensors(operation.Outputs(0)).Name().decode()
-
-
 def _reading_more_than(size, path):
     """The names of what operations make that read a constant of more bytes than `size`."""
-    for file, graph, operations in _graphs(path):
-        for operation in operations:
+    file, names = schema.Model.GetRootAs(path.read_bytes()), []
+    for graph in map(file.Subgraphs, range(file.SubgraphsLength())):
+        for operation in map(graph.Operators, range(graph.OperatorsLength())):
             read = [graph.Tensors(i) for i in operation.InputsAsNumpy().tolist() if i >= 0]
             if any(file.Buffers(tensor.Buffer()).DataLength() > size for tensor in read):
-                yield _made_by(graph, operation)
-
-
-def _resizing_results(path):
-    """The names of what is resized behind the last layers with weights: of logits, not of maps."""
-    for file, graph, operations in _graphs(path):
-        makers = {i: o for o in operations for i in o.OutputsAsNumpy().tolist()}
-        waiting, seen = graph.OutputsAsNumpy().tolist(), set()
-        while waiting:
-            tensor = waiting.pop()
-            if tensor in seen or tensor not in makers:
-                continue
-            seen.add(tensor)
-            code = file.OperatorCodes(makers[tensor].OpcodeIndex()).BuiltinCode()
-            if code in _WITH_WEIGHTS:
-                continue
-            if code == schema.BuiltinOperator.RESIZE_BILINEAR:
-                yield _made_by(graph, makers[tensor])
-            waiting += makers[tensor].InputsAsNumpy().tolist()
+                names.append(graph.Tensors(operation.Outputs(0)).Name().decode())
+    return names
 
 
 def sizes_of(given):

@@ -261,27 +261,3 @@ def test_calibration_takes_so_many_images_evenly():
     assert litert._evenly([*range(100)]) == [*range(100)]
     some = litert._evenly([*range(250)])
     assert len(some) == 100 and some[:3] == [0, 2, 5] and some[-1] == 247
-
-
-def test_of_what_is_resized_only_logits_stay_in_float(tmp_path):
-    """A decoder's maps, the enlarged image and pooled context are resized in int8."""
-    model = make_model(decoder_levels=("c2", "c1"), input_scale=1.5)
-    path = isa_tf.export(model, tmp_path / "model.tflite", image_size=(40, 50))
-    (name,) = litert._resizing_results(path)
-    assert "logits" in name
-    path = isa_tf.export(
-        model,
-        tmp_path / "int8.tflite",
-        "litert_int8",
-        image_size=(40, 50),
-        calibration=random_images(2, 40, 50),
-    )
-    found = []
-    for _, graph, operations in litert._graphs(path):
-        for operation in operations:
-            tensor = graph.Tensors(operation.Outputs(0))
-            if b"resize" in tensor.Name().lower() and operation.InputsLength() == 2:
-                found.append((tensor.Type(), tuple(tensor.ShapeAsNumpy()[1:3])))
-    kinds = schema.TensorType
-    resized = {size for kind, size in found if kind == kinds.FLOAT32}
-    assert resized == {(40, 50)} and sum(kind == kinds.INT8 for kind, _ in found) == 3
