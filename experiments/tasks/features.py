@@ -1,13 +1,15 @@
 """Feature maps of a frozen backbone, kept in a folder: what a config's `features` are about."""
 
 import hashlib
-import time
+import itertools
 
 import numpy as np
 import tensorflow as tf
 
 from isa_tf import data, inference
+from isa_tf.data import augment
 from isa_tf.inference import views
+from tools import progress
 
 # What of `config.data` the maps that are trained on depend on.
 _AUGMENTATION = (
@@ -105,7 +107,7 @@ def keep(config, dataset, model, protocol, make_train_data):
     if not total:
         return kept
     print(f"{config.features.folder}: feature maps of {total:,} images", flush=True)
-    told = Told(total)
+    tell, made = progress.Lines(), itertools.count(1)
 
     @tf.function(
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], jit_compile=False
@@ -119,29 +121,11 @@ def keep(config, dataset, model, protocol, make_train_data):
             data.write_features(
                 kept, split, index, {level: x[row] for level, x in maps.items()}, labels[row]
             )
-            told.one_more()
+            tell(None, next(made), total)
 
     _keep_train(config, dataset, kept, make_train_data, len(kinds), write)
     _keep_val(c.val_split, dataset, kept, protocol, write)
     return kept
-
-
-class Told:
-    """Says now and then how many images are done, and how long the others will take."""
-
-    _EVERY = 20.0  # seconds
-
-    def __init__(self, total):
-        self.done, self.total = 0, total
-        self.begin = self.last = time.monotonic()
-
-    def one_more(self):
-        self.done += 1
-        now = time.monotonic()
-        if self.done == self.total or now - self.last > self._EVERY:
-            self.last = now
-            left = (now - self.begin) / self.done * (self.total - self.done)
-            print(f"  {self.done:,} of {self.total:,}, {left:.0f} s left", flush=True)
 
 
 def _keep_train(config, dataset, kept, make_train_data, kinds, write):
@@ -153,18 +137,14 @@ def _keep_train(config, dataset, kept, make_train_data, kinds, write):
     plain = config.copy_and_resolve_references()
     plain.data.batch_size, plain.seed, plain.features.folder = 1, plain.features.seed, None
     step = config.features.label_stride
-    in_mirror = np.arange(256, dtype=np.uint8)
-    for a, b in dataset.flip_pairs:
-        in_mirror[[a, b]] = b, a
     # Single examples in order, so that the stream can be taken up at any of them.
     stream = iter(make_train_data(plain, dataset, places[0], shuffle=False))
     waiting = []
     for place in range(places[0], places[-1] + 1):
-        image, label = (part[0].numpy() for part in next(stream))
-        both = (image, label), (image[:, ::-1], in_mirror[label[:, ::-1]])
-        for index, example in enumerate(both[:kinds], start=place * kinds):
+        image, label = (part[0] for part in next(stream))
+        both = (image, label), augment.mirror(image, label, dataset.flip_pairs)
+        for index, (image, label) in enumerate(both[:kinds], start=place * kinds):
             if index in missing:
-                image, label = example
                 waiting.append((index, image, label[step // 2 :: step, step // 2 :: step]))
         if waiting and (len(waiting) >= _BATCH or place == places[-1]):
             indices, images, labels = zip(*waiting, strict=True)

@@ -298,11 +298,29 @@ def random_flip(image, label, seed, flip_pairs=()):
     >>> image, label = random_flip(image, label, (0, 1))
     """
     flip = tf.random.stateless_uniform((), seed) < 0.5
+    return tf.cond(
+        flip,
+        lambda: mirror(image, label, flip_pairs),
+        lambda: (tf.identity(image), tf.identity(label)),
+    )
 
-    def mirrored():
-        return tf.reverse(image, [1]), _swap(tf.reverse(label, [1]), flip_pairs)
 
-    return tf.cond(flip, mirrored, lambda: (tf.identity(image), tf.identity(label)))
+def mirror(image, label, flip_pairs=()):
+    """Mirrors image and label left to right.
+
+    Args:
+        image: uint8 tensor.
+        label: uint8 tensor.
+        flip_pairs: see `random_flip`. Defaults to `()`.
+
+    Shapes:
+        (H, W, 3), (H, W) -> the same.
+
+    Example:
+
+    >>> mirrored, its_label = mirror(image, label, flip_pairs=((0, 1),))
+    """
+    return tf.reverse(image, [1]), _swap(tf.reverse(label, [1]), flip_pairs)
 
 
 def _swap(label, pairs):

@@ -19,7 +19,14 @@ from isa_tf.data.base import (
     python_operation,
     read_each,
 )
-from isa_tf.data.pipeline import batch_by_size, check_positive, example_order, finish, places
+from isa_tf.data.pipeline import (
+    batch_by_size,
+    check_positive,
+    example_order,
+    finish,
+    places,
+    share_of_split,
+)
 from isa_tf.names import differences
 
 ABOUT = "features.json"
@@ -232,10 +239,7 @@ def feature_eval_pipeline(features, split, batch_size=1, cache=False, input_cont
     [TensorShape([1, 32, 48])]
     """
     check_positive("batch_size", (batch_size,))
-    size, workers, worker = features.size(split), 1, 0
-    if input_context is not None:
-        workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
-    running = tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
+    running = share_of_split(features, split, input_context)
     data = _read(features, split, running, lambda i: i, cache)
     data = batch_by_size(data, batch_size).map(lambda index, *parts: parts)
     return finish(data.map(_as_inputs(features)))

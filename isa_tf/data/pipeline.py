@@ -200,10 +200,7 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None,
     ...     metric.update_state(label, model(image))
     """
     check_positive("batch_size", (batch_size,))
-    size, workers, worker = dataset.size(split), 1, 0
-    if input_context is not None:
-        workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
-    running = tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
+    running = share_of_split(dataset, split, input_context)
     data = read_indices(dataset, split, running, cache=cache)
 
     def as_asked(index, image, label):
@@ -235,6 +232,21 @@ def batch_by_size(data, batch_size):
         )
 
     return data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
+
+
+def share_of_split(dataset, split, input_context=None):
+    """The positions of a split that this worker evaluates: `tf.data.Dataset` of int64 scalars.
+
+    Args:
+        dataset, split, input_context: see `eval_pipeline`.
+
+    Raises:
+        ValueError: for an unknown split.
+    """
+    size, workers, worker = dataset.size(split), 1, 0
+    if input_context is not None:
+        workers, worker = input_context.num_input_pipelines, input_context.input_pipeline_id
+    return tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
 
 
 def places(dataset, split, batch_size, start_step, repeat, input_context):
