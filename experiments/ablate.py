@@ -38,6 +38,7 @@ from experiments.evaluate import evaluate
 from experiments.train import train
 from isa_tf import formats, ops, training
 from isa_tf.layers import create_context, list_contexts
+from isa_tf.layers.pointwise import learnt_parameters
 from isa_tf.layers.self_attention import ORDERS
 from isa_tf.names import unknown
 from tools import command
@@ -48,7 +49,10 @@ STUDIES = {
     "order": ("long", "short", "long_short", "short_long"),
     "depth": ("1", "2", "3"),
     "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa"),
-    "frozen": (*("none", "pointwise", "ppm", "aspp", "rcca", "self_attention", "nonlocal", "isa"),),
+    "frozen": (
+        *("none", "pointwise", "ppm", "aspp"),
+        *("rcca", "self_attention", "nonlocal", "isa"),
+    ),
 }
 _OF_CONTEXTS = ("context", "frozen")
 # Studies of several arguments of the interlaced module: what a variant's name stands for.
@@ -72,6 +76,7 @@ FORMS = {
 STUDIES |= {study: tuple(forms) for study, forms in FORMS.items()}
 # The variant that a study's others are compared with.
 AGAINST = {"context": "none", "frozen": "pointwise", "variant": "published", "levels": "2"}
+_CONTROL = ("frozen", AGAINST["frozen"])
 RUN = "run.json"
 # Of Student's distribution with 1, 2, ... degrees of freedom, 97.5 % lie below.
 _STUDENT = (
@@ -114,12 +119,13 @@ def default_variants(study, config):
     return list(names)
 
 
-def parameters_of_module(config):
-    """How many weights a config's own context module has to learn."""
+def _control_of(config):
+    """Arguments of the control that has as many parameters as the config's own module."""
     c = config.model
-    layer = create_context(c.context, **c.context_options.to_dict())
-    layer.build((None, None, None, c.head_filters))
-    return sum(variable.value.shape.num_elements() for variable in layer.trainable_variables)
+    own = create_context(c.context, **c.context_options.to_dict())
+    if own is None:  # as many as the interlaced module, then
+        return {}
+    return {"parameters": learnt_parameters(own, c.head_filters)}
 
 
 # === One run ===
@@ -247,9 +253,7 @@ class Study:
                 with config.ignore_type():  # a pair where there was a number
                     config.model.context_options.update(options)
             elif variant != config.model.context:
-                options = {}
-                if name == "frozen" and variant == "pointwise":
-                    options["parameters"] = parameters_of_module(config)
+                options = _control_of(config) if (name, variant) == _CONTROL else {}
                 config.model.context = variant
                 config.model.context_options = options
             self.runs[variant, seed] = config, self.folder / variant / f"seed{seed}"
@@ -323,16 +327,21 @@ class Study:
         for ending in (".png", ".svg"):
             figure.savefig(path.with_suffix(ending), dpi=150)
 
+    @property
+    def against(self):
+        """The variant that the others are compared with; `None` where it is none of the study's."""
+        other = AGAINST.get(self.name)
+        return other if other in self.variants else None
+
     def differences(self, variant, what):
         """(mean, low, high) of a value's differences from the variant that is compared with.
 
         Under the same seeds, with the 95 % interval of the mean; each `None` where it is not
         defined. `None` where there is nothing to compare with.
         """
-        other = AGAINST.get(self.name)
-        if other is None or other not in self.variants or other == variant:
+        if self.against in (None, variant):
             return None
-        pairs = zip(self.values(variant, what), self.values(other, what), strict=True)
+        pairs = zip(self.values(variant, what), self.values(self.against, what), strict=True)
         return interval([a - b for a, b in pairs if None not in (a, b)])
 
     def rows(self):
@@ -345,7 +354,7 @@ class Study:
                 values = self.values(variant, what)
                 row[f"{what}_mean"], row[f"{what}_sd"] = mean_and_spread(values)
                 row |= {f"{what}_seed{s}": v for s, v in zip(self.seeds, values, strict=True)}
-            if AGAINST.get(self.name) in self.variants:
+            if self.against:
                 found = self.differences(variant, self.scores[0]) or (None, None, None)
                 names = (f"{self.scores[0]}_difference{part}" for part in ("", "_low", "_high"))
                 row |= dict(zip(names, found, strict=True))
@@ -357,9 +366,8 @@ class Study:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         columns = [self.name, "parameters"]
         columns += [c for score in self.scores for c in (self.labels[score], f"of {seeds}")]
-        against = AGAINST.get(self.name)
-        if against in self.variants:
-            columns.append(f"{self.labels[self.scores[0]]} against {against}")
+        if self.against:
+            columns.append(f"{self.labels[self.scores[0]]} against {self.against}")
         columns.append("training (s)")
         lines = [self.heading, "", f"**{self.progress()}**", ""]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -369,7 +377,7 @@ class Study:
             for score in self.scores:
                 cells.append(_plus_minus(row[f"{score}_mean"], row[f"{score}_sd"], 4))
                 cells.append(", ".join(_fixed(v, 4) for v in self.values(variant, score)))
-            if against in self.variants:
+            if self.against:
                 cells.append(_difference(self.differences(variant, self.scores[0])))
             cells.append(_plus_minus(row["seconds_mean"], row["seconds_sd"], 0))
             lines.append(f"| {' | '.join(cells)} |")
@@ -388,9 +396,9 @@ class Study:
         config, data = self.config, self.config.data
         if len(self.seeds) > 1:
             yield "Mean ± sample standard deviation over the seeds done, then each seed's own."
-        if AGAINST.get(self.name) in self.variants:
+        if self.against:
             yield (
-                f"Against {AGAINST[self.name]}: the mean of the differences under the same seeds, "
+                f"Against {self.against}: the mean of the differences under the same seeds, "
                 "and its 95 % interval by Student's distribution."
             )
         every = config.train.validate_every

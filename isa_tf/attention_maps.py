@@ -121,8 +121,8 @@ def influence(affinities, kinds, partition, offset, size, position):
         raise ValueError(f"{len(kinds)} kinds for {len(affinities)} affinities")
     if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
         raise ValueError(f"position {tuple(position)} is not in a map of {tuple(size)}")
-    padded = ops.pad_to_partition(np.zeros((1, *size, 1), np.float32), partition)[0].shape[1:3]
-    padded = tuple(padded)
+    whole, _ = ops.pad_to_partition(np.zeros((1, *size, 1), np.float32), partition)
+    padded = tuple(whole.shape[1:3])
     index = np.arange(padded[0] * padded[1])
     weights = np.zeros(len(index))
     row, column = (p + o for p, o in zip(position, offset, strict=True))

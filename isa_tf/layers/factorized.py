@@ -9,7 +9,7 @@ from isa_tf import ops
 from isa_tf.layers.self_attention import (
     AUTO,
     AttentionTwin,
-    SelfAttention2D,
+    SparseAttention,
     check_levels,
     check_order,
     ordered_levels,
@@ -18,7 +18,7 @@ from isa_tf.layers.self_attention import (
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class FactorizedAttention(SelfAttention2D):
+class FactorizedAttention(SparseAttention):
     """Self-attention by A_S A_L in place of the dense affinity A: one query, key, value, output.
 
     The interlaced attentions of the paper are two blocks, each with projections of its own. This is
@@ -70,11 +70,6 @@ class FactorizedAttention(SelfAttention2D):
         check_order(order)
         self.levels, self.order = levels, order
         super().__init__(partition, **kwargs)
-
-    def resolve_partition(self, size):
-        if self.partition != AUTO:
-            return self.partition
-        return ops.best_partition(*size, self.levels)
 
     def kinds_of(self, partition):
         return ordered_levels(self.order, len(ops.partition_digits(partition)) + 1)

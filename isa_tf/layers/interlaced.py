@@ -9,7 +9,8 @@ from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.self_attention import (
     AUTO,
     AttentionTwin,
-    SelfAttention2D,
+    SparseAttention,
+    attention_arguments,
     check_levels,
     check_order,
     check_partition,
@@ -18,18 +19,8 @@ from isa_tf.layers.self_attention import (
 )
 
 
-class _Sparse(SelfAttention2D):
-    def __init__(self, partition=8, **kwargs):
-        super().__init__(partition, **kwargs)
-
-    def resolve_partition(self, size):
-        if self.partition != AUTO:
-            return self.partition
-        return ops.best_partition(*size, self.levels)
-
-
 @keras.saving.register_keras_serializable("isa_tf")
-class RangeAttention(_Sparse):
+class RangeAttention(SparseAttention):
     """Self-attention at one of several ranges, from the whole map to the neighbours.
 
     A partition of k levels writes the row, and the column, of a position with k digits (see
@@ -83,7 +74,7 @@ RangeAttention.twin_class = RangeAttentionTwin
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class LongRangeAttention(_Sparse):
+class LongRangeAttention(SparseAttention):
     """Self-attention among positions P rows and columns apart, spread over the whole map.
 
     Positions with the same (row mod P_h, column mod P_w) form a group: P_h P_w groups of Q_h Q_w
@@ -123,7 +114,7 @@ LongRangeAttention.twin_class = LongRangeAttentionTwin
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class ShortRangeAttention(_Sparse):
+class ShortRangeAttention(SparseAttention):
     """Self-attention among the P_h x P_w neighbours of a block.
 
     Positions with the same (row div P_h, column div P_w) form a group: Q_h Q_w groups of P_h P_w
@@ -320,12 +311,7 @@ class InterlacedSparseAttention(AttentionModule):
         arguments = {
             "partition": partition,
             "filters": self.filters,
-            "key_filters": self.key_filters,
-            "mask_padding": self.mask_padding,
-            "jit_compile": self.jit_compile,
-            "query_scale": self.query_scale,
-            "key_initializer": self.key_initializer,
-            "position_bias": self.position_bias,
+            **attention_arguments(self),
             **self.norm_arguments,
         }
         if self.share_projections:
@@ -408,17 +394,12 @@ class InterlacedSparseAttention(AttentionModule):
             **super().get_config(),
             # Always a list of partitions: a lone pair would come back from JSON as one.
             "partition": list(self.partitions),
-            "key_filters": self.key_filters,
+            **attention_arguments(self),
             "order": self.order,
             "depth": self.depth,
-            "mask_padding": self.mask_padding,
             "fuse": self.fuse,
-            "jit_compile": self.jit_compile,
             "levels": self.levels,
             "share_projections": self.share_projections,
-            "query_scale": self.query_scale,
-            "key_initializer": self.key_initializer,
-            "position_bias": self.position_bias,
             "zero_context": self.zero_context,
         }
 

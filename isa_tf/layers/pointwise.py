@@ -45,7 +45,9 @@ class PointwiseConvolutions(ContextModule):
         super().build(input_shape)
         channels = input_shape[-1]
         filters = self.filters or channels
-        parameters = self.parameters or _parameters_of_interlaced(channels, filters)
+        parameters = self.parameters
+        if parameters is None:
+            parameters = learnt_parameters(InterlacedSparseAttention(filters=filters), channels)
         # Of the inner width w: (channels + 2 + filters) w + 2 filters, with scales and offsets.
         width = max(1, round((parameters - 2 * filters) / (channels + 2 + filters)))
         self.inner = self.conv_norm("inner", width, channels)
@@ -59,8 +61,12 @@ class PointwiseConvolutions(ContextModule):
         return {**super().get_config(), "parameters": self.parameters}
 
 
-def _parameters_of_interlaced(channels, filters):
-    layer = InterlacedSparseAttention(filters=filters)
+def learnt_parameters(layer, channels):
+    """How many weights a context module has to learn, which is built to read so many channels.
+
+    >>> learnt_parameters(PointwiseConvolutions(parameters=1000), 16)
+    984
+    """
     layer.build((None, None, None, channels))
     return sum(variable.value.shape.num_elements() for variable in layer.trainable_variables)
 

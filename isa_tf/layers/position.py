@@ -15,6 +15,9 @@ class PositionBias(keras.layers.Layer):
     Args:
         units: int, of the hidden layer. Defaults to 32.
 
+    Raises:
+        ValueError: for units below 1.
+
     Example:
 
     >>> bias = PositionBias()
@@ -62,9 +65,6 @@ class PositionBias(keras.layers.Layer):
         down, right = (tf.range(n)[None] - tf.range(n)[:, None] + n - 1 for n in (height, width))
         place = down[:, None, :, None] * (2 * width - 1) + right[None, :, None, :]
         return tf.gather(table, tf.reshape(place, (height * width, height * width)))
-
-    def call(self, size, step):
-        return self.between(size, step)
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}

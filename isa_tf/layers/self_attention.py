@@ -98,6 +98,13 @@ def pad_and_mask(inputs, partition, mask_padding):
     return padded, offset, ops.Heard.image(offset, size, ops.spatial_size(padded))
 
 
+def attention_arguments(layer):
+    """The arguments that attentions have in common with modules of them, as a layer has them."""
+    names = ("key_filters", "mask_padding", "jit_compile")
+    names += ("query_scale", "key_initializer", "position_bias")
+    return {name: getattr(layer, name) for name in names}
+
+
 @keras.saving.register_keras_serializable("isa_tf")
 class SelfAttention2D(AttentionModule):
     """Dense self-attention: every position of a map attends to every other.
@@ -317,13 +324,20 @@ class SelfAttention2D(AttentionModule):
         return {
             **super().get_config(),
             "partition": self.partition,
-            "key_filters": self.key_filters,
-            "mask_padding": self.mask_padding,
-            "jit_compile": self.jit_compile,
-            "query_scale": self.query_scale,
-            "key_initializer": self.key_initializer,
-            "position_bias": self.position_bias,
+            **attention_arguments(self),
         }
+
+
+class SparseAttention(SelfAttention2D):
+    """The base of the attentions inside the groups of a partition, which "auto" chooses."""
+
+    def __init__(self, partition=8, **kwargs):
+        super().__init__(partition, **kwargs)
+
+    def resolve_partition(self, size):
+        if self.partition != AUTO:
+            return self.partition
+        return ops.best_partition(*size, self.levels)
 
 
 class AttentionTwin(ModuleTwin):
