@@ -64,9 +64,9 @@ class Backbone(keras.Model):
                 f"feature_maps has {sorted(feature_maps)}, "
                 f"feature_strides {sorted(feature_strides)}"
             )
+        trainable = kwargs.pop("trainable", True)
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
-        if not self.trainable:  # to be said of the layers too, which were made before
-            self.trainable = True  # without which the next line, as no change, does nothing
+        if not trainable:  # said now, as Keras would say it before it knows of the layers
             self.trainable = False
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.feature_strides = dict(feature_strides)

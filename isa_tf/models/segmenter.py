@@ -184,10 +184,9 @@ class Segmenter(keras.Model):
         if auxiliary_level is not None:
             x = conv(auxiliary_filters, 3, "auxiliary")(maps[auxiliary_level])
             outputs = {LOGITS: outputs, AUXILIARY: classify(x, AUXILIARY)}
-        # Keras would set it for all layers, and thaw a backbone that is frozen.
         trainable = kwargs.pop("trainable", True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        if not trainable:
+        if not trainable:  # said now, as Keras would say it before it knows of the layers
             self.trainable = False
         self._maps = {level: maps[level] for level in dict.fromkeys(levels)}
 
