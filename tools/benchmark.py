@@ -266,8 +266,7 @@ def _row(name, size, case):
     """Measures one line of the table, printing what is being done."""
     case = {**case, "size": list(size), "batch": _BATCH.value, "seconds": _SECONDS.value}
     case["fuse"], case["minimal_filtering"] = is_fused(), _MINIMAL_FILTERING.value or None
-    row = {"name": name, "size": f"{size[0]}x{size[1]}", "positions": size[0] * size[1]}
-    row["batch"] = _BATCH.value
+    row = _new_row(name, size)
     train = _TRAIN.value
     if case["what"] == "detector":
         train = train and case["part"] in (*benchmark_detector.TRAINED, "whole")
@@ -281,24 +280,27 @@ def _row(name, size, case):
         if note:
             row["note"] = f"{kind}: {note}"
         row.update(found)
-    if "forward_ms" in row:
-        row["images_s"] = 1000 * _BATCH.value / row["forward_ms"]
+    _add_rate(row)
     return row
+
+
+def _new_row(name, size):
+    """A line of the table in which nothing is measured yet."""
+    positions = size[0] * size[1]
+    size = f"{size[0]}x{size[1]}"
+    return {"name": name, "size": size, "positions": positions, "batch": _BATCH.value}
+
+
+def _add_rate(row):
+    if "forward_ms" in row:
+        row["images_s"] = 1000 * row["batch"] / row["forward_ms"]
 
 
 def _rows_in_turn(modules, size, shared):
     """The rows of one size, whose modules are called in turn."""
     shared = {**shared, "size": list(size), "batch": _BATCH.value, "fuse": is_fused()}
     shared["minimal_filtering"] = _MINIMAL_FILTERING.value or None
-    rows = [
-        {
-            "name": module,
-            "size": f"{size[0]}x{size[1]}",
-            "positions": size[0] * size[1],
-            "batch": _BATCH.value,
-        }
-        for module in modules
-    ]
+    rows = [_new_row(module, size) for module in modules]
     for kind in ["forward"] + ["backward"] * _TRAIN.value + ["core"]:
         print(f"{shared['size']}: {kind} in turn", file=sys.stderr, flush=True)
         cases = [{**shared, "module": module, "pass": kind} for module in modules]
@@ -308,8 +310,7 @@ def _rows_in_turn(modules, size, shared):
                 _note(row, f"{kind}: {refused}")
             row.update(more)
     for row in rows:
-        if "forward_ms" in row:
-            row["images_s"] = 1000 * _BATCH.value / row["forward_ms"]
+        _add_rate(row)
     return rows
 
 
