@@ -6,6 +6,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from isa_tf.compat import function_graph
+
 # Per output value: two multiply-adds along a row, twice, and one between the rows.
 _RESIZE_FLOPS = 6
 
@@ -113,7 +115,7 @@ def _operations(graph):
         seen.add(op)
         waiting += [*(tensor.op for tensor in op.inputs), *op.control_inputs]
         if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
-            yield from _operations(graph._get_function(op.get_attr("f").name).graph)
+            yield from _operations(function_graph(graph, op.get_attr("f").name))
         else:
             yield op
 

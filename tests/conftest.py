@@ -1,4 +1,4 @@
-"""What every test shares: two logical devices, seeds, the batteries."""
+"""What every test shares: two logical devices, seeds, the modules beside this one."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ from tensorflow.python.framework import ops  # noqa: E402
 
 from isa_tf.names import Registry  # noqa: E402
 
-# `import batteries` and `import reference` from any test file.
+# `import reference` from any test file.
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Two logical devices on one processor, for MirroredStrategy; must precede TensorFlow's first op.

@@ -5,10 +5,10 @@ import math
 import keras
 import numpy as np
 import tensorflow as tf
-from batteries import randomize
 
 from isa_tf import backbones, layers
 from isa_tf.models import MaskRCNN
+from isa_tf.testing import randomize
 
 CLASSES = 3
 NARROW = {

@@ -2,7 +2,6 @@ import keras
 import numpy as np
 import pytest
 import reference
-from batteries import random_inputs, randomize
 
 from isa_tf import ops
 from isa_tf.attention_maps import influence, read_attention
@@ -13,6 +12,7 @@ from isa_tf.layers import (
     ShortRangeAttention,
 )
 from isa_tf.models import Segmenter
+from isa_tf.testing import random_inputs, randomize
 
 
 def matrix(affinity, kind, partition, padded):

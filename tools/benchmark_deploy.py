@@ -24,6 +24,8 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from isa_tf.compat import flatten_layers
+
 KEPT = "experiments/trained/camvid/best.keras"
 CLASSES = 11
 CASES = {"r50": (256, 512), "camvid": (360, 480)}
@@ -336,7 +338,7 @@ def made_up_network(photos, labels, backbone="resnet50_v1c"):
 
     keras.utils.set_random_seed(0)
     model = ISANet(backbones.create(backbone, 8), CLASSES)
-    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    norms = [x for x in flatten_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

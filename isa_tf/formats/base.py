@@ -11,6 +11,7 @@ from typing import NamedTuple
 import keras
 
 from isa_tf import files
+from isa_tf.compat import flatten_layers
 from isa_tf.inference import contract_of, predictor_of_model
 
 SIGNATURE = "serving_default"
@@ -191,7 +192,7 @@ def portable(model):
     """
     compiled = [
         (layer, name)
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         for name in ("jit_compile", "compile_transforms")
         if not isinstance(layer, keras.Model) and getattr(layer, name, False)
     ]

@@ -4,6 +4,7 @@ import contextlib
 
 import tensorflow as tf
 
+from isa_tf.compat import flatten_layers
 from isa_tf.files import replacing_folder
 from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
 from isa_tf.formats.serving import HALF, twin_of
@@ -143,7 +144,7 @@ def _network(model, jit_compile, minimal_filtering):
     """A context manager of what is to be written of a model."""
     if isinstance(model, FusedModel):
         return contextlib.nullcontext(model) if jit_compile else portable(model)
-    other = {layer.compute_dtype for layer in model._flatten_layers()} & {*HALF, "float64"}
+    other = {layer.compute_dtype for layer in flatten_layers(model)} & {*HALF, "float64"}
     if other:
         return twin_of(model, None, min(other), jit_compile)
     return twin_of(model, minimal_filtering, jit_compile=jit_compile)

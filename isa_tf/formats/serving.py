@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import runtime
+from isa_tf.compat import flatten_layers
 from isa_tf.formats.base import check_model, portable
 from isa_tf.inference import contract_of, fuse
 
@@ -102,7 +103,7 @@ def float32_clone(model):
     'float32'
     """
     check_model(model)
-    policies = [layer.dtype_policy for layer in model._flatten_layers()]
+    policies = [layer.dtype_policy for layer in flatten_layers(model)]
     if not any(p.compute_dtype in HALF or p.variable_dtype in HALF for p in policies):
         return model
     config = _widen(keras.saving.serialize_keras_object(model))

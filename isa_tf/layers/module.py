@@ -142,7 +142,10 @@ class ContextModule(keras.layers.Layer):
         return twin.copy(self, self.twin_class, **{name: getattr(options, name) for name in known})
 
     def fill_twin(self, other):
-        twin.fill_parts(self, other)
+        if self.twin_class is None:  # the other is a copy, whose convolutions are these
+            other.set_weights(self.get_weights())
+        else:
+            twin.fill_parts(self, other)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters or input_shape[-1])

@@ -9,6 +9,8 @@ import dataclasses
 
 import keras
 
+from isa_tf.compat import flatten_layers, own_trainable_variables
+
 
 @dataclasses.dataclass(frozen=True)
 class TwinOptions:
@@ -102,8 +104,8 @@ def fill_twin(layer, twin):
 
 def fill_parts(layer, twin):
     """Gives a twin of the same parts the weights that are made of them, one by one."""
-    for theirs, ours in zip(twin._trainable_variables, layer._trainable_variables, strict=True):
+    for theirs, ours in zip(*map(own_trainable_variables, (twin, layer)), strict=True):
         theirs.assign(ours)
-    pairs = (m._flatten_layers(include_self=False, recursive=False) for m in (layer, twin))
+    pairs = (flatten_layers(m, include_self=False, recursive=False) for m in (layer, twin))
     for part, theirs in zip(*pairs, strict=True):
         fill_twin(part, theirs)

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import backbones, losses, ops
+from isa_tf.compat import flatten_layers
 from isa_tf.layers import (
     Detections,
     FillPadding,
@@ -427,7 +428,7 @@ def _zero_of(backbone):
 def _freeze(backbone, freeze_at, freeze_norm):
     """Keeps a backbone's weights up to a map, and its normalisations, as they are."""
     contexts = getattr(backbone, "context_layers", dict)().values()
-    learning = {id(part) for layer in contexts for part in layer._flatten_layers()}
+    learning = {id(part) for layer in contexts for part in flatten_layers(layer)}
     if freeze_at is not None:
         if freeze_at not in backbone.feature_strides:
             known = ", ".join(backbone.feature_strides)
@@ -436,7 +437,7 @@ def _freeze(backbone, freeze_at, freeze_norm):
             if id(layer) not in learning:
                 layer.trainable = False
     if freeze_norm:
-        for layer in backbone._flatten_layers():
+        for layer in flatten_layers(backbone):
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
             if is_norm and id(layer) not in learning:
                 layer.trainable = False

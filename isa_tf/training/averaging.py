@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.compat import averaged_variables, flatten_layers
 from isa_tf.ops import alone
 
 
@@ -51,7 +52,7 @@ def estimate_statistics(model, batches):
     """
     norms = [
         layer
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
     if not norms:
@@ -129,11 +130,8 @@ class SwapAveragedWeights(keras.callbacks.Callback):
         optimizer = averaging_optimizer(self.model.optimizer)
         if optimizer is None:
             raise ValueError("the optimizer keeps no averages of the weights: it has no use_ema")
-        averages = zip(
-            optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-        )
         self._kept = [v.numpy() for v in self.model.variables]
-        for variable, average in averages:
+        for variable, average in averaged_variables(optimizer):
             if average is not None:
                 variable.assign(average.numpy())
         estimate_statistics(self.model, self.batches)

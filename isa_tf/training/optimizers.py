@@ -5,6 +5,7 @@ import concurrent.futures
 import keras
 import tensorflow as tf
 
+from isa_tf.compat import trained_variables
 from isa_tf.names import unknown
 from isa_tf.ops import sum_over_replicas
 from isa_tf.schedules import PolyDecay, StepDecay
@@ -254,7 +255,7 @@ class WholeGradient:
             self._apply_weight_decay(trainable_variables)
             self._backend_update_step(grads, trainable_variables, self.learning_rate)
             if self.use_ema:
-                self._update_model_variables_moving_average(self._trainable_variables)
+                self._update_model_variables_moving_average(trained_variables(self))
             for accumulator in accumulators:
                 accumulator.assign(tf.zeros_like(accumulator))
 
@@ -414,7 +415,7 @@ def _begins(path, beginning):
 def _prepare(optimizer, grads, variables):
     """The gradients that there are, and the variables that they are of; builds the optimizer."""
     if variables is None:
-        variables = optimizer._trainable_variables
+        variables = trained_variables(optimizer)
     variables = list(variables)
     if not optimizer.built:
         _build_outside(optimizer, variables)

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.compat import symbolic_build
 from isa_tf.ops.replicas import alone, replicas_summed
 from isa_tf.training.strategy import is_chief, num_workers, over_workers
 
@@ -101,7 +102,7 @@ def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         spec = iterator.data_adapter.get_tf_dataset().element_spec
         data_batch = tf.nest.map_structure(_of_one_replica, spec)
     with self.distribute_strategy.scope():
-        self._symbolic_build(data_batch=data_batch)
+        symbolic_build(self, data_batch)
 
 
 def get_metrics_result(self):

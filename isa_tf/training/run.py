@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import files
+from isa_tf.compat import symbolic_build
 from isa_tf.names import differences, flat
 from isa_tf.training import strategy as strategies
 from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
@@ -317,7 +318,7 @@ class Run:
         prepare(model)
         # All variables are made now, so that there are places for those that are read back.
         with self.strategy.scope():
-            model._symbolic_build(data_batch=make_train_data(0, None).element_spec)
+            symbolic_build(model, make_train_data(0, None).element_spec)
         self._averages = None
         if averaging_optimizer(model.optimizer) is not None:
             # Read again at each validation: batches are a function of seed and step, so they are

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.compat import collective_extended
 from isa_tf.names import unknown
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
@@ -358,9 +359,8 @@ def _on_all_cpus(resolver, count):
     TensorFlow's own takes all GPUs of a process but one CPU, which leaves no way to try several
     replicas in each of several processes without GPUs.
     """
-    from tensorflow.python.distribute import collective_all_reduce_strategy as collective
 
-    class Extended(collective.CollectiveAllReduceExtended):
+    class Extended(collective_extended()):
         def _initialize_local_devices(self, cluster_resolver, worker_device):
             devices, kind = super()._initialize_local_devices(cluster_resolver, worker_device)
             if kind == "CPU":

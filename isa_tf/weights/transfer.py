@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from isa_tf.compat import flatten_layers
 from isa_tf.layers.conv import ConvNormAct
 
 # What batch normalisation calls its moving mean and variance.
@@ -26,8 +27,8 @@ def conv_layers(model) -> list[ConvNormAct]:
     >>> len(conv_layers(isa_tf.backbones.create("resnet18")))
     20
     """
-    inside = {id(layer) for module in _contexts(model) for layer in module._flatten_layers()}
-    found = (layer for layer in model._flatten_layers() if isinstance(layer, ConvNormAct))
+    inside = {id(layer) for module in _contexts(model) for layer in flatten_layers(module)}
+    found = (layer for layer in flatten_layers(model) if isinstance(layer, ConvNormAct))
     return [layer for layer in found if id(layer) not in inside]
 
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from isa_tf import backbones
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.testing import BackboneBattery, randomize
+from isa_tf.testing.backbones import image
 
 # Every kind once, no deeper than it must be.
 CASES = [
@@ -25,101 +27,32 @@ IDS = [f"{name}-{arguments.get('output_stride', 32)}" for name, arguments in CAS
 cases = pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
 
 
-def image(height, width, batch=1):
-    rng = np.random.default_rng(0)
-    return rng.uniform(0, 255, (batch, height, width, 3)).astype("float32")
-
-
-def randomize(model, seed=0):
-    """Normalisation that does something, so that no error hides behind an identity."""
-    rng = np.random.default_rng(seed)
-    for layer in model.layers:
-        if isinstance(layer, ConvNormAct):
-            norm, shape = layer.norm, layer.norm.gamma.shape
-            norm.gamma.assign(rng.uniform(0.5, 1.5, shape))
-            norm.beta.assign(rng.normal(0, 0.3, shape))
-            norm.moving_mean.assign(rng.normal(0, 0.3, shape))
-            norm.moving_variance.assign(rng.uniform(0.5, 1.5, shape))
+EVERY = ("strides", "config")
+# One of each kind for what takes longer.
+FEW = ["resnet18", "efficientnet_lite0", "tiny"]
 
 
 @cases
-def test_strides_and_channels_at_any_size(name, arguments):
-    model = backbones.create(name, **arguments)
-    assert model.input_shape == (None, None, None, 3)
-    for height, width in ((64, 64), (65, 43)):
-        maps = model(image(height, width))
-        assert list(maps) == list(model.feature_strides)
-        for key, features in maps.items():
-            stride = model.feature_strides[key]
-            channels = model.output[key].shape[-1]
-            assert features.shape == (1, -(-height // stride), -(-width // stride), channels)
-    assert model.feature_strides[model.head_level] == arguments.get("output_stride", 32)
+@pytest.mark.parametrize("check", EVERY)
+def test_strides_and_config(name, arguments, check):
+    BackboneBattery(name, arguments).run(check)
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("check", [c for c in BackboneBattery.list_checks() if c not in EVERY])
+def test_battery(name, check):
+    BackboneBattery(name, {"output_stride": 8}).run(check)
 
 
 @cases
-def test_config_round_trip(name, arguments):
+def test_replicas_share_statistics_of_what_was_revived(name, arguments):
     model = backbones.create(name, dtype="mixed_bfloat16", synchronized=True, **arguments)
-    config = keras.saving.serialize_keras_object(model)
-    revived = keras.saving.deserialize_keras_object(config)
-    assert type(revived) is type(model)
-    assert revived.get_config() == model.get_config()
+    revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
     assert revived.dtype_policy.name == "mixed_bfloat16"
-    assert revived.feature_strides == model.feature_strides
-    assert [w.path for w in revived.weights] == [w.path for w in model.weights]
+    assert revived.get_layer("normalize").compute_dtype == "float32"
     for layer in revived.layers:
         if isinstance(layer, ConvNormAct):
             assert layer.synchronized and layer.norm.synchronized
-
-
-@pytest.mark.parametrize("name", ["resnet18_vd", "efficientnet_lite0", "tiny"])
-def test_save_and_load(name, tmp_path):
-    model = backbones.create(name, output_stride=8)
-    randomize(model)
-    model.save(tmp_path / "model.keras")
-    revived = keras.saving.load_model(tmp_path / "model.keras")
-    assert type(revived) is type(model)
-    for key, features in model(image(33, 40)).items():
-        np.testing.assert_allclose(revived(image(33, 40))[key], features, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
-def test_weights_from_a_file(name, tmp_path):
-    model = backbones.create(name)
-    randomize(model)
-    path = tmp_path / "model.weights.h5"
-    model.save_weights(path)
-    revived = backbones.create(name, output_stride=None if name == "tiny" else 8, weights=path)
-    for a, b in zip(model.weights, revived.weights, strict=True):
-        assert a.path == b.path
-        np.testing.assert_array_equal(a, b)
-    assert revived.get_config()["weights"] is None
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
-def test_mixed_precision(name):
-    model = backbones.create(name, output_stride=8, dtype="mixed_bfloat16")
-    assert model.get_layer("normalize").compute_dtype == "float32"
-    assert all(w.dtype == "float32" for w in model.weights)
-    full = backbones.create(name, output_stride=8)
-    full.set_weights(model.get_weights())
-    expected = full(image(64, 64))
-    for key, features in model(image(64, 64)).items():
-        assert features.dtype == tf.bfloat16
-        assert expected[key].dtype == tf.float32
-        difference = np.abs(np.asarray(features, "float32") - expected[key])
-        assert difference.mean() < 0.03 * np.abs(expected[key]).mean()
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
-def test_every_weight_learns(name):
-    model = backbones.create(name, output_stride=8)
-    last = list(model.feature_strides)[-1]
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(tf.square(model(image(64, 64, batch=2), training=True)[last]))
-    gradients = tape.gradient(loss, model.trainable_weights)
-    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
-        assert gradient is not None, weight.path
-        assert np.isfinite(gradient).all(), weight.path
 
 
 def test_efficientnet_lite_from_a_keras_file(tmp_path):
@@ -131,12 +64,6 @@ def test_efficientnet_lite_from_a_keras_file(tmp_path):
     )
     for a, b in zip(model.weights, revived.weights, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_integer_images():
-    model = backbones.create("tiny")
-    pixels = image(16, 16).astype("uint8")
-    np.testing.assert_array_equal(model(pixels)["c2"], model(pixels.astype("float32"))["c2"])
 
 
 @pytest.mark.parametrize(

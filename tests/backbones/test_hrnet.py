@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize, relative_error
 
 from isa_tf.backbones import HRNet, create, output_strides
 from isa_tf.models import Segmenter
+from isa_tf.testing import randomize, relative_error
 
 TINY = {"modules": (1, 2, 1), "blocks": 1, "filters": 4}
 

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize
 from exporting import (
     BEYOND,
     assert_agree,
@@ -26,6 +25,7 @@ import isa_tf
 from isa_tf import inference
 from isa_tf.formats.saved_model import ASSETS
 from isa_tf.layers import ConvNormAct
+from isa_tf.testing import randomize
 
 
 def test_saved_model_holds_each_weight_once(exported):

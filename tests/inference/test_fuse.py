@@ -1,6 +1,5 @@
 """The twin of a network: it computes the same, and is a model like any."""
 
-import batteries
 import keras
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from exporting import assert_agree, expected, random_images
 from exporting import make_model as make_mixed
 
 import isa_tf
-from isa_tf import backbones, inference, layers
+from isa_tf import backbones, inference, layers, testing
 from isa_tf.inference import FusedModel, Predictor
 from isa_tf.models import Segmenter
 
@@ -52,7 +51,7 @@ def test_fuse_keeps_the_outputs(name, arguments):
     if name in made:
         arguments = {"backbone": made[name](), **arguments}
     model = Segmenter(num_classes=7, auxiliary_level="c1", **arguments)
-    batteries.randomize(model)
+    testing.randomize(model)
     before = [weight.copy() for weight in model.get_weights()]
     fused = inference.fuse(model)
     for size in [(64, 64), (41, 70)]:
@@ -72,7 +71,7 @@ def test_fuse_of_mixed_precision(products):
     """With the products that are quick on one processor, and those that are on another."""
     arguments = {"head_filters": 64, "head_kernel_size": 3, "num_classes": 7}
     model = Segmenter("resnet18", dtype="mixed_bfloat16", **arguments)
-    batteries.randomize(model)
+    testing.randomize(model)
     exact = Segmenter("resnet18", **arguments)
     exact.set_weights(model.get_weights())
     image = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")

@@ -1,14 +1,13 @@
 """Every layer of `isa_tf.layers` through the shared battery."""
 
 import pytest
-from batteries import LayerBattery
 from detecting import OF_BOXES
-from keras.src.testing import TestCase
 
 from isa_tf import layers
 from isa_tf.layers import interlaced, module, self_attention
 from isa_tf.layers.conv import leaky_relu_001
 from isa_tf.layers.normalization import FusedBatchNormalization
+from isa_tf.testing import LayerBattery
 
 MAP = (2, 10, 7, 6)
 CASES = {
@@ -44,10 +43,11 @@ CASES = {
         {"filters": 5, "kernel_size": 3, "minimal_filtering": 5},
         MAP,
     ),
+    # Layers of which a layer is made are made anew each time, with the same dtype.
     "recomputed": (
         layers.Recomputed,
-        {
-            "convs": lambda **more: [
+        lambda **more: {
+            "convs": [
                 layers.ConvNormAct(8, name="a", **more),
                 layers.ConvNormAct(None, 3, 2, name="b", **more),
                 layers.ConvNormAct(5, activation=None, name="c", **more),
@@ -212,57 +212,10 @@ def test_the_cases_cover_every_twin():
 
 
 @pytest.mark.parametrize("name", sorted(HAS_TWIN))
-def test_twin(name, tmp_path):
-    LayerBattery(*CASES[name]).check_twin(tmp_path / "twin.keras")
+def test_twin(name):
+    LayerBattery(*CASES[name]).check_twin()
 
 
-@pytest.mark.parametrize("name", sorted(WHOLE))
-def test_keras_own_battery(name):
-    """`run_layer_test` of Keras: serialisation, build, symbolic call, training, precision."""
-    battery = LayerBattery(*CASES[name])
-    if battery.cls is layers.Recomputed:
-        arguments = {"convs": [layers.ConvNormAct(4, name="a"), layers.ConvNormAct(5, name="b")]}
-        # Keras's battery makes several layers of one list of layers, and counts their weights.
-        TestCase().run_class_serialization_test(layers.Recomputed(**arguments))
-        return
-    trains = bool(battery.make().weights or battery.made().trainable_weights)
-    TestCase().run_layer_test(
-        battery.cls,
-        battery.arguments,
-        input_shape=battery.shapes,
-        run_training_check=trains,
-        supports_masking=battery.make().supports_masking,
-    )
-
-
-def test_shapes(battery):
-    battery.check_shapes()
-
-
-def test_gradients(battery):
-    battery.check_gradients()
-
-
-def test_config(battery):
-    battery.check_config()
-
-
-def test_saving(battery, tmp_path):
-    battery.check_saving(tmp_path / "model.keras")
-
-
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(battery, policy):
-    battery.check_mixed_precision(policy)
-
-
-def test_dynamic_shape(battery):
-    battery.check_dynamic_shape()
-
-
-def test_graph(battery):
-    battery.check_graph()
-
-
-def test_training_flag(battery):
-    battery.check_training_flag()
+@pytest.mark.parametrize("check", [c for c in LayerBattery.list_checks() if c != "twin"])
+def test_battery(battery, check):
+    battery.run(check)

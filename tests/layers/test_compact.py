@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from batteries import randomize, relative_error
 
 from isa_tf.layers.compact import (
     CompactGeneralizedNonLocal,
@@ -14,6 +13,7 @@ from isa_tf.layers.compact import (
     kernel_coefficients,
     separable_attention,
 )
+from isa_tf.testing import randomize, relative_error
 
 SIZES = pytest.mark.parametrize("size", [(5, 7), (1, 4), (6, 6)], ids=str)
 PRECISIONS = pytest.mark.parametrize(

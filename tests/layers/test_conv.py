@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize
 
 from isa_tf.layers import ConvNormAct
+from isa_tf.testing import randomize
 
 
 @pytest.mark.parametrize("training", [False, True])

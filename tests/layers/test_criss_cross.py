@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from batteries import outputs_and_gradients, randomize, relative_error
 
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
+from isa_tf.testing import outputs_and_gradients, randomize, relative_error
 
 
 def a_map(height, width, channels=6, batch=2, seed=0, dtype="float32"):

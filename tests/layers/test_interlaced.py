@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from batteries import outputs_and_gradients, randomize, relative_error
 
 from isa_tf import ops
 from isa_tf.cost import flops_by_kind
@@ -22,6 +21,7 @@ from isa_tf.layers import (
     ShortRangeAttention,
 )
 from isa_tf.ops import partition as partition_ops
+from isa_tf.testing import outputs_and_gradients, randomize, relative_error
 
 ORDERS = ["long_short", "short_long", "long", "short"]
 masks = pytest.mark.parametrize("mask", [True, False], ids=["masked", "unmasked"])

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize
 
 from isa_tf.cost import flops_by_kind
 from isa_tf.layers import (
@@ -15,6 +14,7 @@ from isa_tf.layers import (
     SelfAttention2D,
     create_context,
 )
+from isa_tf.testing import randomize
 
 OPTIONS = {
     "isa": {"partition": 4},

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from batteries import randomize, relative_error
 
 from isa_tf.layers.non_local import NonLocal2D
+from isa_tf.testing import randomize, relative_error
 
 SIZES = [(6, 6), (5, 7), (3, 2), (1, 4)]
 

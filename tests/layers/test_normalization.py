@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize, relative_error
 
 from isa_tf.layers.normalization import FusedBatchNormalization
+from isa_tf.testing import randomize, relative_error
 
 SHAPE = (3, 5, 4, 6)
 COUNT = 3 * 5 * 4

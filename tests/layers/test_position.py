@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize
 
 from isa_tf import layers, ops
 from isa_tf.layers.position import PositionBias
+from isa_tf.testing import randomize
 
 
 def slow_bias(layer, size, step):

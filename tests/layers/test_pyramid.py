@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import randomize, relative_error
 
 from isa_tf.layers.conv import leaky_relu_001
 from isa_tf.layers.pyramid import (
@@ -15,6 +14,7 @@ from isa_tf.layers.pyramid import (
     PyramidPooling,
     adaptive_average_pool,
 )
+from isa_tf.testing import randomize, relative_error
 
 # The default pool sizes divide the first two; the others are smaller than some of them.
 SIZES = [(6, 6), (12, 6), (5, 7), (3, 2), (1, 4)]

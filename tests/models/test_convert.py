@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from batteries import relative_error
 from golden import CHECKPOINT, EXAMPLES, HRNET, HRNET_EXAMPLES, checkpoint_arrays, examples
 
 from isa_tf.models import Segmenter, from_checkpoint
 from isa_tf.models.segmenter import AUXILIARY, LOGITS
+from isa_tf.testing import relative_error
 from isa_tf.weights import openseg
 
 

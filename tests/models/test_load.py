@@ -5,9 +5,9 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from batteries import randomize
 
 from isa_tf import models
+from isa_tf.testing import randomize
 
 NAMES = ("sky", "tree", "road")
 

@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from batteries import relative_error
 
 from isa_tf.ops import group_affinity, grouped_attention, scale_queries
+from isa_tf.testing import relative_error
 
 B, G, N, M, K, C = 2, 3, 5, 7, 4, 6
 
