@@ -33,6 +33,9 @@ def unknown(what, name, known):
 class Registry:
     """What there is of one kind, by name: a mapping that names its neighbours when it is missed.
 
+    What installed packages add by entry points (`isa_tf.plugins`) is there when a name is missed,
+    and when names are listed.
+
     Args:
         what: str, what the names are the names of, for errors.
 
@@ -77,21 +80,36 @@ class Registry:
 
     def __getitem__(self, name):
         if name not in self._entries:
-            raise ValueError(unknown(self.what, name, list(self)))
+            faults = _load_plugins()
+            if name not in self._entries:
+                told = unknown(self.what, name, list(self._entries))
+                raise ValueError("; ".join([told, *faults]))
         return self._entries[name]
 
     def __contains__(self, name):
+        if name not in self._entries:
+            _load_plugins()
         return name in self._entries
 
     def __iter__(self):
+        _load_plugins()
         return iter(self._entries)
 
     def __len__(self):
+        _load_plugins()
         return len(self._entries)
 
     def items(self):
         """(name, entry) of each, in the order of their registration."""
+        _load_plugins()
         return self._entries.items()
+
+
+def _load_plugins():
+    # Here, since this file is also read alone, where a command is quick without the package.
+    from isa_tf import plugins
+
+    return plugins.load()
 
 
 def _origin(entry):

@@ -9,7 +9,7 @@ import h5py
 import keras
 import numpy as np
 
-from isa_tf import files
+from isa_tf import files, plugins
 from isa_tf.formats.base import Format, check_model
 from isa_tf.inference import predictor_of_model
 
@@ -86,12 +86,14 @@ def load_model(path):
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a Keras model, or not the whole of one")
+    faults = plugins.load()  # they register the classes that the file may be of
     try:
         files.check_inflated(path)
         _check_weights(path)
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read as a Keras model ({error})") from error
+        told = "; ".join([str(error), *faults])
+        raise ValueError(f"{path}: cannot be read as a Keras model ({told})") from error
 
 
 def _check_weights(path):

@@ -1,4 +1,7 @@
-"""A package from outside joins by name, from a config's training to the prediction."""
+"""A package from outside joins by name, from a config's training to the prediction.
+
+Once as modules that a config and `--plugins` import, once installed, by its entry points.
+"""
 
 import json
 import os
@@ -23,6 +26,7 @@ import tensorflow as tf
 
 import isa_tf
 from isa_tf.backbones.backbone import Backbone, image_input, normalize
+from isa_tf.formats.base import check_model
 
 
 @isa_tf.layers.register_context("mean_of_map")
@@ -50,13 +54,19 @@ class MeanOfMap(isa_tf.layers.ContextModule):
 @isa_tf.backbones.register("one_convolution")
 @keras.saving.register_keras_serializable("outside")
 class OneConvolution(Backbone):
+    output_strides = (4,)
+
     def __init__(
-        self, output_stride=8, weights=None, synchronized=False, dtype=None, **kwargs
+        self, output_stride=4, weights=None, synchronized=False, dtype=None, **kwargs
     ):
         image = image_input()
         x = normalize(127.5, 127.5)(image)
-        conv = isa_tf.layers.ConvNormAct(8, 3, strides=4, synchronized=synchronized, dtype=dtype)
+        conv = isa_tf.layers.ConvNormAct(
+            8, 3, strides=4, synchronized=synchronized, dtype=dtype, name="conv"
+        )
         super().__init__(image, {"c2": conv(x)}, {"c2": 4}, dtype=dtype, **kwargs)
+        if weights is not None:
+            self.load_file(weights, convert=None)
 
     def get_config(self):
         return {**super().get_config(), "weights": None}
@@ -75,6 +85,7 @@ class Stripes(isa_tf.data.SegmentationDataset):
         return tuple(f"{split}{i}" for i in range(self.count))
 
     def read(self, split, index):
+        self._check_split(split)
         label = np.zeros((32, 48), np.uint8)
         label[:, 8 * index : 8 * index + 16] = 1
         return np.repeat(label[..., None] * np.uint8(255), 3, axis=-1), label
@@ -87,6 +98,7 @@ class Arrays(isa_tf.formats.Format):
     name, suffix = "arrays", ".npz"
 
     def export(self, model, path):
+        check_model(model)
         path = self.check_path(path)
         text = json.dumps(keras.saving.serialize_keras_object(model))
         with isa_tf.files.replacing(path) as new:
@@ -95,15 +107,16 @@ class Arrays(isa_tf.formats.Format):
         return path
 
     def load(self, path, num_threads=None, protocol=None):
-        with np.load(path) as file:
-            model = keras.saving.deserialize_keras_object(json.loads(str(file["text"])))
-            model.set_weights([file[f"w{i}"] for i in range(len(model.get_weights()))])
+        try:
+            with np.load(path) as file:
+                model = keras.saving.deserialize_keras_object(json.loads(str(file["text"])))
+                model.set_weights([file[f"w{i}"] for i in range(len(model.get_weights()))])
+        except Exception as error:
+            raise ValueError(f"{path}: cannot be read ({error})") from error
         return isa_tf.inference.predictor_of_model(model, protocol)
 '''
 
 CONFIG = """
-import outside_package  # which registers what the names below are of
-
 from experiments.configs import default
 
 
@@ -123,49 +136,90 @@ def get_config():
     return config
 """
 
+# What the package's own tests would say: a line for each thing that it adds.
+BATTERIES = """
+import isa_tf
+from isa_tf.testing import BackboneBattery, ContextBattery, DatasetBattery, FormatBattery
 
-@pytest.fixture
-def outside(tmp_path):
-    """The folder of a package, its config and an image, and a function that runs a command."""
-    (tmp_path / "outside_package.py").write_text(PACKAGE)
-    (tmp_path / "config.py").write_text(CONFIG)
-    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), "uint8")
-    Image.fromarray(image).save(tmp_path / "photo.png")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+ContextBattery("mean_of_map", {"weight": 0.5}).run()
+BackboneBattery("one_convolution").run()
+DatasetBattery(isa_tf.data.create("stripes")).run()
+FormatBattery("arrays").run()
+"""
 
-    def run(module, *arguments, status=0):
+
+class Outside:
+    """A folder with a package, its config and an image; what runs there knows the package.
+
+    Args:
+        folder: path.
+        installed: bool, whether the package is installed, so that its entry points are known; or a
+            module that one has to import.
+    """
+
+    def __init__(self, folder, installed):
+        self.folder = folder
+        self.plugins = () if installed else ("--plugins=outside_package",)
+        site = folder / "site"
+        site.mkdir()
+        (site / "outside_package.py").write_text(PACKAGE)
+        imports = "" if installed else "import outside_package  # registers what is named below\n"
+        (folder / "config.py").write_text(imports + CONFIG)
+        if installed:
+            install(site)
+        image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), "uint8")
+        Image.fromarray(image).save(folder / "photo.png")
+        self.environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
+
+    def run(self, *arguments, status=0):
+        """What a Python program says, on both of its outputs."""
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
-            env=environment,
+            env=self.environment,
             capture_output=True,
             text=True,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    return tmp_path, run
+
+def install(site):
+    """What pip leaves of a package of one module: the module is there, its metadata is written."""
+    told = site / "outside-1.2.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.2\n")
+    (told / "entry_points.txt").write_text("[isa_tf.plugins]\neverything = outside_package\n")
 
 
 @pytest.mark.slow
-def test_from_the_config_to_the_prediction(outside):
-    folder, run = outside
+@pytest.mark.parametrize("installed", [False, True], ids=["imported", "installed"])
+def test_from_the_config_to_the_prediction(installed, tmp_path):
+    outside = Outside(tmp_path, installed)
+    run, folder, plugins = outside.run, outside.folder, outside.plugins
     experiment = [f"--config={folder / 'config.py'}", f"--workdir={folder / 'run'}"]
-    run("experiments.train", *experiment)
-    run("experiments.evaluate", *experiment)
+    run("-m", "experiments.train", *experiment)
+    run("-m", "experiments.evaluate", *experiment)
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert metrics["dataset"] == "stripes" and metrics["images"] == 3
     model = folder / "run" / "best.keras"
-    plugins = "--plugins=outside_package"
-    said = run("tools.export", f"--model={model}", "--format=arrays", plugins)
+    export = ["-m", "tools.export", f"--model={model}", *plugins]
+    said = run(*export, "--format=arrays")
     exported = model.with_name("best_export") / "model.npz"
     assert exported.exists() and "100.000 %" in said
     images, output = f"--images={folder / 'photo.png'}", f"--output={folder / 'predicted'}"
-    run("tools.predict", f"--model={exported}", images, output, plugins)
+    predict = ["-m", "tools.predict", f"--model={exported}", images, output]
+    run(*predict, *plugins)
     label = np.asarray(Image.open(folder / "predicted" / "photo_label.png"))
     assert label.shape == (40, 56) and label.max() < 2
     # Without the package, nothing is of that format; the nearest that there is would be named.
-    said = run("tools.export", f"--model={model}", "--format=array", plugins, status=1)
+    said = run(*export, "--format=array", status=1)
     assert "unknown format 'array'; did you mean \"arrays\"?" in said
-    said = run("tools.predict", f"--model={exported}", images, output, status=1)
-    assert "not a model; known are keras" in said
+    if not installed:
+        said = run(*predict, status=1)
+        assert "not a model; known are keras" in said
+
+
+@pytest.mark.slow
+def test_it_is_tested_by_a_line_each(tmp_path):
+    Outside(tmp_path, installed=True).run("-c", BATTERIES)
