@@ -8,9 +8,11 @@ PARITY ?= .venv-parity
 PADDLE ?= .venv-paddle
 BEAM ?= .venv-beam
 SERVE ?= .venv-serve
+TYPES ?= .venv-types
+RELEASE ?= .venv-release
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo web test test-slow test-beam test-serve parity golden record lint clean
+.PHONY: help demo web test test-slow test-beam test-serve parity golden record lint types release clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
@@ -21,6 +23,8 @@ help:
 	@echo "make test-serve the tests with Ray Serve (installs it apart)"
 	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"
 	@echo "make lint       ruff"
+	@echo "make types      mypy (installs it apart)"
+	@echo "make release    builds what would be published, and tries it; uploads nothing"
 	@echo "make record     the help of isa-tf, after flags have changed"
 	@echo "make clean      remove the environment and what building left"
 
@@ -92,5 +96,27 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# What is annotated, see [mypy] in setup.cfg. It reads what the package imports, so that is installed too.
+$(TYPES)/installed: setup.cfg
+	$(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/python -m pip install --quiet --upgrade pip
+	$(TYPES)/bin/python -m pip install --quiet --editable '.[types]'
+	touch $@
+
+types: $(TYPES)/installed
+	$(TYPES)/bin/python -m mypy
+
+$(RELEASE)/installed: setup.cfg
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --upgrade pip build twine
+	touch $@
+
+# The sdist, the wheel made of it, and the wheel where there is no checkout.
+release: $(RELEASE)/installed web
+	rm -rf dist
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+	PYTHON=$(PYTHON) bash tools/try_wheel.sh dist/*.whl
+
 clean:
-	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) $(TYPES) $(RELEASE) dist web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache
