@@ -5,8 +5,16 @@ tests/test_compat.py, which holds all of it against the Keras that is installed,
 what another release broke.
 """
 
+from collections.abc import Iterator
+from typing import Any
 
-def flatten_layers(layer, include_self=True, recursive=True):
+import keras
+import tensorflow as tf
+
+
+def flatten_layers(
+    layer: keras.layers.Layer, include_self: bool = True, recursive: bool = True
+) -> Iterator[keras.layers.Layer]:
     """The layers inside of a layer or model, and itself.
 
     Args:
@@ -26,7 +34,7 @@ def flatten_layers(layer, include_self=True, recursive=True):
     return layer._flatten_layers(include_self=include_self, recursive=recursive)
 
 
-def own_trainable_variables(layer):
+def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """A layer's trainable variables, without those of layers inside of it.
 
     >>> dense = keras.layers.Dense(1)
@@ -37,7 +45,7 @@ def own_trainable_variables(layer):
     return layer._trainable_variables
 
 
-def symbolic_build(model, data_batch):
+def symbolic_build(model: keras.Model, data_batch: Any) -> None:
     """Makes the variables of a compiled model's optimizer, metrics and losses, and runs nothing.
 
     Args:
@@ -47,7 +55,9 @@ def symbolic_build(model, data_batch):
     model._symbolic_build(data_batch=data_batch)
 
 
-def averaged_variables(optimizer):
+def averaged_variables(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable | None]]:
     """Pairs of a variable and its average, of an optimizer that averages (`use_ema`).
 
     >>> optimizer = keras.optimizers.SGD(use_ema=True)
@@ -59,7 +69,7 @@ def averaged_variables(optimizer):
     return list(zip(trained_variables(optimizer), averages, strict=True))
 
 
-def trained_variables(optimizer):
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The variables that a built optimizer trains.
 
     >>> list(trained_variables(keras.optimizers.SGD()))
@@ -68,12 +78,12 @@ def trained_variables(optimizer):
     return optimizer._trainable_variables
 
 
-def function_graph(graph, name):
+def function_graph(graph: tf.Graph, name: str) -> tf.Graph:
     """The graph of a function that a `tf.Graph` calls by name."""
     return graph._get_function(name).graph
 
 
-def collective_extended():
+def collective_extended() -> type:
     """TensorFlow's class of what a `MultiWorkerMirroredStrategy` does, to derive from."""
     from tensorflow.python.distribute import collective_all_reduce_strategy
 

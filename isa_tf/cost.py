@@ -1,12 +1,14 @@
 """What a model costs: the floating-point operations of a forward pass, counted on its graph."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from isa_tf.compat import function_graph
+from isa_tf.types import Shape
 
 # Per output value: two multiply-adds along a row, twice, and one between the rows.
 _RESIZE_FLOPS = 6
@@ -30,7 +32,9 @@ class Flops(NamedTuple):
         return sum(self)
 
 
-def flops_by_kind(model, input_shape) -> Flops:
+def flops_by_kind(
+    model: keras.Model, input_shape: Shape | Sequence[Shape] | dict[str, Shape]
+) -> Flops:
     """Floating-point operations of a forward pass, by kind; a multiply-add counts 2.
 
     Convolutions, matrix products (`tf.einsum` included, which TensorFlow's profiler counts as 0)
@@ -58,7 +62,7 @@ def flops_by_kind(model, input_shape) -> Flops:
     return graph_flops(function.get_concrete_function(spec).graph)
 
 
-def graph_flops(graph) -> Flops:
+def graph_flops(graph: tf.Graph) -> Flops:
     """Floating-point operations of what a graph's outputs need, as `flops_by_kind` counts them.
 
     Args:
@@ -84,7 +88,7 @@ def graph_flops(graph) -> Flops:
     return Flops(**total)
 
 
-def count_flops(model, image_size) -> int:
+def count_flops(model: keras.Model, image_size: Sequence[int]) -> int:
     """Floating-point operations of one image's forward pass; see `flops_by_kind`.
 
     Args:

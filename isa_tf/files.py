@@ -8,7 +8,13 @@ import os
 import shutil
 import socket
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
+
+import keras
+
+from isa_tf.types import StrPath
 
 # What an archive may inflate to: weights hardly shrink, so a small file that claims much is a trap.
 INFLATED_FREE = 64 * 2**20  # bytes that any archive may have
@@ -21,7 +27,7 @@ _UNWRITABLE = {
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: StrPath) -> Iterator[Path]:
     """A path of the same suffix beside `path`, which takes its place when all went well.
 
     Whatever happens, an older file at `path` is untouched until the new one is complete, and
@@ -62,7 +68,7 @@ def replacing(path):
             new.unlink(missing_ok=True)
 
 
-def sweep(folder):
+def sweep(folder: StrPath) -> None:
     """Removes what writers that were killed left in a folder that nobody else writes to now.
 
     Args:
@@ -74,7 +80,7 @@ def sweep(folder):
 
 
 @contextlib.contextmanager
-def lock(path):
+def lock(path: StrPath) -> Iterator[None]:
     """Holds a file that one process may hold at a time; it is let go when the process dies.
 
     Args:
@@ -111,7 +117,7 @@ def lock(path):
 
 
 @contextlib.contextmanager
-def replacing_folder(path):
+def replacing_folder(path: StrPath) -> Iterator[Path]:
     """`replacing` for a folder: a path beside it, which takes its place at the end.
 
     >>> with replacing_folder("new_folder") as new:
@@ -138,7 +144,7 @@ def replacing_folder(path):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def save_model(model, path):
+def save_model(model: keras.Model, path: StrPath) -> None:
     """`model.save(path)` that leaves an older file untouched until the new one is complete.
 
     Args:
@@ -153,7 +159,7 @@ def save_model(model, path):
         model.save(new)
 
 
-def write_json(path, content, indent=None):
+def write_json(path: StrPath, content: Any, indent: int | None = None) -> None:
     """Writes JSON, whole or not at all.
 
     Args:
@@ -171,7 +177,7 @@ def write_json(path, content, indent=None):
         new.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
-def read_json(path):
+def read_json(path: StrPath) -> Any:
     """The dict that a file of JSON holds; `None` where there is none, or it is damaged.
 
     >>> read_json("missing.json") is None
@@ -184,7 +190,7 @@ def read_json(path):
     return told if isinstance(told, dict) else None
 
 
-def size(path):
+def size(path: StrPath) -> int:
     """The bytes of a file, or of all files of a folder.
 
     >>> _ = Path("note.txt").write_text("whole")
@@ -196,7 +202,7 @@ def size(path):
     return sum(p.stat().st_size for p in inside)
 
 
-def digest(path):
+def digest(path: StrPath) -> str:
     """The SHA-256 of a file, or of the names and contents of all files of a folder.
 
     Args:
@@ -221,7 +227,7 @@ def digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_inflated(path):
+def check_inflated(path: StrPath | IO[bytes]) -> None:
     """Refuses a zip archive whose members claim more bytes than such a file can honestly hold.
 
     Args:
@@ -239,6 +245,7 @@ def check_inflated(path):
     """
     with zipfile.ZipFile(path) as archive:
         claimed = sum(info.file_size for info in archive.infolist())
+        assert archive.fp is not None  # it is open
         archive.fp.seek(0, os.SEEK_END)
         size = archive.fp.tell()
     allowed = INFLATED_FREE + INFLATED_RATIO * size

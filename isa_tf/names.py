@@ -2,11 +2,13 @@
 
 import difflib
 import operator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 _FEW = 12
 
 
-def unknown(what, name, known):
+def unknown(what: str, name: object, known: Collection[Any]) -> str:
     """Text of the error for a name that is none of the known: the nearest, and what there is.
 
     The known names are listed where they are few, or where none is near.
@@ -56,11 +58,11 @@ class Registry:
     ValueError: unknown shape 'sqare'; did you mean "square"? known: square
     """
 
-    def __init__(self, what):
+    def __init__(self, what: str) -> None:
         self.what = what
-        self._entries = {}
+        self._entries: dict[str, Any] = {}
 
-    def register(self, name, entry=None):
+    def register(self, name: str, entry: Any = None) -> Any:
         """Gives an entry a name; without an entry, a decorator that does.
 
         The same entry may be registered again, as happens where its module is loaded twice.
@@ -78,7 +80,7 @@ class Registry:
         self._entries[name] = entry
         return entry
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: object) -> Any:
         if name not in self._entries:
             faults = _load_plugins()
             if name not in self._entries:
@@ -86,20 +88,20 @@ class Registry:
                 raise ValueError("; ".join([told, *faults]))
         return self._entries[name]
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         if name not in self._entries:
             _load_plugins()
         return name in self._entries
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         _load_plugins()
         return iter(self._entries)
 
-    def __len__(self):
+    def __len__(self) -> int:
         _load_plugins()
         return len(self._entries)
 
-    def items(self):
+    def items(self) -> Iterable[tuple[str, Any]]:
         """(name, entry) of each, in the order of their registration."""
         _load_plugins()
         return self._entries.items()
@@ -118,12 +120,12 @@ def _origin(entry):
     return entry if None in names else names
 
 
-def class_name(class_id, class_names):
+def class_name(class_id: int, class_names: Sequence[str] | None) -> str:
     """The name of a class for people: "class 7" where the classes have none."""
     return class_names[class_id] if class_names else f"class {class_id}"
 
 
-def two_ints(name, value):
+def two_ints(name: str, value: Any) -> tuple[int, int]:
     """(height, width) of an int for both, or of one or two of them in a sequence.
 
     Args:
@@ -148,7 +150,7 @@ def two_ints(name, value):
     return (ints * 2)[:2]
 
 
-def id_pairs(name, value):
+def id_pairs(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """Pairs of class ids, as a tuple of tuples of ints.
 
     Args:
@@ -176,7 +178,7 @@ def id_pairs(name, value):
     return pairs
 
 
-def differences(a, b):
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """The dotted names of the values in which two nested dicts differ.
 
     >>> differences({"train": {"steps": 1}, "seed": 0}, {"train": {"steps": 2}, "seed": 0})
@@ -186,7 +188,7 @@ def differences(a, b):
     return sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
 
 
-def flat(config, prefix=""):
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The pairs of a dotted name and a value of a nested dict.
 
     >>> dict(flat({"train": {"steps": 1}, "seed": 0}))

@@ -1,5 +1,8 @@
 """Learning rate schedules as recipes of segmentation and detection write them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -29,7 +32,14 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
     Reference: Liu et al., "ParseNet", arXiv 1506.04579; Chen et al., "DeepLab", TPAMI 2018.
     """
 
-    def __init__(self, base_lr, steps, power=0.9, end_lr=0.0, warmup_steps=0):
+    def __init__(
+        self,
+        base_lr: float,
+        steps: int,
+        power: float = 0.9,
+        end_lr: float = 0.0,
+        warmup_steps: int = 0,
+    ) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if warmup_steps < 0:
@@ -40,7 +50,7 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.end_lr = end_lr
         self.warmup_steps = warmup_steps
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
         left = 1.0 - tf.minimum(step / self.steps, 1.0)
         lr = (self.base_lr - self.end_lr) * left**self.power + self.end_lr
@@ -48,7 +58,7 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
             lr *= tf.minimum((step + 1.0) / self.warmup_steps, 1.0)
         return lr
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "base_lr": self.base_lr,
             "steps": self.steps,
@@ -86,7 +96,14 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
     with decay" and "linear" warm-up.
     """
 
-    def __init__(self, base_lr, boundaries, factor=0.1, warmup_steps=0, warmup_factor=0.001):
+    def __init__(
+        self,
+        base_lr: float,
+        boundaries: Sequence[int],
+        factor: float = 0.1,
+        warmup_steps: int = 0,
+        warmup_factor: float = 0.001,
+    ) -> None:
         boundaries = tuple(int(step) for step in boundaries)
         if any(b <= a for a, b in zip((0, *boundaries), boundaries, strict=False)):
             raise ValueError(f"boundaries must be above 0 and rise, got {boundaries}")
@@ -102,7 +119,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.warmup_factor = warmup_factor
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         # Steps are counted as ints: a float32 does not hold all of them.
         step = tf.cast(step, tf.int64)
         lr = tf.constant(self.base_lr, tf.float32)
@@ -115,7 +132,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
             lr *= self.warmup_factor + (1.0 - self.warmup_factor) * done
         return lr
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "base_lr": self.base_lr,
             "boundaries": self.boundaries,

@@ -4,6 +4,8 @@
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from isa_tf.backbones.backbone import Backbone
 from isa_tf.backbones.dilate import FAMILIES, application, dilate
@@ -12,6 +14,7 @@ from isa_tf.backbones.hrnet import HRNet
 from isa_tf.backbones.resnet import ResNet
 from isa_tf.backbones.tiny import TinyNet
 from isa_tf.names import Registry
+from isa_tf.types import StrPath
 from isa_tf.weights import hrnet, list_published, resnet
 from isa_tf.weights.architectures import DEPTHS
 
@@ -30,7 +33,7 @@ __all__ = [
     "register",
 ]
 
-_RESNETS = {
+_RESNETS: dict[str, dict[str, Any]] = {
     "": {},
     "_v1c": {"stem": "v1c"},
     "_deep": {"stem": "deep"},
@@ -55,7 +58,7 @@ for _family in FAMILIES:
         _BACKBONES.register(_KERAS + _name, functools.partial(application, _name))
 
 
-def register(name, factory=None):
+def register(name: str, factory: Callable | None = None) -> Callable:
     """Adds a backbone, which `create` and everything that takes a backbone's name then knows.
 
     Args:
@@ -99,7 +102,7 @@ def list_weights() -> list[str]:
     return [entry.name for entry in list_published(*resnet.SOURCES, *hrnet.SOURCES)]
 
 
-def output_strides(name) -> tuple[int, ...]:
+def output_strides(name: str) -> tuple[int, ...]:
     """The output strides that a backbone may be made with; `()` where its factory does not say.
 
     Raises:
@@ -114,7 +117,9 @@ def output_strides(name) -> tuple[int, ...]:
     return getattr(getattr(factory, "func", factory), "output_strides", ())
 
 
-def create(name, output_stride=None, weights=None, **kwargs) -> Backbone:
+def create(
+    name: str, output_stride: int | None = None, weights: StrPath | None = None, **kwargs: Any
+) -> Backbone:
     """Makes a backbone by name.
 
     Args:

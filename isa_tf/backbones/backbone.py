@@ -2,13 +2,17 @@
 
 import contextlib
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import h5py
 import keras
+import numpy as np
 
 from isa_tf.backbones.contexts import check_no_context
 from isa_tf.files import check_inflated
+from isa_tf.types import DType, StrPath
 from isa_tf.weights import read_checkpoint
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -46,18 +50,18 @@ class Backbone(keras.Model):
             modules where the class has no place for them.
     """
 
-    output_strides = OUTPUT_STRIDES
+    output_strides: tuple[int, ...] = OUTPUT_STRIDES
 
     def __init__(
         self,
-        inputs,
-        feature_maps,
-        feature_strides,
-        dtype=None,
-        context_names=None,
-        context_at=None,
-        **kwargs,
-    ):
+        inputs: keras.KerasTensor,
+        feature_maps: dict[str, keras.KerasTensor],
+        feature_strides: dict[str, int],
+        dtype: DType = None,
+        context_names: dict[str, str] | None = None,
+        context_at: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_no_context(context_at, type(self).__name__)
         if set(feature_maps) != set(feature_strides):
             raise ValueError(
@@ -82,7 +86,7 @@ class Backbone(keras.Model):
         """The context modules inside, by the names of the maps before whose last block they are."""
         return {level: self.get_layer(name) for level, name in self._context_names.items()}
 
-    def load_file(self, path, convert):
+    def load_file(self, path: StrPath, convert: Callable[..., Any] | None) -> None:
         """Gives the backbone the weights of a file.
 
         Args:
@@ -103,7 +107,7 @@ class Backbone(keras.Model):
                 raise ValueError(f"{path}: {error}") from None
         if path.name.endswith((".weights.h5", ".keras")):
             self._load_keras(path)
-        elif path.suffix in CHECKPOINTS:
+        elif convert is not None and path.suffix in CHECKPOINTS:
             convert(self, read_checkpoint(path), path)
         else:
             raise ValueError(
@@ -122,7 +126,7 @@ class Backbone(keras.Model):
         for layer in plain.layers:
             self.get_layer(layer.name).set_weights(layer.get_weights())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # Not Functional's, which would write out the whole graph.
         config = {
             "name": self.name,
@@ -136,7 +140,9 @@ class Backbone(keras.Model):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         return cls(**config)
 
 
@@ -161,22 +167,22 @@ def image_input() -> keras.KerasTensor:
     return keras.Input((None, None, 3), name="image")
 
 
-def normalize(mean, std) -> keras.layers.Layer:
+def normalize(mean: float | Sequence[float], std: float | Sequence[float]) -> keras.layers.Layer:
     """The first layer of every backbone: (image - mean) / std, in float32.
 
     Args:
         mean: float or three of them (RGB), in 0..255.
         std: likewise.
     """
-    if isinstance(mean, (int, float)):
-        scale, offset = 1.0 / std, -mean / std
-    else:
-        scale = [1.0 / s for s in std]
-        offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    if isinstance(mean, int | float) and isinstance(std, int | float):
+        return keras.layers.Rescaling(1.0 / std, -mean / std, dtype="float32", name="normalize")
+    means, stds = np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist()
+    scale = [1.0 / s for s in stds]
+    offset = [-m / s for m, s in zip(means, stds, strict=True)]
     return keras.layers.Rescaling(scale, offset, dtype="float32", name="normalize")
 
 
-def check_output_stride(output_stride, valid=OUTPUT_STRIDES):
+def check_output_stride(output_stride: Any, valid: Sequence[int] = OUTPUT_STRIDES) -> None:
     """Raises ValueError unless `output_stride` is one of `valid`."""
     if output_stride not in valid:
         *most, last = map(str, valid)

@@ -1,11 +1,13 @@
 """EfficientNet-Lite 0..4, as the authors' TensorFlow network, with an output stride."""
 
 import math
+from typing import Any
 
 import keras
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.types import DType, StrPath
 from isa_tf.weights import efficientnet_lite as weights_lib
 
 # Width and depth factor of each variant.
@@ -66,15 +68,15 @@ class EfficientNetLite(Backbone):
 
     def __init__(
         self,
-        variant=0,
-        output_stride=32,
-        weights=None,
-        drop_path_rate=0.0,
-        minimal_filtering=None,
-        synchronized=False,
-        dtype=None,
-        **kwargs,
-    ):
+        variant: int = 0,
+        output_stride: int = 32,
+        weights: StrPath | None = None,
+        drop_path_rate: float = 0.0,
+        minimal_filtering: int | None = None,
+        synchronized: bool = False,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
         if variant not in range(len(VARIANTS)):
             raise ValueError(f"variant must be 0..{len(VARIANTS) - 1}, got {variant!r}")
         check_output_stride(output_stride)
@@ -152,7 +154,7 @@ class EfficientNetLite(Backbone):
         if weights is not None:
             self.load_file(weights, weights_lib.load)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "variant": self.variant,

@@ -1,5 +1,8 @@
 """HRNetV2: four scales side by side from the stem to the end, and one map made of them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from isa_tf.backbones.backbone import (
@@ -14,6 +17,7 @@ from isa_tf.backbones.blocks import Blocks
 from isa_tf.backbones.contexts import StageContexts
 from isa_tf.layers import ResizeLike
 from isa_tf.ops import check_coordinates
+from isa_tf.types import DType, StrPath
 from isa_tf.weights import hrnet as weights_lib
 
 FUSE_BY = ("size", "factor")
@@ -96,23 +100,23 @@ class HRNet(Backbone):
 
     def __init__(
         self,
-        width=48,
-        output_stride=4,
-        modules=(1, 4, 3),
-        blocks=4,
-        filters=64,
-        coordinates="half_pixel",
-        fuse_by="size",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        weights=None,
-        recompute=False,
-        minimal_filtering=None,
-        synchronized=False,
-        context_at=None,
-        dtype=None,
-        **kwargs,
-    ):
+        width: int = 48,
+        output_stride: int = 4,
+        modules: Sequence[int] = (1, 4, 3),
+        blocks: int = 4,
+        filters: int = 64,
+        coordinates: str = "half_pixel",
+        fuse_by: str = "size",
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        weights: StrPath | None = None,
+        recompute: bool = False,
+        minimal_filtering: int | None = None,
+        synchronized: bool = False,
+        context_at: dict[str, Any] | None = None,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
         modules = tuple(modules)
         if len(modules) != 3:
             raise ValueError(f"modules must be three ints, of stages 2, 3 and 4, got {modules}")
@@ -211,7 +215,7 @@ class HRNet(Backbone):
     def head_level(self) -> str:
         return CONCATENATED
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "width": self.width,

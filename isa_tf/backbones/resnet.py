@@ -1,5 +1,8 @@
 """ResNet as the published ISA networks have it: dilated, with their stems and shortcuts."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from isa_tf.backbones.backbone import (
@@ -13,6 +16,7 @@ from isa_tf.backbones.backbone import (
 from isa_tf.backbones.blocks import Blocks
 from isa_tf.backbones.contexts import StageContexts
 from isa_tf.layers.conv import BN_EPSILON
+from isa_tf.types import DType, StrPath
 from isa_tf.weights import resnet as weights_lib
 from isa_tf.weights.architectures import BASIC, DEPTHS
 
@@ -98,25 +102,25 @@ class ResNet(Backbone):
 
     def __init__(
         self,
-        depth=50,
-        output_stride=32,
-        stem="v1",
-        shortcut="conv",
-        contract_dilation=True,
-        ceil_mode=False,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        filters=64,
-        weights=None,
-        recompute=False,
-        minimal_filtering=None,
-        synchronized=False,
-        context_at=None,
-        stride_in_1x1=False,
-        epsilon=BN_EPSILON,
-        dtype=None,
-        **kwargs,
-    ):
+        depth: int = 50,
+        output_stride: int = 32,
+        stem: str = "v1",
+        shortcut: str = "conv",
+        contract_dilation: bool = True,
+        ceil_mode: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        filters: int = 64,
+        weights: StrPath | None = None,
+        recompute: bool = False,
+        minimal_filtering: int | None = None,
+        synchronized: bool = False,
+        context_at: dict[str, Any] | None = None,
+        stride_in_1x1: bool = False,
+        epsilon: float = BN_EPSILON,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
         for name, value, valid in (
             ("depth", None if isinstance(depth, bool) else depth, DEPTHS),
             ("stem", stem, STEMS),
@@ -194,7 +198,7 @@ class ResNet(Backbone):
         if weights is not None:
             self.load_file(weights_lib.find(self, weights), weights_lib.load)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "depth": self.depth,

@@ -1,11 +1,14 @@
 """A tiny backbone that sees little at a time: for demonstrations of what context adds."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.types import DType, StrPath
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -46,14 +49,14 @@ class TinyNet(Backbone):
 
     def __init__(
         self,
-        widths=(16, 24, 32),
-        output_stride=4,
-        weights=None,
-        minimal_filtering=None,
-        synchronized=False,
-        dtype=None,
-        **kwargs,
-    ):
+        widths: Sequence[int] = (16, 24, 32),
+        output_stride: int = 4,
+        weights: StrPath | None = None,
+        minimal_filtering: int | None = None,
+        synchronized: bool = False,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
         widths = tuple(widths)
         if len(widths) != 3:
             raise ValueError(f"widths must be three, got {widths}")
@@ -76,7 +79,9 @@ class TinyNet(Backbone):
         # === Layers and functional model ===
         inputs = image_input()
         x = normalize(127.5, 127.5)(inputs)
-        maps, map_strides, stride = {}, {}, 1
+        maps: dict[str, keras.KerasTensor] = {}
+        map_strides: dict[str, int] = {}
+        stride = 1
         while stride < output_stride:
             level = len(maps) + 1
             x = conv(f"conv{level}", widths[level - 1], strides=2)(x)
@@ -104,7 +109,7 @@ class TinyNet(Backbone):
                 step *= layer.strides
         return extent
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "widths": self.widths,

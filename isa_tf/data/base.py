@@ -4,14 +4,15 @@ import atexit
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from isa_tf.names import id_pairs
+from isa_tf.types import Colors, StrPath
 
 IGNORE_LABEL = 255
 
@@ -19,20 +20,20 @@ IGNORE_LABEL = 255
 class DataError(ValueError):
     """A file or folder that cannot be used as it is: carries its `path` and the `reason`."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path: StrPath, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason
 
     @classmethod
-    def of_all(cls, faults, what="such files"):
+    def of_all(cls, faults: Sequence["DataError"], what: str = "such files") -> "DataError":
         """The first of several, which tells how many more there are."""
         first, *others = faults
         more = f" (and {len(others)} more {what})" if others else ""
         return cls(first.path, first.reason + more)
 
 
-def voc_palette(num_classes):
+def voc_palette(num_classes: int) -> tuple[tuple[int, ...], ...]:
     """The PASCAL VOC colour map: `num_classes` RGB triples, class 0 black."""
     colors = []
     for index in range(num_classes):
@@ -92,7 +93,14 @@ class Dataset:
         ValueError: for a palette of another length or an unknown `on_error`.
     """
 
-    def __init__(self, name, class_names, splits, palette, on_error="raise"):
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        splits: Sequence[str],
+        palette: Colors,
+        on_error: str = "raise",
+    ) -> None:
         class_names, palette = tuple(class_names), tuple(map(tuple, palette))
         if len(palette) != len(class_names):
             raise ValueError(
@@ -106,24 +114,24 @@ class Dataset:
         self.palette = palette
         self.splits = tuple(splits)
         self.on_error = on_error
-        self._logged = set()
-        self._last_fault = {}  # split: DataError
-        self._decoded = {}  # (split, index, ...): arrays
+        self._logged: set[str] = set()
+        self._last_fault: dict[str, DataError] = {}  # by split
+        self._decoded: dict[tuple, tuple] = {}  # (split, index, ...): arrays
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """int, the number of classes."""
         return len(self.class_names)
 
-    def size(self, split):
+    def size(self, split: str) -> int:
         """int, the number of examples of a split."""
         return len(self.examples(split))
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         """Tuple of str, what names each example (a path for files), in the order of `read`."""
         raise NotImplementedError
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> Any:
         """An example, arrays. Raises `DataError` for a bad file."""
         raise NotImplementedError
 
@@ -171,7 +179,15 @@ class SegmentationDataset(Dataset):
 
     ignore_label = IGNORE_LABEL
 
-    def __init__(self, name, class_names, splits, palette=None, on_error="raise", flip_pairs=()):
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        splits: Sequence[str],
+        palette: Colors | None = None,
+        on_error: str = "raise",
+        flip_pairs: Sequence[Sequence[int]] = (),
+    ) -> None:
         class_names = tuple(class_names)
         if not 1 <= len(class_names) <= IGNORE_LABEL:
             raise ValueError(
@@ -182,15 +198,15 @@ class SegmentationDataset(Dataset):
         super().__init__(name, class_names, splits, palette, on_error)
         self.flip_pairs = _checked_pairs(flip_pairs, len(class_names))
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) and label (H, W), uint8 arrays. Raises `DataError` for a bad file."""
         raise NotImplementedError
 
-    def graph_reader(self, split):
+    def graph_reader(self, split: str) -> GraphReader | None:
         """The `GraphReader` of a split, or `None` where there is `read` alone, as here."""
         return None
 
-    def load(self, split):
+    def load(self, split: str) -> tf.data.Dataset:
         """`tf.data.Dataset` of `{"image": (H, W, 3), "label": (H, W)}`, uint8, in order."""
         data = read_indices(self, split, tf.data.Dataset.range(self.size(split)))
         return data.map(lambda _, image, label: {"image": image, "label": label})
@@ -256,7 +272,7 @@ _calls = _Calls()
 atexit.register(_calls.close)
 
 
-def python_operation(function, inputs, dtypes):
+def python_operation(function: Callable, inputs: Sequence[tf.Tensor], dtypes: Any) -> Any:
     """`tf.numpy_function` that does not keep the process from ending while pipelines run.
 
     Args:
@@ -272,7 +288,7 @@ def python_operation(function, inputs, dtypes):
     return tf.numpy_function(_calls.guard(function), inputs, dtypes)
 
 
-def on_image(place, size):
+def on_image(place: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """What of a window lies on an image: its first row and column, and those behind its last.
 
     Args:
@@ -282,7 +298,14 @@ def on_image(place, size):
     return tf.maximum(place[0], 0), tf.minimum(place[0] + place[1], size)
 
 
-def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, place_of=None):
+def read_indices(
+    dataset: "SegmentationDataset",
+    split: str,
+    running: tf.data.Dataset,
+    to_index: Callable = lambda i: i,
+    cache: bool = False,
+    place_of: Callable | None = None,
+) -> tf.data.Dataset:
     """Reads examples named by their position.
 
     Args:
@@ -330,7 +353,14 @@ def read_indices(dataset, split, running, to_index=lambda i: i, cache=False, pla
     return read_each(read, running, to_index, by_python, by_graph, reader.able)
 
 
-def read_each(read, running, to_index, by_python, by_graph=None, able=None):
+def read_each(
+    read: "PythonReader",
+    running: tf.data.Dataset,
+    to_index: Callable,
+    by_python: Callable,
+    by_graph: Callable | None = None,
+    able: np.ndarray | None = None,
+) -> tf.data.Dataset:
     """Reads examples by Python or, where it can, by a graph; leaves out what is to be skipped.
 
     Args:
@@ -395,7 +425,15 @@ class PythonReader:
             to `()`.
     """
 
-    def __init__(self, dataset, split, cache, load=None, empty=_EMPTY, kind=()):
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        cache: bool,
+        load: Callable | None = None,
+        empty: tuple[np.ndarray, ...] = _EMPTY,
+        kind: tuple = (),
+    ) -> None:
         self.dataset, self.split = dataset, split
         self._cache, self._load, self._empty, self._kind = cache, load, empty, kind
 
@@ -417,7 +455,7 @@ class PythonReader:
             self.dataset._decoded[key] = example
         return example
 
-    def refuse(self):
+    def refuse(self) -> NoReturn:
         """Raises the `DataError` of a split of which nothing can be read."""
         name, size = self.dataset.name, self.dataset.size(self.split)
         raise DataError(

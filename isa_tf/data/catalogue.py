@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
@@ -12,12 +14,13 @@ from isa_tf.data.prepared import prepared_folders
 from isa_tf.data.synthetic import SyntheticDataset
 from isa_tf.data.synthetic_instances import SyntheticInstances
 from isa_tf.names import Registry
+from isa_tf.types import StrPath
 
 _DATASETS = Registry("dataset")  # functions of (data_dir, **kwargs), or of (**kwargs) alone
 _BUILDERS = Registry("builder")  # classes, or "module:Class", imported when they are asked for
 
 
-def register(name, make=None, builder=None):
+def register(name: str, make: Callable | None = None, builder: type | str | None = None) -> Any:
     """Gives a dataset a name for `create`; without a function or a builder, a decorator.
 
     `tools.check_dataset` hands a dataset that is read from files `on_error="skip"`, and
@@ -89,17 +92,17 @@ register("synthetic_instances", SyntheticInstances)
 register("voc2012", builder=_builder("voc2012:Voc2012"))
 
 
-def list_names():
+def list_names() -> tuple[str, ...]:
     """Tuple of the names that `create` takes."""
     return tuple(sorted(_DATASETS))
 
 
-def list_builders():
+def list_builders() -> tuple[str, ...]:
     """Tuple of the names that `prepare` and `builder` take."""
     return tuple(sorted(_BUILDERS))
 
 
-def builder(name):
+def builder(name: str) -> Any:
     """The class that prepares a data set; once imported, tensorflow-datasets knows it too.
 
     Args:
@@ -120,7 +123,7 @@ def builder(name):
     return found
 
 
-def create(name, data_dir=None, **kwargs):
+def create(name: str, data_dir: StrPath | None = None, **kwargs: Any) -> Any:
     """Makes a dataset by its name.
 
     Of a data set with a builder, what `isa_tf.data.prepare` made below `data_dir` is read;

@@ -3,11 +3,12 @@
 import collections
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from isa_tf.data.base import IGNORE_LABEL, DataError
-from isa_tf.data.instances import InstanceDataset
+from isa_tf.data.base import IGNORE_LABEL, DataError, Dataset
+from isa_tf.data.instances import Annotations, InstanceDataset
 
 
 @dataclass
@@ -29,7 +30,7 @@ class SplitReport:
         self.pixels = np.zeros(self.num_classes, np.int64)
         self.images = np.zeros(self.num_classes, np.int64)
 
-    def add(self, size, label):
+    def add(self, size: tuple[int, int], label: np.ndarray) -> None:
         counts = np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)
         self.examples += 1
         self.sizes[size] += 1
@@ -69,7 +70,7 @@ class InstancesReport:
         for name in ("instances", "crowds", "images", "pixels"):
             setattr(self, name, np.zeros(self.num_classes, np.int64))
 
-    def add(self, size, annotations):
+    def add(self, size: tuple[int, int], annotations: Annotations) -> None:
         from pycocotools import mask
 
         classes, crowd = annotations.classes, annotations.crowd
@@ -87,7 +88,7 @@ class InstancesReport:
         self.no_area += int((sides.min(-1, initial=np.inf) <= 0).sum())
 
 
-def check_dataset(dataset, num_threads=8):
+def check_dataset(dataset: Dataset, num_threads: int = 8) -> tuple[dict[str, Any], list[DataError]]:
     """Decodes every example of every split.
 
     Args:

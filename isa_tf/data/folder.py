@@ -3,9 +3,10 @@
 import csv
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,10 +15,12 @@ from absl import logging
 from isa_tf.data import pictures
 from isa_tf.data.base import (
     DataError,
+    GraphReader,
     SegmentationDataset,
     voc_palette,
 )
 from isa_tf.data.groups import group
+from isa_tf.types import Colors, StrPath
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
@@ -105,18 +108,18 @@ class FolderDataset(SegmentationDataset):
 
     def __init__(
         self,
-        data_dir,
-        class_names=None,
-        num_classes=None,
-        palette=None,
-        val_fraction=0.2,
-        groups=None,
-        flip_pairs=(),
-        image_pattern="*",
-        label_pattern="*",
-        on_error="raise",
-        name=None,
-    ):
+        data_dir: StrPath,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        palette: Colors | None = None,
+        val_fraction: float = 0.2,
+        groups: dict[str, Sequence[str]] | None = None,
+        flip_pairs: Sequence[Sequence[int]] = (),
+        image_pattern: str = "*",
+        label_pattern: str = "*",
+        on_error: str = "raise",
+        name: str | None = None,
+    ) -> None:
         self.data_dir = Path(data_dir)
         if not self.data_dir.exists():
             raise DataError(data_dir, "no such file or folder")
@@ -128,7 +131,7 @@ class FolderDataset(SegmentationDataset):
         names = FileNames(image_pattern, label_pattern)
         if is_table and names != EQUAL_NAMES:
             raise ValueError("A CSV table names every file; patterns are for folders.")
-        faults = []
+        faults: list[DataError] = []
         if is_table:
             pairs = _pairs_of_table(self.data_dir, faults)
         else:
@@ -166,16 +169,16 @@ class FolderDataset(SegmentationDataset):
         for fault in faults:
             logging.warning("Left out of %s: %s", self.name, fault)
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         self._check_split(split)
         return tuple(str(image) for image, _ in self._pairs[split])
 
-    def pairs(self, split):
+    def pairs(self, split: str) -> tuple[tuple[Path, Path], ...]:
         """Tuple of (image, label), paths of the files of each example."""
         self._check_split(split)
         return self._pairs[split]
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         self._check_split(split)
         image_path, label_path = self._pairs[split][index]
         image = pictures.read_image(image_path)
@@ -184,7 +187,7 @@ class FolderDataset(SegmentationDataset):
             raise DataError(label_path, pictures.size_reason(label.shape, image.shape, image_path))
         return image, label if self._group_of is None else self._group_of[label]
 
-    def graph_reader(self, split):
+    def graph_reader(self, split: str) -> GraphReader | None:
         self._check_split(split)
         if not self._plain[split].any():
             return None
@@ -236,7 +239,7 @@ class FileNames(NamedTuple):
     image: str = "*"
     label: str = "*"
 
-    def check(self):
+    def check(self) -> None:
         """Raises ValueError for what is no such pattern."""
         for what, pattern in self._asdict().items():
             if not isinstance(pattern, str) or pattern.count("*") != 1 or "/" in pattern:
@@ -276,7 +279,9 @@ def _paths(matched):
 EQUAL_NAMES = FileNames()
 
 
-def match_files(images_dir, labels_dir, faults, names=EQUAL_NAMES):
+def match_files(
+    images_dir: Path, labels_dir: Path, faults: list[DataError], names: FileNames = EQUAL_NAMES
+) -> list[tuple[str, Path, Path]]:
     """Pairs the pictures below two folders by what their names share.
 
     Args:
@@ -398,7 +403,7 @@ def _split_by_name(pairs, val_fraction):
     return {split: members for split, members in splits.items() if members or split == "train"}
 
 
-def order_splits(pairs):
+def order_splits(pairs: Iterable[str]) -> list[str]:
     """The names of splits: train, val and test before others, which are in order.
 
     >>> order_splits(["all", "val", "train"])
@@ -442,7 +447,7 @@ def _stored_classes(folder):
     return None, None
 
 
-def read_classes(path):
+def read_classes(path: Path) -> tuple[list[str], list[tuple[int, ...]] | None]:
     """Reads a `classes.json`.
 
     Args:
@@ -480,6 +485,6 @@ def read_classes(path):
     )
 
 
-def is_color(value):
+def is_color(value: Sequence[Any]) -> bool:
     """Whether it is a tuple of three ints in 0..255."""
     return len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)

@@ -1,35 +1,39 @@
 """From a dataset of instances to batches for a detector: resized, mirrored, padded."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from isa_tf.data.base import PythonReader, python_operation, read_each
+from isa_tf.data.instances import InstanceDataset
 from isa_tf.data.pipeline import check_positive, example_order, finish, places
 from isa_tf.names import two_ints
+from isa_tf.types import Size
 
 
 def instance_train_pipeline(
-    dataset,
-    split,
-    batch_size,
+    dataset: InstanceDataset,
+    split: str,
+    batch_size: int,
     *,
-    short_side=800,
-    long_side=1333,
-    pad_size=None,
-    size_divisor=32,
-    flip=True,
-    max_instances=100,
-    mask_size=112,
-    seed=0,
-    shuffle=True,
-    repeat=True,
-    start_step=0,
-    cache=False,
-    input_context=None,
-):
+    short_side: Size = 800,
+    long_side: int = 1333,
+    pad_size: Size | Sequence[Sequence[int]] | None = None,
+    size_divisor: int = 32,
+    flip: bool = True,
+    max_instances: int = 100,
+    mask_size: int = 112,
+    seed: int = 0,
+    shuffle: bool = True,
+    repeat: bool = True,
+    start_step: int = 0,
+    cache: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Shuffled batches of images and of their instances, padded to a fixed number.
 
     What stands at a place of the stream depends on `seed` and that place alone, as in
@@ -151,7 +155,7 @@ def instance_train_pipeline(
     return finish(data)
 
 
-def resized_size_of(size, short_side, long_side):
+def resized_size_of(size: tf.Tensor, short_side: Any, long_side: Any) -> tf.Tensor:
     """`resized_size` in Python, of a (height, width): a tuple of ints.
 
     >>> resized_size_of((480, 640), 800, 1333)
@@ -161,7 +165,7 @@ def resized_size_of(size, short_side, long_side):
     return tuple(max(math.floor(side * scale), 1) for side in size)
 
 
-def resized_size(size, short_side, long_side):
+def resized_size(size: Sequence[int], short_side: int, long_side: int) -> tuple[int, int]:
     """What an image is resized to: the short side as told, unless the long one were too long.
 
     In float64, as Python's floats are: torchvision's rule in every bit.
@@ -195,7 +199,7 @@ def resized_size(size, short_side, long_side):
 # === Masks ===
 
 
-def grown_box(box, mask_size):
+def grown_box(box: np.ndarray, mask_size: int) -> np.ndarray:
     """What of an image a mask covers: the box, grown by one cell of the mask on each side.
 
     Args:
@@ -214,7 +218,7 @@ def grown_box(box, mask_size):
     return np.concatenate([box[..., :2] - cells, box[..., 2:] + cells], -1)
 
 
-def cut_mask(lengths, box, mask_size):
+def cut_mask(lengths: dict[str, Any], box: np.ndarray, mask_size: int) -> np.ndarray:
     """Cuts the mask of one instance to its box.
 
     Args:

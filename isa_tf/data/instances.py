@@ -1,10 +1,12 @@
 """What every dataset of instances is: images, with boxes, masks and classes of what is there."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from isa_tf.data.base import Dataset, voc_palette
+from isa_tf.data.base import Dataset, GraphReader, voc_palette
+from isa_tf.types import Colors
 
 
 class Annotations(NamedTuple):
@@ -36,7 +38,12 @@ class Annotations(NamedTuple):
     areas: np.ndarray
 
     @classmethod
-    def of(cls, entries, masks, class_ids):
+    def of(
+        cls,
+        entries: Sequence[Mapping[str, Any]],
+        masks: Sequence[dict[str, Any]],
+        class_ids: Mapping[int, int],
+    ) -> Self:
         """Of annotations as COCO's json has them.
 
         Args:
@@ -88,8 +95,14 @@ class InstanceDataset(Dataset):
     """
 
     def __init__(
-        self, name, class_names, splits, palette=None, category_ids=None, on_error="raise"
-    ):
+        self,
+        name: str,
+        class_names: Sequence[str],
+        splits: Sequence[str],
+        palette: Colors | None = None,
+        category_ids: Sequence[int] | None = None,
+        on_error: str = "raise",
+    ) -> None:
         class_names = tuple(class_names)
         if not class_names:
             raise ValueError("A dataset of instances has at least one class. Received none.")
@@ -104,39 +117,39 @@ class InstanceDataset(Dataset):
             )
 
     @property
-    def class_ids(self):
+    def class_ids(self) -> dict[int, int]:
         """Dict of category id to class id."""
         return {category: i for i, category in enumerate(self.category_ids)}
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, Annotations]:
         """Image (H, W, 3), uint8, and `Annotations`. Raises `DataError` for a bad file."""
         raise NotImplementedError
 
-    def image_id(self, split, index):
+    def image_id(self, split: str, index: int) -> int:
         """int, what the data set calls an image; here its position and 1."""
         self._check_split(split)
         return int(index) + 1
 
-    def annotations(self, split, index):
+    def annotations(self, split: str, index: int) -> Annotations:
         """`Annotations` of an image; here by reading it."""
         return self.read(split, index)[1]
 
-    def size_of(self, split, index):
+    def size_of(self, split: str, index: int) -> tuple[int, ...]:
         """(height, width) of an image; here by reading it."""
         return self.read(split, index)[0].shape[:2]
 
-    def image_reader(self, split):
+    def image_reader(self, split: str) -> GraphReader | None:
         """A `GraphReader` of images alone, without labels, or `None` where there is `read` alone.
 
         Its `read` gives an image (H, W, 3), uint8.
         """
         return None
 
-    def sizes(self, split):
+    def sizes(self, split: str) -> np.ndarray | None:
         """(height, width) of all images, ints (n, 2); `None` where one would have to read them."""
         return None
 
-    def orientations(self, split):
+    def orientations(self, split: str) -> np.ndarray | None:
         """Bool array, which images stand, being higher than wide; `None` where nobody knows.
 
         Where it is told, training puts images into a batch that all stand or all lie.
@@ -144,7 +157,7 @@ class InstanceDataset(Dataset):
         sizes = self.sizes(split)
         return None if sizes is None else sizes[:, 0] > sizes[:, 1]
 
-    def ground_truth(self, split):
+    def ground_truth(self, split: str) -> dict[str, list]:
         """What a split has, as COCO's json of instances: a dict of lists.
 
         Returns:
@@ -179,7 +192,7 @@ class InstanceDataset(Dataset):
         return {"images": images, "annotations": entries, "categories": categories}
 
 
-def image_entry(image_id, name, size):
+def image_entry(image_id: int, name: str, size: Sequence[int]) -> dict[str, Any]:
     """An image as COCO's json has it.
 
     >>> image_entry(9, "a.jpg", (2, 3))

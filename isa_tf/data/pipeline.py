@@ -1,13 +1,15 @@
 """From a dataset to batches: shuffled and augmented to train on, whole to evaluate on."""
 
 import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from isa_tf.data import augment
-from isa_tf.data.base import python_operation, read_indices
+from isa_tf.data.base import Dataset, SegmentationDataset, python_operation, read_indices
 from isa_tf.names import two_ints
+from isa_tf.types import Size
 
 # `eval_pipeline` looks for images of one size among this many batches' worth of examples. More
 # make fuller batches where sizes differ; all of them may be held in memory.
@@ -15,27 +17,27 @@ _BLOCK_BATCHES = 8
 
 
 def train_pipeline(
-    dataset,
-    split,
-    batch_size,
-    crop_size,
+    dataset: SegmentationDataset,
+    split: str,
+    batch_size: int,
+    crop_size: Size,
     *,
-    scale_range=(0.5, 2.0),
-    aspect_range=None,
-    cat_max_ratio=1.0,
-    short_side=None,
-    fit_size=None,
-    exact_size=None,
-    flip=True,
-    brightness=0,
-    photometric=True,
-    seed=0,
-    shuffle=True,
-    repeat=True,
-    start_step=0,
-    cache=False,
-    input_context=None,
-):
+    scale_range: Sequence[float] | None = (0.5, 2.0),
+    aspect_range: Sequence[float] | None = None,
+    cat_max_ratio: float = 1.0,
+    short_side: int | None = None,
+    fit_size: Sequence[int] | None = None,
+    exact_size: Sequence[int] | None = None,
+    flip: bool = True,
+    brightness: int = 0,
+    photometric: bool = True,
+    seed: int = 0,
+    shuffle: bool = True,
+    repeat: bool = True,
+    start_step: int = 0,
+    cache: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Shuffled, augmented batches of one size.
 
     What stands at a place of the stream depends on `seed` and that place alone: a run resumed
@@ -127,7 +129,15 @@ def train_pipeline(
     return finish(data.batch(replica_batch, drop_remainder=True))
 
 
-def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
+def batch_examples(
+    dataset: SegmentationDataset,
+    split: str,
+    batch_size: int,
+    step: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+) -> list[str]:
     """The names of the examples that `train_pipeline`, or that of instances, makes one batch of.
 
     Where training stopped at a batch, this tells its files. (Examples left out by
@@ -166,7 +176,14 @@ def batch_examples(dataset, split, batch_size, step, *, seed=0, shuffle=True):
     return [names[int(to_index(i))] for i in rows]
 
 
-def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None, with_index=False):
+def eval_pipeline(
+    dataset: SegmentationDataset,
+    split: str,
+    batch_size: int = 1,
+    cache: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
+    with_index: bool = False,
+) -> tf.data.Dataset:
     """Every image of a split once, whole and as it is.
 
     A batch holds images of one size only, so nothing is padded and a score does not depend on
@@ -209,7 +226,7 @@ def eval_pipeline(dataset, split, batch_size=1, cache=False, input_context=None,
     return finish(batch_by_size(data, batch_size).map(as_asked))
 
 
-def batch_by_size(data, batch_size):
+def batch_by_size(data: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Batches of labels of one size, put together within blocks of eight batches' worth.
 
     Args:
@@ -234,7 +251,9 @@ def batch_by_size(data, batch_size):
     return data.window(_BLOCK_BATCHES * batch_size).flat_map(batches_of_one_size)
 
 
-def share_of_split(dataset, split, input_context=None):
+def share_of_split(
+    dataset: Dataset, split: str, input_context: tf.distribute.InputContext | None = None
+) -> tf.data.Dataset:
     """The positions of a split that this worker evaluates: `tf.data.Dataset` of int64 scalars.
 
     Args:
@@ -249,7 +268,14 @@ def share_of_split(dataset, split, input_context=None):
     return tf.data.Dataset.range(worker * size // workers, (worker + 1) * size // workers)
 
 
-def places(dataset, split, batch_size, start_step, repeat, input_context):
+def places(
+    dataset: Dataset,
+    split: str,
+    batch_size: int,
+    start_step: int,
+    repeat: bool,
+    input_context: tf.distribute.InputContext | None,
+) -> tuple[tf.data.Dataset, int]:
     """The places of the stream that this worker reads for training.
 
     Args:
@@ -291,7 +317,9 @@ def _share_of_batch(batch_size, input_context):
     return rows, input_context.input_pipeline_id * rows, batch_size // replicas
 
 
-def example_order(dataset, split, batch_size, seed, shuffle):
+def example_order(
+    dataset: Dataset, split: str, batch_size: int, seed: int, shuffle: bool
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Which example stands at a place of the stream.
 
     Each epoch is a permutation, drawn from (seed, epoch). Where the dataset tells which of its
@@ -353,7 +381,7 @@ def _shuffled(place, epoch, size, seed):
     return tf.random.experimental.index_shuffle(place, key, tf.constant(size - 1, tf.int64))
 
 
-def finish(data):
+def finish(data: tf.data.Dataset) -> tf.data.Dataset:
     """What a pipeline ends with: in order, some ahead, and dealt out to workers by nobody else."""
     options = tf.data.Options()
     options.deterministic = True
@@ -362,7 +390,7 @@ def finish(data):
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def check_positive(name, values, count=1):
+def check_positive(name: str, values: Sequence[float], count: int = 1) -> None:
     """Raises ValueError for what is not `count` numbers above 0, of a range in their order."""
     values = tuple(values)
     if (

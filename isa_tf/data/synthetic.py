@@ -1,13 +1,14 @@
 """A harbour at night: made-up images that no classifier of small neighbourhoods can label."""
 
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from isa_tf.data.base import SegmentationDataset
 from isa_tf.names import two_ints
+from isa_tf.types import Size
 
 # A lamp and the fleet that it makes: (name, colour).
 _LAMPS = (
@@ -82,13 +83,19 @@ class SyntheticDataset(SegmentationDataset):
     ... )
     """
 
-    def __init__(self, image_size=(128, 128), num_examples=None, min_distance=48, seed=0):
+    def __init__(
+        self,
+        image_size: Size = (128, 128),
+        num_examples: dict[str, int] | None = None,
+        min_distance: int = 48,
+        seed: int = 0,
+    ) -> None:
         num_examples = dict(num_examples or {"train": 2000, "val": 400})
         classes = _LOCAL + tuple((f"ship_{name}", color) for name, color in _LAMPS)
         super().__init__(
             "synthetic",
             [name for name, _ in classes],
-            splits=num_examples,
+            splits=tuple(num_examples),
             palette=[color for _, color in classes],
         )
         self.image_size = two_ints("image_size", image_size)
@@ -103,30 +110,30 @@ class SyntheticDataset(SegmentationDataset):
             )
 
     @property
-    def context_class_ids(self):
+    def context_class_ids(self) -> tuple[int, ...]:
         """Tuple of int, the ids of the classes that the beacon decides."""
         return tuple(range(len(_LOCAL), self.num_classes))
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         self._check_split(split)
         return tuple(f"{split}/{index:06d}" for index in range(self.num_examples[split]))
 
-    def example_seed(self, split, index):
+    def example_seed(self, split: str, index: int) -> tuple[int, int, int]:
         """Tuple of int, the seed that `read` gives to `render`."""
         return (self.seed, zlib.crc32(split.encode()), int(index))
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         self._check_split(split)
         context = self.context_class_ids[index % len(_LAMPS)]
         return self.render(self.example_seed(split, index), context)
 
-    def layout(self, seed):
+    def layout(self, seed: Any) -> "Layout":
         """The `Layout` of a seed: it knows nothing of the context class."""
         rng = np.random.default_rng(seed)
         height, width = self.image_size
         while True:
-            beacon = rng.uniform(_BEACON_MARGIN, np.subtract(self.image_size, _BEACON_MARGIN))
-            beacon = tuple(np.floor(beacon))
+            drawn = rng.uniform(_BEACON_MARGIN, np.subtract(self.image_size, _BEACON_MARGIN))
+            beacon = tuple(np.floor(drawn))
             sides = (*beacon, height - 1 - beacon[0], width - 1 - beacon[1])
             if max(sides) >= self._reach + 2 * _SHIP_MARGIN + _LEAST_ROOM - 1:
                 break
@@ -139,7 +146,8 @@ class SyntheticDataset(SegmentationDataset):
             far = np.abs(spots - np.array(beacon)).max(axis=1) >= clear
             spot = _first_free(spots[far], length / 2 + 1, taken)
             if spot is not None:
-                ships.append(Ship(*spot, length, rng.uniform(0, 2 * np.pi)))
+                y, x = spot
+                ships.append(Ship(y, x, length, rng.uniform(0, 2 * np.pi)))
         rocks = []
         for radius in rng.uniform(*_ROCK_RADIUS, rng.integers(3, 6) * height * width // 128**2):
             spot = _first_free(self._spots(rng, 16, 0), 1.3 * radius, taken)
@@ -147,7 +155,7 @@ class SyntheticDataset(SegmentationDataset):
                 rocks.append((*spot, radius))
         return Layout(beacon, tuple(ships), tuple(rocks))
 
-    def render(self, seed, context_class):
+    def render(self, seed: Any, context_class: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws the scene of a seed.
 
         Args:
@@ -174,7 +182,8 @@ class SyntheticDataset(SegmentationDataset):
             canvas.ship(ship, context_class)
         canvas.decoys(layout.beacon)
         canvas.grain()
-        canvas.beacon(*layout.beacon, _LAMPS[context_class - len(_LOCAL)][1])
+        y, x = layout.beacon
+        canvas.beacon(y, x, _LAMPS[context_class - len(_LOCAL)][1])
         image = np.clip(canvas.image, 0, 255).astype(np.uint8)
         return image, canvas.label
 

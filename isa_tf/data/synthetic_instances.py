@@ -6,6 +6,7 @@ import numpy as np
 
 from isa_tf.data.instances import Annotations, InstanceDataset
 from isa_tf.names import two_ints
+from isa_tf.types import Size
 
 _SHAPES = (
     ("disc", (230, 75, 60)),
@@ -48,27 +49,32 @@ class SyntheticInstances(InstanceDataset):
     """
 
     def __init__(
-        self, image_size=(128, 128), num_examples=None, max_shapes=6, crowds=False, seed=0
-    ):
+        self,
+        image_size: Size = (128, 128),
+        num_examples: dict[str, int] | None = None,
+        max_shapes: int = 6,
+        crowds: bool = False,
+        seed: int = 0,
+    ) -> None:
         num_examples = dict(num_examples or {"train": 1000, "val": 200})
-        names, palette = zip(*_SHAPES, strict=True)
-        super().__init__("synthetic_instances", names, num_examples, palette)
+        names, palette = [name for name, _ in _SHAPES], [color for _, color in _SHAPES]
+        super().__init__("synthetic_instances", names, tuple(num_examples), palette)
         self.image_size = two_ints("image_size", image_size)
         self.num_examples, self.max_shapes = num_examples, max_shapes
         self.crowds, self.seed = crowds, seed
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         self._check_split(split)
         return tuple(f"{split}/{index:06d}" for index in range(self.num_examples[split]))
 
-    def size_of(self, split, index):
+    def size_of(self, split: str, index: int) -> tuple[int, ...]:
         self._check_split(split)
         return self.image_size
 
-    def sizes(self, split):
+    def sizes(self, split: str) -> np.ndarray:
         return np.array([self.image_size] * self.size(split))
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, Annotations]:
         from pycocotools import mask
 
         self._check_split(split)

@@ -3,7 +3,11 @@
 `isa_tf.export` writes any, `isa_tf.load_predictor` predicts with any.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from isa_tf.formats.base import Format, Verification
 from isa_tf.formats.keras_file import KerasFile, load_model
@@ -13,7 +17,10 @@ from isa_tf.formats.openvino import OpenVINO
 from isa_tf.formats.saved_model import SavedModel
 from isa_tf.formats.serving import float32_clone
 from isa_tf.formats.tf_serving import TensorFlowServing
+from isa_tf.inference import InstancePredictor, Predictor
+from isa_tf.inference.protocol import ProtocolBase
 from isa_tf.names import Registry
+from isa_tf.types import StrPath
 
 __all__ = [
     "Format",
@@ -39,7 +46,7 @@ __all__ = [
 _formats = Registry("format")
 
 
-def register(format):
+def register(format: type[Format]) -> type[Format]:
     """Makes a format known by its `name`; a decorator of subclasses of `Format`.
 
     Returns:
@@ -48,7 +55,7 @@ def register(format):
     Raises:
         ValueError: for no name, or one that is taken.
     """
-    return _formats.register(format.name, format)
+    return _formats.register(getattr(format, "name", ""), format)
 
 
 for _format in (
@@ -63,7 +70,7 @@ def list_names() -> list[str]:
     return list(_formats)
 
 
-def create(name) -> Format:
+def create(name: str) -> Format:
     """A format by its name.
 
     Raises:
@@ -77,7 +84,7 @@ def create(name) -> Format:
     return _formats[name]()
 
 
-def find(path) -> Format:
+def find(path: StrPath) -> Format:
     """The format that what lies at a path is of; of several, the one registered last.
 
     Raises:
@@ -98,7 +105,7 @@ def find(path) -> Format:
     raise ValueError(f"{path}: not a model; known are {_known()}")
 
 
-def export(model, path, format=None, **options) -> Path:
+def export(model: keras.Model, path: StrPath, format: str | None = None, **options: Any) -> Path:
     """Writes a model to a file, or folder, of any format: whole, or not at all.
 
     Args:
@@ -140,7 +147,11 @@ def export(model, path, format=None, **options) -> Path:
     return create(format).export(model, path, **options)
 
 
-def load_predictor(path, num_threads=None, protocol=None):
+def load_predictor(
+    path: StrPath,
+    num_threads: int | None = None,
+    protocol: ProtocolBase | Mapping[str, Any] | None = None,
+) -> Predictor | InstancePredictor:
     """Loads a predictor from a file, whichever format it is of.
 
     Args:

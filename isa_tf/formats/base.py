@@ -5,14 +5,18 @@ import functools
 import inspect
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from isa_tf import files
 from isa_tf.compat import flatten_layers
-from isa_tf.inference import contract_of, predictor_of_model
+from isa_tf.inference import InstancePredictor, Predictor, contract_of, predictor_of_model
+from isa_tf.inference.protocol import ProtocolBase
+from isa_tf.types import StrPath
 
 SIGNATURE = "serving_default"
 
@@ -65,42 +69,47 @@ class Format:
     'model.json'
     """
 
-    name = None
+    name: str
     suffix = ""
     by_suffix = True
     least_agreement = 0.999
 
     @property
-    def file_name(self):
+    def file_name(self) -> str:
         """str, what its file is called where nothing else is said."""
         return f"model{self.suffix}" if self.suffix else self.name
 
     @property
-    def options(self):
+    def options(self) -> dict[str, bool]:
         """dict of the names that `export` takes besides model and path; True for those it needs."""
         parameters = list(inspect.signature(self.export).parameters.values())[2:]
         return {p.name: p.default is p.empty for p in parameters}
 
-    def recognises(self, path):
+    def recognises(self, path: Path) -> bool:
         """Whether what lies at a `Path` is (or wants to be) of this format."""
         return path.is_file() and path.suffix == self.suffix
 
-    def export(self, model, path):
+    def export(self, model: keras.Model, path: StrPath) -> Path:
         """Writes a `keras.Model` to a path, whole or not at all; returns it as `pathlib.Path`.
 
         A subclass adds options of its own by name.
         """
         raise NotImplementedError
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
+    ) -> Predictor | InstancePredictor:
         """The predictor of what lies at a `Path`; see `isa_tf.load_predictor`."""
         raise NotImplementedError
 
-    def reference(self, model):
+    def reference(self, model: keras.Model) -> keras.Model:
         """The model whose results a written one is to have: by default the model itself."""
         return model
 
-    def verify(self, path, model, image):
+    def verify(self, path: StrPath, model: keras.Model, image: np.ndarray) -> Verification:
         """Loads what was written and compares it with the model, both seeing images alike.
 
         Of a segmentation model that is whole images.
@@ -128,7 +137,7 @@ class Format:
         size = files.size(path)
         return Verification(**result, bytes=size, seconds=seconds_of(lambda: predictor(image)))
 
-    def check_folder(self, path, file, what):
+    def check_folder(self, path: StrPath, file: str, what: str) -> Path:
         """`check_path` of a folder, in whose place may be such a one, which holds `file`."""
         path = self.check_path(path)
         is_empty = path.is_dir() and not any(path.iterdir())
@@ -136,7 +145,7 @@ class Format:
             raise ValueError(f"{path}: there is something else than {what}; nothing written")
         return path
 
-    def check_path(self, path):
+    def check_path(self, path: StrPath) -> Path:
         """The path, a `pathlib.Path`; ValueError for one of another suffix."""
         path = Path(path)
         if self.suffix and path.suffix != self.suffix:
@@ -144,7 +153,7 @@ class Format:
         return path
 
 
-def seconds_of(call, times=3):
+def seconds_of(call: Callable[[], Any], times: int = 3) -> float:
     """The shortest of several calls, in seconds, of what has been called before.
 
     >>> seconds_of(lambda: sum(range(10))) < 1
@@ -158,18 +167,18 @@ def seconds_of(call, times=3):
     return min(taken)
 
 
-def missing(path, what, extra):
+def missing(path: StrPath, what: str, extra: str) -> ImportError:
     """The ImportError of a file whose format needs what is not installed, naming the extra."""
     return ImportError(f"{path} needs {what}, which is not installed: pip install isa_tf[{extra}]")
 
 
-def check_model(model):
+def check_model(model: Any) -> None:
     """Raises ValueError for anything but a `keras.Model`."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"a keras.Model is needed, got {type(model).__name__}")
 
 
-def one_at_a_time(function):
+def one_at_a_time(function: Callable) -> Callable:
     """The function, which threads that share it wait for."""
     lock = threading.Lock()
 
@@ -182,7 +191,7 @@ def one_at_a_time(function):
 
 
 @contextlib.contextmanager
-def portable(model):
+def portable(model: keras.Model) -> Iterator[keras.Model]:
     """A model of ordinary operations, none of which XLA has to compile, for as long as it lasts.
 
     It is the model itself, whose layers do without meanwhile.
@@ -206,7 +215,7 @@ def portable(model):
             setattr(*each, value)
 
 
-def check_task(format, model, task="segmentation"):
+def check_task(format: Format, model: keras.Model, task: str = "segmentation") -> None:
     """Raises ValueError for a model of another task than a format can be of."""
     found = contract_of(model).task
     if found != task:

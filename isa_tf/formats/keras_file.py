@@ -3,7 +3,9 @@
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -11,7 +13,9 @@ import numpy as np
 
 from isa_tf import files, plugins
 from isa_tf.formats.base import Format, check_model
-from isa_tf.inference import predictor_of_model
+from isa_tf.inference import InstancePredictor, Predictor, predictor_of_model
+from isa_tf.inference.protocol import ProtocolBase
+from isa_tf.types import StrPath
 
 # What Keras packs into its zip archive.
 _CONFIG, _WEIGHTS, _WEIGHTS_NPZ = "config.json", "model.weights.h5", "model.weights.npz"
@@ -29,7 +33,7 @@ class KerasFile(Format):
 
     name, suffix = "keras", ".keras"
 
-    def export(self, model, path, weights_dtype="float32"):
+    def export(self, model: keras.Model, path: StrPath, weights_dtype: str = "float32") -> Path:
         """Writes a model without its optimizer and whatever else it was compiled with.
 
         Args:
@@ -55,7 +59,12 @@ class KerasFile(Format):
             _rewrite(new, half=weights_dtype == "float16")
         return path
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
+    ) -> Predictor | InstancePredictor:
         model = load_model(path)
         try:
             return predictor_of_model(model, protocol)
@@ -63,7 +72,7 @@ class KerasFile(Format):
             raise ValueError(f"{path}: {error}") from error
 
 
-def load_model(path):
+def load_model(path: StrPath) -> keras.Model:
     """Loads the Keras model of a `.keras` file, without its optimizer.
 
     Args:

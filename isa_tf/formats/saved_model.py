@@ -1,7 +1,11 @@
 """SavedModel, which TensorFlow and TensorFlow Serving run without this package."""
 
 import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from isa_tf.compat import flatten_layers
@@ -11,10 +15,14 @@ from isa_tf.formats.serving import HALF, twin_of
 from isa_tf.inference import (
     METADATA_FILE,
     FusedModel,
+    InstancePredictor,
+    Predictor,
     contract_of,
     predictor_of_run,
     read_contract,
 )
+from isa_tf.inference.protocol import ProtocolBase
+from isa_tf.types import StrPath
 
 ASSETS = "assets.extra"
 _GRAPH = "saved_model.pb"
@@ -53,10 +61,16 @@ class SavedModel(Format):
 
     name = "saved_model"
 
-    def recognises(self, path):
+    def recognises(self, path: Path) -> bool:
         return (path / _GRAPH).is_file()
 
-    def export(self, model, path, jit_compile=False, minimal_filtering=256):
+    def export(
+        self,
+        model: keras.Model,
+        path: StrPath,
+        jit_compile: bool = False,
+        minimal_filtering: int | None = 256,
+    ) -> Path:
         """Writes a SavedModel of the network's twin; its layers keep their dtype policies.
 
         Args:
@@ -118,7 +132,12 @@ class SavedModel(Format):
                     then(new)
         return path
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
+    ) -> Predictor | InstancePredictor:
         try:
             loaded = tf.saved_model.load(str(path))
         except Exception as error:
@@ -133,7 +152,7 @@ class SavedModel(Format):
             def run(images):
                 return signature(image=tf.constant(images))
 
-            run.loaded = loaded  # its variables live no longer than this object
+            run.loaded = loaded  # type: ignore[attr-defined]  # its variables live no longer than this object
             size = signature.structured_input_signature[1]["image"].shape[1:3]
             return predictor_of_run(contract.of_size(size), run, protocol)
         except ValueError as error:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -81,6 +81,12 @@ class Contract:
     One is a frozen dataclass of what JSON can hold, with a `task`, `class_names`, `image_size` and
     a `from_dict`.
     """
+
+    task: ClassVar[str]
+    outputs: ClassVar[tuple[str, ...]]
+    serves: ClassVar[str]
+    class_names: Any
+    served_protocol: Any
 
     def to_dict(self):
         """The contract as what JSON can hold, and its task; `from_dict` makes it again."""

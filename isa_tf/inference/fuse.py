@@ -1,6 +1,7 @@
 """The twin of a whole network: what computes the same in inference, faster, on CPUs."""
 
 import dataclasses
+from typing import Any, Self
 
 import keras
 
@@ -8,7 +9,12 @@ from isa_tf.inference.contract import contract_of
 from isa_tf.layers import twin
 
 
-def fuse(model, minimal_filtering=64, product_dtype="float32", jit_compile=True):
+def fuse(
+    model: keras.Model,
+    minimal_filtering: int | None = 64,
+    product_dtype: str = "float32",
+    jit_compile: bool = True,
+) -> "FusedModel":
     """The twin of a network for inference, which computes the same, faster, on CPUs.
 
     Each layer of the graph is asked for its `inference_twin` (see `isa_tf.layers.twin`):
@@ -68,13 +74,15 @@ class FusedModel(keras.Model):
         **kwargs: name, trainable.
     """
 
-    def __init__(self, inputs, outputs, facts=None, **kwargs):
+    def __init__(
+        self, inputs: Any, outputs: Any, facts: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.facts = dict(facts or {})
         for name, value in self.facts.items():
             setattr(self, name, value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         graph = keras.Model(self.input, self.output, name=self.name)
         return {
             "name": self.name,
@@ -84,7 +92,9 @@ class FusedModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         config = dict(config)
         graph = keras.Model.from_config(dict(config.pop("graph")), custom_objects)
         return cls(graph.input, graph.output, **config)

@@ -1,5 +1,8 @@
 """From images to class ids and their probabilities."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,17 +10,19 @@ from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
 from isa_tf.inference.contract import (
+    Contract,
     SegmentationContract,
     contract_of,
     seen_size,
     tuples_of,
 )
 from isa_tf.inference.pieces import Network, classify_in_pieces, fits_at_once
-from isa_tf.inference.protocol import Protocol
+from isa_tf.inference.protocol import Protocol, ProtocolBase
 from isa_tf.inference.views import class_dtype, classify, view_logits, vote
 from isa_tf.layers import ResizeLike
 from isa_tf.metrics import boundary_band
 from isa_tf.names import Registry
+from isa_tf.types import Colors
 
 _WARM_UP_SIZE = (64, 64)
 
@@ -25,7 +30,9 @@ _WARM_UP_SIZE = (64, 64)
 predictors = Registry("task")
 
 
-def predictor_of_run(contract, run, protocol=None):
+def predictor_of_run(
+    contract: Contract, run: Callable, protocol: ProtocolBase | Mapping[str, Any] | None = None
+) -> Any:
     """The predictor over an exported model.
 
     Args:
@@ -54,7 +61,9 @@ def predictor_of_run(contract, run, protocol=None):
     return predictors[contract.task].from_run(answers, contract)
 
 
-def predictor_of_model(model, protocol=None):
+def predictor_of_model(
+    model: keras.Model, protocol: ProtocolBase | Mapping[str, Any] | None = None
+) -> Any:
     """The predictor over a Keras model, of whatever task.
 
     See `Predictor.from_model` and `InstancePredictor.from_model`.
@@ -105,14 +114,14 @@ class Predictor:
 
     def __init__(
         self,
-        run,
-        num_classes=None,
-        class_names=None,
-        palette=None,
-        image_size=None,
-        protocol=None,
-        image_sizes=None,
-    ):
+        run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        palette: Colors | None = None,
+        image_size: Sequence[int] | None = None,
+        protocol: Protocol | None = None,
+        image_sizes: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self._run = run
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
@@ -122,14 +131,17 @@ class Predictor:
         self.protocol = protocol or Protocol()
 
     @classmethod
-    def from_run(cls, run, contract):
+    def from_run(cls, run: Callable, contract: SegmentationContract) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
-        size = None if None in contract.image_size else contract.image_size
+        height, width = contract.image_size
+        size = None if height is None or width is None else (height, width)
         classes = (contract.num_classes, contract.class_names, contract.palette)
         return cls(run, *classes, image_size=size, image_sizes=contract.image_sizes)
 
     @classmethod
-    def from_model(cls, model, protocol=None):
+    def from_model(
+        cls, model: keras.Model, protocol: Protocol | Mapping[str, Any] | None = None
+    ) -> Self:
         """A predictor over a Keras model from RGB 0..255 to logits.
 
         It uses the weights that the model has at each call, so it can follow a training. The model
@@ -194,20 +206,20 @@ class Predictor:
         image_size = size if fixed and protocol.mode == "whole" else None
         return cls(run, *classes, image_size=image_size, protocol=protocol)
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[Any, Any]:
         if isinstance(images, (list, tuple)):
             results = [self(image) for image in images]
             return [class_id for class_id, _ in results], [score for _, score in results]
-        images = checked_images(images)
-        if images.ndim == 3:
-            class_id, score = self(images[None])
+        batch = checked_images(images)
+        if batch.ndim == 3:
+            class_id, score = self(batch[None])
             return class_id[0], score[0]
-        size = images.shape[1:3]
+        size = batch.shape[1:3]
         seen = seen_size(size, self.image_sizes)
         resized = seen != size
         if resized:
-            images = resize_pictures(images, seen, Image.Resampling.BILINEAR)
-        class_id, score = (np.asarray(result) for result in self._run(images))
+            batch = resize_pictures(batch, seen, Image.Resampling.BILINEAR)
+        class_id, score = (np.asarray(result) for result in self._run(batch))
         class_id = class_id.astype(self._class_dtype(class_id.dtype), copy=False)
         score = score.astype(np.float32, copy=False)
         if resized:
@@ -234,8 +246,13 @@ def _before_resizing(model):
 
 
 def confusion_matrix(
-    predictor, batches, num_classes, ignore_label=IGNORE_LABEL, band=None, hear=None
-):
+    predictor: Callable,
+    batches: Iterable[Any],
+    num_classes: int,
+    ignore_label: int = IGNORE_LABEL,
+    band: int | None = None,
+    hear: Callable | None = None,
+) -> Any:
     """Counts which class was predicted where which was true.
 
     Args:
@@ -297,7 +314,7 @@ def confusion_matrix(
     return matrices[0] if band is None else tuple(matrices)
 
 
-def warm_up(predictor):
+def warm_up(predictor: Any) -> None:
     """Makes the graph of a predictor ready: the first call takes longer than others.
 
     Args:
@@ -310,7 +327,7 @@ def warm_up(predictor):
     predictor(np.zeros((*(predictor.image_size or _WARM_UP_SIZE), 3), np.uint8))
 
 
-def checked_images(images):
+def checked_images(images: Any) -> np.ndarray:
     """An array of images as predictors take them; ValueError for anything else."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
@@ -321,7 +338,9 @@ def checked_images(images):
     return images
 
 
-def resize_pictures(maps, size, resample):
+def resize_pictures(
+    maps: np.ndarray, size: tuple[int, int], resample: Image.Resampling
+) -> np.ndarray:
     """Pictures or maps (B, H, W, ...), uint8, int32 or float32, of another size by Pillow."""
     pictures = (Image.fromarray(each).resize(size[::-1], resample) for each in maps)
     return np.stack([np.asarray(picture) for picture in pictures])

@@ -4,21 +4,23 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
 from isa_tf.names import id_pairs, two_ints, unknown
 
 
+@dataclasses.dataclass(frozen=True)
 class ProtocolBase:
     """What protocols of all tasks have in common: they are data classes that JSON can hold."""
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The protocol as what JSON can hold; `from_dict` makes it again."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The protocol of a mapping of its arguments; absent ones have their defaults.
 
         Raises:
@@ -31,7 +33,7 @@ class ProtocolBase:
         return cls(**values)
 
     @classmethod
-    def of(cls, given):
+    def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
         """The protocol of what stands for one: itself, a mapping of its arguments, or `None`.
 
         `None` is the protocol of all defaults.
@@ -138,11 +140,11 @@ class Protocol(ProtocolBase):
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip must be True or False, got {self.flip!r}")
 
-    def num_views(self):
+    def num_views(self) -> int:
         """How many views of an image the protocol has."""
         return len(self.scales) * (1 + self.flip)
 
-    def mirrored_classes(self, num_classes):
+    def mirrored_classes(self, num_classes: int) -> list[int]:
         """For each class, the class whose scores in the mirror image are its own.
 
         Raises:
@@ -155,7 +157,7 @@ class Protocol(ProtocolBase):
             order[a], order[b] = b, a
         return order
 
-    def check_size(self, size):
+    def check_size(self, size: tuple[int, int]) -> None:
         """Refuses the only size that a model takes, (height, width), where others are needed.
 
         Raises:

@@ -1,5 +1,10 @@
 """Context modules by name: what stands between backbone and classifier."""
 
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
 from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import InterlacedSparseAttention
@@ -30,7 +35,7 @@ for _name, _make in {
     _CONTEXTS.register(_name, _make)
 
 
-def register_context(name, make=None):
+def register_context(name: str, make: Callable | None = None) -> Callable:
     """Gives a context module of one's own a name that `create_context`, models and configs know.
 
     Args:
@@ -57,12 +62,12 @@ def register_context(name, make=None):
     return _CONTEXTS.register(name, make)
 
 
-def list_contexts():
+def list_contexts() -> list[str]:
     """The names that `create_context` knows."""
     return list(_CONTEXTS)
 
 
-def create_context(name, /, **kwargs):
+def create_context(name: str, /, **kwargs: Any) -> keras.layers.Layer | None:
     """Makes a context module: a layer from a map (B, H, W, C) to one of the same height and width.
 
     Args:

@@ -1,5 +1,7 @@
 """Convolution -> batch normalisation -> activation: the brick of every network here."""
 
+from typing import Any, Self
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,8 @@ import tensorflow as tf
 from isa_tf import ops
 from isa_tf.layers.fused import ConvBiasAct, check_kernel, check_map, is_filtered
 from isa_tf.layers.normalization import FusedBatchNormalization
+from isa_tf.layers.twin import TwinOptions
+from isa_tf.types import Activation, Shape
 
 # The epsilon of the published ISA networks, and PyTorch's momentum of 0.1 in Keras's terms.
 BN_EPSILON = 1e-5
@@ -17,12 +21,12 @@ _LEAST_STRIDED = 16
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-def leaky_relu_001(x):
+def leaky_relu_001(x: tf.Tensor) -> tf.Tensor:
     """LeakyReLU of slope 0.01, which ends in-place activated BN; Keras's own has 0.2."""
     return keras.ops.leaky_relu(x, negative_slope=0.01)
 
 
-def float64(variable):
+def float64(variable: keras.Variable) -> np.ndarray:
     """A variable's value as a float64 array."""
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
@@ -67,20 +71,20 @@ class ConvNormAct(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size=1,
-        strides=1,
-        dilation_rate=1,
-        activation="relu",
-        padding="same",
-        epsilon=BN_EPSILON,
-        momentum=BN_MOMENTUM,
-        synchronized=False,
-        gamma_initializer="ones",
-        minimal_filtering=None,
-        kernel_initializer="he_normal",
-        **kwargs,
-    ):
+        filters: int | None,
+        kernel_size: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        activation: Activation = "relu",
+        padding: str = "same",
+        epsilon: float = BN_EPSILON,
+        momentum: float = BN_MOMENTUM,
+        synchronized: bool = False,
+        gamma_initializer: str | keras.initializers.Initializer = "ones",
+        minimal_filtering: int | None = None,
+        kernel_initializer: str | keras.initializers.Initializer = "he_normal",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if filters is not None and filters < 1:
             raise ValueError(f"filters must be at least 1, got {filters}")
@@ -128,7 +132,7 @@ class ConvNormAct(keras.layers.Layer):
         )
         self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         check_map(self, input_shape)
         shape = tuple(input_shape)
         self.filtered = is_filtered(
@@ -140,7 +144,7 @@ class ConvNormAct(keras.layers.Layer):
         self.conv.build(shape)
         self.norm.build(self.conv.compute_output_shape(shape))
 
-    def folded(self):
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias, as float64 arrays, of the convolution that has the norm in it."""
         norm = self.norm
         weights = (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta, self.conv.kernel)
@@ -148,7 +152,7 @@ class ConvNormAct(keras.layers.Layer):
         scale = gamma / np.sqrt(variance + norm.epsilon)
         return kernel * (scale[:, None] if self.filters is None else scale), beta - mean * scale
 
-    def inference_twin(self, options):
+    def inference_twin(self, options: TwinOptions) -> keras.layers.Layer:
         """A `ConvBiasAct` with the normalisation in its kernel and bias."""
         conv = ConvBiasAct(
             self.filters,
@@ -165,17 +169,17 @@ class ConvNormAct(keras.layers.Layer):
         self.fill_twin(conv)
         return conv
 
-    def fill_twin(self, conv):
+    def fill_twin(self, conv: keras.layers.Layer) -> None:
         conv.take(*self.folded())
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if training or self.thinned:
             x = self.convolve(inputs, tf.convert_to_tensor(self.conv.kernel))
         else:
             x = self.conv(self._padded(inputs))
         return self.activation(self.norm(x, training=training))
 
-    def convolve(self, inputs, kernel):
+    def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The convolution of training, with this kernel."""
         strides = self.strides
         if self.thinned:
@@ -195,12 +199,12 @@ class ConvNormAct(keras.layers.Layer):
     def _padded(self, x):
         return x if self.pad is None else self.pad(x)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         if self.pad is not None:
             input_shape = self.pad.compute_output_shape(input_shape)
         return self.conv.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -218,6 +222,6 @@ class ConvNormAct(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         # Files of version 0.1 say here what `Recomputed` says now.
         return cls(**{key: value for key, value in config.items() if key != "recompute"})

@@ -1,5 +1,7 @@
 """Interlaced sparse self-attention: from long ranges to short ones, each in small groups."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -17,6 +19,7 @@ from isa_tf.layers.self_attention import (
     ordered_levels,
     pad_and_mask,
 )
+from isa_tf.types import Partition, Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -54,14 +57,17 @@ class RangeAttention(SparseAttention):
     arXiv 1907.12273, whose two levels these are more of.
     """
 
-    def __init__(self, partition=8, level=0, levels=2, **kwargs):
+    def __init__(
+        self, partition: Partition = 8, level: int = 0, levels: int = 2, **kwargs: Any
+    ) -> None:
         check_levels(levels)
         if isinstance(level, bool) or level not in range(levels):
             raise ValueError(f"level must be an int from 0 to {levels - 1}, got {level!r}")
-        self.kind, self.levels = level, levels
+        self.kind = level
+        self.levels = levels
         super().__init__(partition, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "level": self.kind, "levels": self.levels}
 
 
@@ -253,22 +259,22 @@ class InterlacedSparseAttention(AttentionModule):
 
     def __init__(
         self,
-        partition=8,
-        filters=None,
-        key_filters=None,
-        order="long_short",
-        depth=1,
-        mask_padding=True,
-        fuse=True,
-        jit_compile=False,
-        levels=2,
-        share_projections=False,
-        query_scale=1.0,
-        key_initializer="he_normal",
-        position_bias=False,
-        zero_context=False,
-        **kwargs,
-    ):
+        partition: Partition = 8,
+        filters: int | None = None,
+        key_filters: int | None = None,
+        order: str = "long_short",
+        depth: int = 1,
+        mask_padding: bool = True,
+        fuse: bool = True,
+        jit_compile: bool = False,
+        levels: int | str = 2,
+        share_projections: bool = False,
+        query_scale: float = 1.0,
+        key_initializer: str | keras.initializers.Initializer = "he_normal",
+        position_bias: bool = False,
+        zero_context: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(filters, **kwargs)
         check_order(order)
         check_positive(depth=depth)
@@ -330,7 +336,7 @@ class InterlacedSparseAttention(AttentionModule):
             for level in levels
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         filters = self.filters or channels
@@ -355,7 +361,9 @@ class InterlacedSparseAttention(AttentionModule):
         n = self._steps
         return [self.attentions[i : i + n] for i in range(0, len(self.attentions), n)]
 
-    def call(self, inputs, training=None, return_affinity=False):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
+    ) -> Any:
         maps, affinities = [], []
         for branch in self._branches():
             partition = branch[0].resolve_partition(ops.spatial_size(inputs))
@@ -385,11 +393,11 @@ class InterlacedSparseAttention(AttentionModule):
             affinities.append(affinity)
         return ops.crop(x, offset, size), affinities
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         filters = self.filters or input_shape[-1]
         return (*input_shape[:-1], filters if self.fuse else filters * len(self.partitions))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             # Always a list of partitions: a lone pair would come back from JSON as one.

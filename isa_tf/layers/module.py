@@ -1,13 +1,18 @@
 """What every context module is."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from isa_tf.layers import twin
 from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
 from isa_tf.layers.fused import ConvBiasAct, check_map
+from isa_tf.layers.twin import TwinOptions
+from isa_tf.types import Activation, Shape
 
 
-def check_positive(**counts):
+def check_positive(**counts: int | None) -> None:
     """Raises ValueError where a count is below 1; `None` leaves it to the module."""
     for name, value in counts.items():
         if value is not None and value < 1:
@@ -47,20 +52,21 @@ class ContextModule(keras.layers.Layer):
 
     residual = False  # whether the output is added to the input; by itself, on the class
     both_forms = False  # whether the argument may say otherwise: it reads out by `read_out_conv`
-    twin_class = None  # of its twin; `None` where nothing in it is computed otherwise in inference
+    # Of its twin; `None` where nothing in it is computed otherwise in inference.
+    twin_class: type[Any] | None = None
 
     def __init__(
         self,
-        filters=None,
-        dropout=0.0,
-        activation="relu",
-        epsilon=BN_EPSILON,
-        momentum=BN_MOMENTUM,
-        synchronized=False,
-        minimal_filtering=None,
-        residual=None,
-        **kwargs,
-    ):
+        filters: int | None = None,
+        dropout: float = 0.0,
+        activation: Activation = "relu",
+        epsilon: float = BN_EPSILON,
+        momentum: float = BN_MOMENTUM,
+        synchronized: bool = False,
+        minimal_filtering: int | None = None,
+        residual: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(filters=filters)
         if residual is not None and bool(residual) != self.residual:
@@ -79,7 +85,7 @@ class ContextModule(keras.layers.Layer):
         self.minimal_filtering = minimal_filtering
         self.drop = keras.layers.SpatialDropout2D(dropout, dtype=self.dtype_policy, name="drop")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         check_map(self, input_shape)
         channels = input_shape[-1]
         if self.residual and self.filters not in (None, channels):
@@ -89,7 +95,7 @@ class ContextModule(keras.layers.Layer):
             )
 
     @property
-    def norm_arguments(self):
+    def norm_arguments(self) -> dict[str, Any]:
         """What all its normalisations and activations have in common, for `ConvNormAct`."""
         return {
             "activation": self.activation,
@@ -101,27 +107,38 @@ class ContextModule(keras.layers.Layer):
         }
 
     @property
-    def wide_dtype(self):
+    def wide_dtype(self) -> str:
         """The dtype of long sums: float32 where the computations are in half precision."""
         return keras.backend.result_type(self.compute_dtype, "float32")
 
-    def conv_norm(self, name, filters, reads, **arguments):
+    def conv_norm(
+        self, name: str, filters: int | None, reads: int, **arguments: Any
+    ) -> keras.layers.Layer:
         """A built `ConvNormAct` that reads maps of `reads` channels."""
         layer = ConvNormAct(filters, name=name, **{**self.norm_arguments, **arguments})
         layer.build((None, None, None, reads))
         return layer
 
-    def read_out_conv(self, name, filters, reads, **arguments):
+    def read_out_conv(
+        self, name: str, filters: int | None, reads: int, **arguments: Any
+    ) -> keras.layers.Layer:
         """The `conv_norm` whose output `finish` takes: where the module is residual, a zero one."""
         if self.residual:
             arguments |= {"activation": None, "gamma_initializer": "zeros"}
         return self.conv_norm(name, filters, reads, **arguments)
 
-    def finish(self, inputs, x, training=None):
+    def finish(self, inputs: tf.Tensor, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """The module's output, of what was read out."""
         return self.drop(inputs + x if self.residual else x, training=training)
 
-    def linear(self, name, filters, reads, use_bias=False, kernel_initializer="he_normal"):
+    def linear(
+        self,
+        name: str,
+        filters: int,
+        reads: int,
+        use_bias: bool = False,
+        kernel_initializer: str | keras.initializers.Initializer = "he_normal",
+    ) -> keras.layers.Layer:
         """A built 1x1 convolution that reads maps of `reads` channels."""
         layer = keras.layers.Conv2D(
             filters,
@@ -134,23 +151,23 @@ class ContextModule(keras.layers.Layer):
         layer.build((None, None, None, reads))
         return layer
 
-    def inference_twin(self, options):
+    def inference_twin(self, options: TwinOptions) -> keras.layers.Layer:
         """The module for inference: of class `twin_class`, or a copy. See `isa_tf.layers.twin`."""
         if self.twin_class is None:
             return twin.copy(self, type(self))
         known = self.twin_class.twin_arguments
         return twin.copy(self, self.twin_class, **{name: getattr(options, name) for name in known})
 
-    def fill_twin(self, other):
+    def fill_twin(self, other: keras.layers.Layer) -> None:
         if self.twin_class is None:  # the other is a copy, whose convolutions are these
             other.set_weights(self.get_weights())
         else:
             twin.fill_parts(self, other)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.filters or input_shape[-1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -177,22 +194,30 @@ class ModuleTwin:
     """
 
     # Of `twin.TwinOptions`.
-    twin_arguments = ("minimal_filtering", "product_dtype", "compile_transforms")
+    twin_arguments: tuple[str, ...] = ("minimal_filtering", "product_dtype", "compile_transforms")
 
-    def __init__(self, *args, product_dtype=None, compile_transforms=True, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        product_dtype: str | None = None,
+        compile_transforms: bool = True,
+        **kwargs: Any,
+    ) -> None:
         self.product_dtype = product_dtype
         self.compile_transforms = compile_transforms
         super().__init__(*args, **kwargs)
 
     @property
-    def norm_arguments(self):
-        return {**super().norm_arguments, **self._of_convolutions}
+    def norm_arguments(self) -> dict[str, Any]:
+        return {**super().norm_arguments, **self._of_convolutions}  # type: ignore[misc]
 
     @property
     def _of_convolutions(self):
         return {name: getattr(self, name) for name in ("product_dtype", "compile_transforms")}
 
-    def conv_norm(self, name, filters, reads, **arguments):
+    def conv_norm(
+        self, name: str, filters: int | None, reads: int, **arguments: Any
+    ) -> keras.layers.Layer:
         arguments = {**self.norm_arguments, **arguments}
         of_training = ("epsilon", "momentum", "synchronized")
         for name in (*of_training, "gamma_initializer", "kernel_initializer"):
@@ -201,8 +226,8 @@ class ModuleTwin:
         layer.build((None, None, None, reads))
         return layer
 
-    def get_config(self):
-        return {**super().get_config(), **self._of_convolutions}
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._of_convolutions}  # type: ignore[misc]
 
 
 class AttentionModule(ContextModule):
@@ -214,7 +239,9 @@ class AttentionModule(ContextModule):
         return_affinity: bool, whether to return (output, affinity).
     """
 
-    def compute_output_spec(self, inputs, training=None, return_affinity=False):
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, return_affinity: bool = False
+    ) -> Any:
         if return_affinity:
             return keras.Operation.compute_output_spec(
                 self, inputs, training=training, return_affinity=True

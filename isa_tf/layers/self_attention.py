@@ -1,5 +1,8 @@
 """The self-attention block that every attention here repeats inside its groups."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -8,6 +11,7 @@ from isa_tf.layers import twin
 from isa_tf.layers.conv import float64
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.position import PositionBias
+from isa_tf.types import Partition, Shape
 
 AUTO = "auto"
 
@@ -16,20 +20,20 @@ AUTO = "auto"
 ORDERS = ("long_short", "short_long", "long", "short")
 
 
-def check_order(order):
+def check_order(order: str) -> None:
     """Raises ValueError for an order that is none."""
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
 
 
-def ordered_levels(order, levels):
+def ordered_levels(order: str, levels: int) -> list[Any]:
     """The levels that an order runs through: numbers, 0 for the longest range, or names of two."""
     along = [ops.LONG, ops.SHORT] if levels == 2 else list(range(levels))
     runs = {"long_short": along, "short_long": along[::-1], "long": along[:1], "short": along[-1:]}
     return runs[order]
 
 
-def check_levels(levels, auto=False):
+def check_levels(levels: int | str, auto: bool = False) -> None:
     """Raises ValueError for anything but an int from 2, or "auto" where that may be."""
     if levels == AUTO and auto:
         return
@@ -38,7 +42,7 @@ def check_levels(levels, auto=False):
         raise ValueError(f"levels must be {known}, got {levels!r}")
 
 
-def check_partition(partition, levels=2):
+def check_partition(partition: Any, levels: Any = 2) -> Any:
     """A partition of so many levels: a pair of ints, a tuple of such pairs, or "auto".
 
     An int, and a pair, is every finer digit of more levels alike. Raises ValueError for anything
@@ -71,20 +75,20 @@ def check_partition(partition, levels=2):
     return pairs[0] if levels == 2 else tuple(pairs)
 
 
-def is_whole(partition):
+def is_whole(partition: Any) -> bool:
     """Whether a partition is known to leave the map one group, whose level 0 is dense attention."""
     radices = [p for pair in ops.partition_digits(partition) for p in pair]
     return all(isinstance(p, int) and p == 1 for p in radices)
 
 
-def grouped(x, partition, level):
+def grouped(x: tf.Tensor, partition: Any, level: Any) -> tf.Tensor:
     """The groups of a map that its partition divides, one beside the other: (B, G, N, C)."""
     count, height, width = ops.group_shape(ops.spatial_size(x), partition, level)
     groups = ops.to_groups(x, partition, level)
     return tf.reshape(groups, (-1, count, height * width, x.shape[-1]))
 
 
-def pad_and_mask(inputs, partition, mask_padding):
+def pad_and_mask(inputs: tf.Tensor, partition: Any, mask_padding: bool) -> Any:
     """Pads a map to its partition.
 
     Returns:
@@ -98,10 +102,12 @@ def pad_and_mask(inputs, partition, mask_padding):
     return padded, offset, ops.Heard.image(offset, size, ops.spatial_size(padded))
 
 
-def attention_arguments(layer):
+def attention_arguments(layer: Any) -> dict[str, Any]:
     """The arguments that attentions have in common with modules of them, as a layer has them."""
-    names = ("key_filters", "mask_padding", "jit_compile")
-    names += ("query_scale", "key_initializer", "position_bias")
+    names = (
+        *("key_filters", "mask_padding", "jit_compile"),
+        *("query_scale", "key_initializer", "position_bias"),
+    )
     return {name: getattr(layer, name) for name in names}
 
 
@@ -159,21 +165,21 @@ class SelfAttention2D(AttentionModule):
     "OCNet: Object Context for Semantic Segmentation", IJCV 2021.
     """
 
-    kind = ops.LONG  # with the partition below: one group, the whole map
+    kind: int | str = ops.LONG  # with the partition below: one group, the whole map
     levels = 2
 
     def __init__(
         self,
-        partition=1,
-        filters=None,
-        key_filters=None,
-        mask_padding=True,
-        jit_compile=False,
-        query_scale=1.0,
-        key_initializer="he_normal",
-        position_bias=False,
-        **kwargs,
-    ):
+        partition: Partition = 1,
+        filters: int | None = None,
+        key_filters: int | None = None,
+        mask_padding: bool = True,
+        jit_compile: bool = False,
+        query_scale: float = 1.0,
+        key_initializer: str | keras.initializers.Initializer = "he_normal",
+        position_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(filters, **kwargs)
         check_positive(key_filters=key_filters)
         if query_scale <= 0:
@@ -186,7 +192,7 @@ class SelfAttention2D(AttentionModule):
         self.mask_padding = mask_padding
         self.jit_compile = jit_compile
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         filters = self.filters or channels
@@ -206,12 +212,12 @@ class SelfAttention2D(AttentionModule):
             self.bias.build()
         self.build_read_out(channels, filters)
 
-    def build_read_out(self, channels, filters):
+    def build_read_out(self, channels: int, filters: int) -> None:
         """Makes what the values are made by, and what reads out of those that were gathered."""
         self.value = self.linear("value", filters, channels)
         self.output_conv = self.conv_norm("output", filters, filters)
 
-    def fill_twin(self, other):
+    def fill_twin(self, other: Any) -> None:
         for mine, theirs in zip((*self.query, *self.key), (*other.query, *other.key), strict=True):
             twin.fill_twin(mine, theirs)
         if self.bias is not None:
@@ -219,7 +225,9 @@ class SelfAttention2D(AttentionModule):
         kernel, bias = self.output_conv.folded()
         other.value.take((float64(self.value.kernel)[0, 0] @ kernel[0, 0])[None, None], bias)
 
-    def attend(self, x, partition, heard, training=None):
+    def attend(
+        self, x: tf.Tensor, partition: Any, heard: ops.Heard | None, training: bool | None = None
+    ) -> Any:
         """Attention inside the groups of a map that its partition divides.
 
         Args:
@@ -249,11 +257,13 @@ class SelfAttention2D(AttentionModule):
         output = ops.from_groups(output, partition, self.kind, size)
         return output, heard and heard.after(partition, self.kind), affinity
 
-    def is_compiled(self, partition):
+    def is_compiled(self, partition: Any) -> bool:
         """Whether XLA compiles the attention proper of this partition."""
         return self.jit_compile
 
-    def refuse_too_large(self, groups, partition, level, size):
+    def refuse_too_large(
+        self, groups: tf.Tensor, partition: Any, level: Any, size: Any
+    ) -> tf.Tensor:
         """The groups (B, G, N, C), unless their affinity does not fit into memory."""
         count, height, width = ops.group_shape(size, partition, level)
         affinity = (count, height * width, height * width)
@@ -263,7 +273,9 @@ class SelfAttention2D(AttentionModule):
         shape = (tf.shape(groups)[0] if batch is None else batch, *affinity)
         return runtime.refuse_too_large(shape, groups)
 
-    def queries_and_keys(self, x, training=None):
+    def queries_and_keys(
+        self, x: tf.Tensor, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """(query, key): what the positions of maps, or of groups, are compared by."""
         query, key = x, x
         for layer in self.query:
@@ -272,14 +284,23 @@ class SelfAttention2D(AttentionModule):
             key = layer(key, training=training)
         return query, key
 
-    def bias_of(self, partition, level, size):
+    def bias_of(self, partition: Any, level: Any, size: Any) -> Any:
         """The position bias of the groups of a level of a map; `None` for none."""
         if self.bias is None:
             return None
         _, *group = ops.group_shape(size, partition, level)
         return self.bias.between(group, ops.group_step(partition, level))
 
-    def attend_groups(self, query, key, make_value, mask, jit_compile, scaled=False, bias=None):
+    def attend_groups(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        make_value: Callable,
+        mask: Any,
+        jit_compile: bool,
+        scaled: bool = False,
+        bias: Any = None,
+    ) -> Any:
         """Attention proper, inside groups: the one place of it.
 
         Args:
@@ -300,19 +321,21 @@ class SelfAttention2D(AttentionModule):
             value = make_value()
         return ops.gather_values(affinity, value, jit_compile), affinity
 
-    def read_out(self, context, training=None):
+    def read_out(self, context: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """What is made of the gathered values."""
         return self.output_conv(context, training=training)
 
-    def resolve_partition(self, size):
+    def resolve_partition(self, size: Any) -> Any:
         """The partition for a map of `size` (H, W): (P_h, P_w), or pairs coarse to fine."""
         return (1, 1)
 
-    def kinds_of(self, partition):
+    def kinds_of(self, partition: Any) -> Any:
         """The levels of the attentions of a partition, in the order they run."""
         return [self.kind]
 
-    def call(self, inputs, training=None, return_affinity=False):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
+    ) -> Any:
         size = ops.spatial_size(inputs)
         partition = self.resolve_partition(size)
         x, offset, heard = pad_and_mask(inputs, partition, self.mask_padding)
@@ -320,7 +343,7 @@ class SelfAttention2D(AttentionModule):
         x = self.drop(ops.crop(x, offset, size), training=training)
         return (x, affinity) if return_affinity else x
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "partition": self.partition,
@@ -331,13 +354,14 @@ class SelfAttention2D(AttentionModule):
 class SparseAttention(SelfAttention2D):
     """The base of the attentions inside the groups of a partition, which "auto" chooses."""
 
-    def __init__(self, partition=8, **kwargs):
+    def __init__(self, partition: Partition = 8, **kwargs: Any) -> None:
         super().__init__(partition, **kwargs)
 
-    def resolve_partition(self, size):
+    def resolve_partition(self, size: Any) -> Any:
         if self.partition != AUTO:
             return self.partition
-        return ops.best_partition(*size, self.levels)
+        height, width = size
+        return ops.best_partition(height, width, self.levels)
 
 
 class AttentionTwin(ModuleTwin):
@@ -350,17 +374,19 @@ class AttentionTwin(ModuleTwin):
     """
 
     twin_arguments = (*ModuleTwin.twin_arguments, "jit_compile")
+    jit_compile: bool  # of the attention's class, as is the other
+    activation: Any
 
-    def build_read_out(self, channels, filters):
+    def build_read_out(self, channels: int, filters: int) -> None:
         self.value = self.conv_norm("value", filters, channels, activation=None)
 
-    def fill_twin(self, other):
+    def fill_twin(self, other: Any) -> None:
         twin.fill_parts(self, other)
 
-    def is_compiled(self, partition):
+    def is_compiled(self, partition: Any) -> bool:
         return self.jit_compile and not is_whole(partition)
 
-    def read_out(self, context, training=None):
+    def read_out(self, context: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return self.activation(context)
 
 

@@ -6,6 +6,7 @@ method is copied. `isa_tf.inference.fuse` puts the twins of a whole network toge
 """
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -47,18 +48,18 @@ class TwinOptions:
             raise ValueError(f"product_dtype must be a float's, got {self.product_dtype!r}")
 
     @property
-    def compile_transforms(self):
+    def compile_transforms(self) -> bool:
         """`jit_compile`, by the name that convolutions have for it."""
         return self.jit_compile
 
     @property
-    def of_convolutions(self):
+    def of_convolutions(self) -> dict[str, Any]:
         """dict of what a `ConvBiasAct` is told."""
         names = ("minimal_filtering", "product_dtype", "compile_transforms")
         return {name: getattr(self, name) for name in names}
 
 
-def inference_twin(layer, options):
+def inference_twin(layer: keras.layers.Layer, options: TwinOptions) -> keras.layers.Layer:
     """The twin of a layer, or a copy of it where it has none.
 
     Args:
@@ -82,7 +83,9 @@ def inference_twin(layer, options):
     return copy(layer, type(layer))
 
 
-def copy(layer, cls, **changes):
+def copy(
+    layer: keras.layers.Layer, cls: type[keras.layers.Layer], **changes: Any
+) -> keras.layers.Layer:
     """A layer of class `cls` with a layer's config but for the changes, and its weights.
 
     Its `fill_twin(twin)` sets them where it has this method; else they are the layer's own.
@@ -94,7 +97,7 @@ def copy(layer, cls, **changes):
     return twin
 
 
-def fill_twin(layer, twin):
+def fill_twin(layer: keras.layers.Layer, twin: keras.layers.Layer) -> None:
     """Gives a built twin the weights that are made of a layer's."""
     if hasattr(layer, "fill_twin"):
         layer.fill_twin(twin)
@@ -102,7 +105,7 @@ def fill_twin(layer, twin):
         twin.set_weights(layer.get_weights())
 
 
-def fill_parts(layer, twin):
+def fill_parts(layer: keras.layers.Layer, twin: keras.layers.Layer) -> None:
     """Gives a twin of the same parts the weights that are made of them, one by one."""
     for theirs, ours in zip(*map(own_trainable_variables, (twin, layer)), strict=True):
         theirs.assign(ours)

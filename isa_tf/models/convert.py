@@ -1,6 +1,7 @@
 """Models from other people's checkpoints: the tensors tell the architecture and fill it."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 
@@ -8,6 +9,7 @@ from isa_tf.backbones import HRNet, ResNet
 from isa_tf.models.isanet import ISANet
 from isa_tf.models.mask_rcnn import MaskRCNN
 from isa_tf.names import unknown
+from isa_tf.types import StrPath
 from isa_tf.weights import hrnet, list_sources, read_checkpoint, resnet, sources
 from isa_tf.weights.transfer import Report
 
@@ -35,7 +37,9 @@ class Converted(NamedTuple):
     report: Report
 
 
-def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Converted:
+def from_checkpoint(
+    path: StrPath, source: str | None = None, num_classes: int | None = None, **arguments: Any
+) -> Converted:
     """Makes the model that a checkpoint was trained with, and gives it the weights.
 
     Args:
@@ -77,7 +81,7 @@ def from_checkpoint(path, source=None, num_classes=None, **arguments) -> Convert
         return _backbone(tensors, path, source, settings)
     module = sources.SOURCES[source]
     found = module.arguments(tensors, path)
-    make = ISANet
+    make: Callable[..., keras.Model] = ISANet
     if getattr(module, "TASK", None) == MaskRCNN.task:
         make, settings = MaskRCNN, _merge(found, module.SETTINGS, arguments)
         if settings.pop("context_options"):
@@ -126,7 +130,7 @@ def _check_partitions(path, count, partition):
         )
 
 
-def check_source(source):
+def check_source(source: str) -> str:
     """A source as it is, or ValueError with the known ones."""
     known = [*list_sources(), *BACKBONES]
     if source not in known:
@@ -134,7 +138,7 @@ def check_source(source):
     return source
 
 
-def find_source(tensors, path):
+def find_source(tensors: Mapping[str, Any], path: StrPath) -> str:
     """Whose checkpoint these tensors are, by their names; ValueError where none is known."""
     # HRNet before ResNet, whose stem and first stage it has too.
     found = (module.find_source(tensors) for module in (sources, hrnet, resnet))

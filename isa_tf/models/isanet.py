@@ -1,9 +1,18 @@
 """ISANet: the published network around interlaced sparse self-attention."""
 
+from typing import Any
+
+from isa_tf.backbones import Backbone
 from isa_tf.models.segmenter import Segmenter
 
 
-def ISANet(backbone="resnet50", num_classes=19, auxiliary_level="c4", name="isanet", **kwargs):
+def ISANet(
+    backbone: str | Backbone = "resnet50",
+    num_classes: int = 19,
+    auxiliary_level: str | None = "c4",
+    name: str = "isanet",
+    **kwargs: Any,
+) -> Segmenter:
     """The published network: a `Segmenter` with a dilated backbone, ISA and an auxiliary head.
 
     Output stride 8, a 3x3 convolution to 512 channels, the module with K = 256 and partition 8x8,

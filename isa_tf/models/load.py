@@ -1,10 +1,20 @@
 """Models of files, for the classes they were trained for or for others."""
 
+from collections.abc import Sequence
+
+import keras
+
 from isa_tf import formats
 from isa_tf.models.segmenter import Segmenter
+from isa_tf.types import Colors, StrPath
 
 
-def load(path, num_classes=None, class_names=None, palette=None):
+def load(
+    path: StrPath,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    palette: Colors | None = None,
+) -> keras.Model:
     """Loads the model of a `.keras` file; for other classes than its own, with new classifiers.
 
     Args:

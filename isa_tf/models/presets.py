@@ -2,15 +2,17 @@
 
 import dataclasses
 import logging
+from typing import Any
 
 import keras
 import numpy as np
 
 from isa_tf.data import label_sets
 from isa_tf.files import save_model
-from isa_tf.models.convert import from_checkpoint
+from isa_tf.models.convert import Converted, from_checkpoint
 from isa_tf.models.mask_rcnn import MaskRCNN
 from isa_tf.names import unknown
+from isa_tf.types import StrPath
 from isa_tf.version import __version__
 from isa_tf.weights import Published, cache, list_published
 
@@ -88,11 +90,13 @@ class Preset(Published):
     @property
     def depth(self) -> int:
         """Of the ResNet."""
+        assert self.network is not None  # every preset tells it
         return self.network["depth"]
 
     @property
     def stem(self) -> str:
         """The name of the weight file without its ending."""
+        assert self.file_name is not None
         return self.file_name.rsplit(".", 1)[0]
 
     @property
@@ -172,7 +176,7 @@ def _preset(weights):
 _PRESETS = [_preset(weights) for weights in list_published(*_TOLD)]
 
 
-def list_presets(task=None) -> list[Preset]:
+def list_presets(task: str | None = None) -> list[Preset]:
     """All published models that `from_preset` knows.
 
     Args:
@@ -188,7 +192,7 @@ def list_presets(task=None) -> list[Preset]:
     return [preset for preset in _PRESETS if task in (None, preset.task)]
 
 
-def find_preset(name) -> Preset:
+def find_preset(name: str) -> Preset:
     """A published model by its name, or by that of its weight file without the ending.
 
     Raises:
@@ -200,7 +204,7 @@ def find_preset(name) -> Preset:
     raise ValueError(unknown("preset", name, [preset.name for preset in _PRESETS]))
 
 
-def from_preset(name, num_classes=None, **arguments):
+def from_preset(name: str, num_classes: int | None = None, **arguments: Any) -> keras.Model:
     """A published model with its weights, class names, colours and test protocol.
 
     The weights are fetched into Keras's cache, checked, and converted once for each version of
@@ -243,7 +247,9 @@ def from_preset(name, num_classes=None, **arguments):
     return model
 
 
-def convert_published(preset, path, num_classes=None, **arguments):
+def convert_published(
+    preset: Preset, path: StrPath, num_classes: int | None = None, **arguments: Any
+) -> Converted:
     """A file of a preset as a model, with the class names, colours and test protocol of it.
 
     Args:

@@ -1,5 +1,9 @@
 """What is said to those who would have a model quantised in place."""
 
+from typing import NoReturn
+
+import keras
+
 _INT8 = (
     'isa_tf.export(model, "model.tflite", "litert_int8", image_size=(H, W), calibration=FOLDER) '
     "writes one that computes in int8"
@@ -10,7 +14,7 @@ _FLOAT16 = (
 )
 
 
-def refuse_to_quantize(model):
+def refuse_to_quantize(model: keras.Model) -> NoReturn:
     """Raises ValueError: Keras quantises dense layers and embeddings alone; with what there is.
 
     Args:

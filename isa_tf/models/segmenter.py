@@ -1,6 +1,10 @@
 """Backbone -> context module -> decoder -> classifier: every segmentation model here."""
 
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
 import keras
+import tensorflow as tf
 
 from isa_tf import backbones
 from isa_tf.layers import (
@@ -12,6 +16,7 @@ from isa_tf.layers import (
 )
 from isa_tf.layers.conv import BN_MOMENTUM
 from isa_tf.models.quantize import refuse_to_quantize
+from isa_tf.types import Activation, Colors, DType, StrPath
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"
@@ -95,33 +100,33 @@ class Segmenter(keras.Model):
 
     def __init__(
         self,
-        backbone,
-        context="isa",
-        num_classes=19,
-        context_options=None,
-        output_stride=None,
-        backbone_weights=None,
-        head_level=None,
-        head_filters=512,
-        head_kernel_size=3,
-        decoder_levels=(),
-        decoder_filters=128,
-        input_scale=1.0,
-        auxiliary_level=None,
-        auxiliary_filters=256,
-        auxiliary_weight=0.4,
-        dropout=0.1,
-        activation="relu",
-        coordinates="half_pixel",
-        class_names=None,
-        palette=None,
-        protocol=None,
-        momentum=BN_MOMENTUM,
-        minimal_filtering=None,
-        synchronized=False,
-        dtype=None,
-        **kwargs,
-    ):
+        backbone: str | backbones.Backbone,
+        context: str | keras.layers.Layer | None = "isa",
+        num_classes: int = 19,
+        context_options: dict[str, Any] | None = None,
+        output_stride: int | None = None,
+        backbone_weights: StrPath | None = None,
+        head_level: str | None = None,
+        head_filters: int = 512,
+        head_kernel_size: int = 3,
+        decoder_levels: Sequence[str] = (),
+        decoder_filters: int | Sequence[int] = 128,
+        input_scale: float = 1.0,
+        auxiliary_level: str | None = None,
+        auxiliary_filters: int = 256,
+        auxiliary_weight: float = 0.4,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        coordinates: str = "half_pixel",
+        class_names: Sequence[str] | None = None,
+        palette: Colors | None = None,
+        protocol: dict[str, Any] | None = None,
+        momentum: float = BN_MOMENTUM,
+        minimal_filtering: int | None = None,
+        synchronized: bool = False,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         for name, given in (("class_names", class_names), ("palette", palette)):
@@ -141,14 +146,16 @@ class Segmenter(keras.Model):
             context = create_context(context, **options)
         elif context_options:
             raise ValueError(f"context_options are of a module given by name, not of {context!r}")
-        widths = decoder_filters
-        if isinstance(widths, int):
-            widths = [widths] * len(decoder_levels)
+        if isinstance(decoder_filters, int):
+            widths: Sequence[int] = [decoder_filters] * len(decoder_levels)
+        else:
+            widths = decoder_filters
         if len(widths) != len(decoder_levels):
             raise ValueError(f"{len(widths)} decoder_filters for {len(decoder_levels)} levels")
         head_level = head_level or backbone.head_level
         levels = [head_level, *decoder_levels]
-        levels += [auxiliary_level] * (auxiliary_level is not None)
+        if auxiliary_level is not None:
+            levels.append(auxiliary_level)
         for level in levels:
             if level not in backbone.feature_strides:
                 known = ", ".join(backbone.feature_strides)
@@ -214,14 +221,14 @@ class Segmenter(keras.Model):
         self.minimal_filtering = minimal_filtering
         self.synchronized = synchronized
 
-    def feature_extractor(self):
+    def feature_extractor(self) -> keras.Model:
         """The part below the head: a model from an image to a dict of the maps that `head` reads.
 
         It has the variables of this model.
         """
         return keras.Model(self.input, dict(self._maps), name="feature_extractor")
 
-    def head(self):
+    def head(self) -> "SegmenterHead":
         """The part above the backbone, to be trained on maps that were computed before.
 
         Its variables are those of this model: what is trained in one is trained in both.
@@ -239,13 +246,15 @@ class Segmenter(keras.Model):
         """
         return SegmenterHead(self)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             inputs = self._standardize_inputs(inputs)
             return super()._run_through_graph(inputs, operation_fn=lambda layer: layer)
         return super().call(inputs, training=training, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, mask: Any = None
+    ) -> Any:
         outputs = super().compute_output_spec(inputs, training=training, mask=mask)
         return outputs if training else _logits(outputs)
 
@@ -253,7 +262,14 @@ class Segmenter(keras.Model):
         # What `keras.models.clone_model` makes its copy by, which has no `call` of ours.
         return _logits(super()._run_through_graph(*args, **kwargs))
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         auxiliary = None
         if isinstance(y_pred, dict):
             y_pred, auxiliary = y_pred[LOGITS], y_pred[AUXILIARY]
@@ -264,16 +280,18 @@ class Segmenter(keras.Model):
             loss += self.auxiliary_weight * self._compile_loss(y, auxiliary, sample_weight)
         return loss
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         if isinstance(y_pred, dict):
             y_pred = y_pred[LOGITS]
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def quantize(self, mode=None, config=None, **kwargs):
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> NoReturn:
         """There is no such model; the error says what there is instead."""
         refuse_to_quantize(self)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -302,7 +320,9 @@ class Segmenter(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "Segmenter":
         config = upgrade(config)
         for part in ("backbone", "context"):
             if isinstance(config.get(part), dict):
@@ -324,7 +344,7 @@ class SegmenterHead(Segmenter):
         which only the size counts, (B, H, W, 3) -> (B, H, W, num_classes), float32.
     """
 
-    def __init__(self, segmenter):
+    def __init__(self, segmenter: Segmenter) -> None:
         inputs = {**segmenter._maps, IMAGE: segmenter.input}
         for level, tensor in segmenter._maps.items():
             tensor.name = level  # else Keras warns of each that it is not the key
@@ -337,7 +357,7 @@ class SegmenterHead(Segmenter):
         self._whole = lambda: segmenter
 
     @property
-    def segmenter(self):
+    def segmenter(self) -> Segmenter:
         """The whole model."""
         return self._whole()
 
@@ -347,7 +367,7 @@ def _logits(outputs):
     return outputs[LOGITS] if isinstance(outputs, dict) else outputs
 
 
-def upgrade(config):
+def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a `Segmenter` from one of version 0.1, or of its subclass ISANet.
 
     That one had the arguments of its `InterlacedSparseAttention` loose among its own.

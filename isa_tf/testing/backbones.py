@@ -2,7 +2,9 @@
 
 import inspect
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,24 +36,29 @@ class BackboneBattery(Battery):
     >>> BackboneBattery("tiny", {"output_stride": 8}).run("strides", "config")
     """
 
-    def __init__(self, backbone, arguments=None, half_tolerance=0.03):
+    def __init__(
+        self,
+        backbone: str | Callable[..., keras.Model],
+        arguments: dict[str, Any] | None = None,
+        half_tolerance: float = 0.03,
+    ) -> None:
         self.backbone, self.arguments = backbone, arguments or {}
         self.half_tolerance = half_tolerance
         self.subject = backbone if isinstance(backbone, str) else backbone.__name__
 
-    def make(self, **more):
+    def make(self, **more: Any) -> keras.Model:
         """A backbone of these arguments and others."""
         if isinstance(self.backbone, str):
             return backbones.create(self.backbone, **{**self.arguments, **more})
         return self.backbone(**{**self.arguments, **more})
 
-    def made(self, **more):
+    def made(self, **more: Any) -> keras.Model:
         """A backbone whose weights hide nothing."""
         model = self.make(**more)
         randomize(model)
         return model
 
-    def check_strides(self):
+    def check_strides(self) -> None:
         """Every map has the size that its stride says, at any size of the image."""
         model = self.make()
         is_one = isinstance(model, backbones.Backbone)
@@ -84,7 +91,7 @@ class BackboneBattery(Battery):
                 stride == wanted, f"asked for output stride {wanted}, {level!r} has {stride}"
             )
 
-    def check_config(self):
+    def check_config(self) -> None:
         """`get_config` makes the same network again."""
         model = self.make(**self._options(dtype="mixed_bfloat16", synchronized=True))
         config = keras.saving.serialize_keras_object(model)
@@ -110,7 +117,7 @@ class BackboneBattery(Battery):
         shapes = [[tuple(w.shape) for w in each.weights] for each in (again, model)]
         self.expect(shapes[0] == shapes[1], f"made of its config has shapes {shapes[0]}")
 
-    def check_saving(self):
+    def check_saving(self) -> None:
         """The network is saved and loaded as a `.keras` file."""
         model, pixels = self.made(), image(33, 40)
         with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +128,7 @@ class BackboneBattery(Battery):
         for level, features in loaded(pixels).items():
             self.expect_close(features, expected[level], 1e-5, f"of a file, {level!r}")
 
-    def check_weights_file(self):
+    def check_weights_file(self) -> None:
         """`weights` takes a file of such a network's weights, and leaves no trace of its path."""
         model = self.made()
         with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +141,7 @@ class BackboneBattery(Battery):
         kept = again.get_config().get("weights")
         self.expect(kept is None, f"its config keeps the path of the file, {kept}")
 
-    def check_mixed_precision(self):
+    def check_mixed_precision(self) -> None:
         """Computes in bfloat16 by the policy, over float32 weights, and nearly the same."""
         model = self.make(dtype="mixed_bfloat16")
         for weight in model.weights:
@@ -150,7 +157,7 @@ class BackboneBattery(Battery):
             most = self.half_tolerance * np.abs(expected[level]).mean()
             self.expect(difference <= most, f"{told} differs by {difference:.2g} on average")
 
-    def check_gradients(self):
+    def check_gradients(self) -> None:
         """Every weight learns of its last map."""
         model = self.make()
         last = list(model.feature_strides)[-1]
@@ -163,14 +170,14 @@ class BackboneBattery(Battery):
             finite = np.isfinite(gradient).all()
             self.expect(finite, f"a gradient of {weight.path} that is not finite")
 
-    def check_pixels(self):
+    def check_pixels(self) -> None:
         """Pixels are RGB 0..255 of any dtype."""
         model, pixels = self.make(), image(16, 16).astype("uint8")
         expected = model(pixels.astype("float32"))
         for level, features in model(pixels).items():
             self.expect_equal(features, expected[level], f"{level!r} of uint8 pixels")
 
-    def check_segmenter(self):
+    def check_segmenter(self) -> None:
         """A `Segmenter` stands on it, by its name where it has one."""
         if isinstance(self.backbone, str):
             arguments = dict(self.arguments)
@@ -194,7 +201,7 @@ class BackboneBattery(Battery):
         return {name: value for name, value in options.items() if name in known}
 
 
-def image(height, width, batch=1):
+def image(height: int, width: int, batch: int = 1) -> np.ndarray:
     """Random pixels, float32 (B, height, width, 3)."""
     rng = np.random.default_rng(0)
     return rng.uniform(0, 255, (batch, height, width, 3)).astype("float32")

@@ -1,7 +1,9 @@
 """What every battery is, and what batteries compare by."""
 
 import inspect
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -62,12 +64,14 @@ class Battery:
             if self.applies(name):
                 getattr(self, f"check_{name}")()
 
-    def expect(self, holds, message: str) -> None:
+    def expect(self, holds: Any, message: str) -> None:
         """Raises AssertionError with the subject and a message unless something holds."""
         if not holds:
             raise AssertionError(f"{self.subject}: {message}")
 
-    def expect_close(self, found, expected, tolerance: float, what: str, floor=1e-30) -> None:
+    def expect_close(
+        self, found: Any, expected: Any, tolerance: float, what: str, floor: float = 1e-30
+    ) -> None:
         """Raises unless `relative_error` of two tensors is below a tolerance."""
         shapes = tuple(found.shape), tuple(expected.shape)
         self.expect(shapes[0] == shapes[1], f"{what}: {shapes[0]}, which should be {shapes[1]}")
@@ -76,7 +80,7 @@ class Battery:
             error < tolerance, f"{what}: differs by {error:.2g} of the largest, over {tolerance:g}"
         )
 
-    def expect_equal(self, found, expected, what: str) -> None:
+    def expect_equal(self, found: Any, expected: Any, what: str) -> None:
         """Raises unless two arrays are the same, bit for bit."""
         found, expected = np.asarray(found), np.asarray(expected)
         shapes = found.shape, expected.shape
@@ -85,7 +89,7 @@ class Battery:
         self.expect(np.all(same), f"{what}: {np.mean(~same):.1%} of the values differ")
 
 
-def relative_error(found, expected, floor=1e-30):
+def relative_error(found: Any, expected: Any, floor: float = 1e-30) -> float:
     """Largest difference relative to the largest expected magnitude, or to `floor` if larger.
 
     >>> float(relative_error(np.array([1.0, 4.0]), np.array([1.5, 4.0])))
@@ -96,7 +100,7 @@ def relative_error(found, expected, floor=1e-30):
     return np.abs(found - expected).max() / max(np.abs(expected).max(), floor)
 
 
-def randomize(layer, seed=0, positive=False):
+def randomize(layer: keras.layers.Layer, seed: int = 0, positive: bool = False) -> None:
     """Weights and moving statistics that hide nothing behind an identity or a dead ReLU.
 
     Args:
@@ -135,7 +139,7 @@ def randomize(layer, seed=0, positive=False):
             part.take(*part.plain_weights())  # of a kernel that there is
 
 
-def random_inputs(shapes, dtype="float32", seed=0):
+def random_inputs(shapes: Any, dtype: str = "float32", seed: int = 0) -> Any:
     """One tensor for a shape, a list for a list of shapes.
 
     >>> random_inputs((1, 4, 4, 2)).shape
@@ -147,7 +151,7 @@ def random_inputs(shapes, dtype="float32", seed=0):
     return tf.constant(rng.normal(size=shapes), dtype)
 
 
-def call_layer(layer, inputs, training=False):
+def call_layer(layer: keras.layers.Layer, inputs: Any, training: bool = False) -> Any:
     """A layer's output, of a layer that knows of training or one that does not.
 
     >>> call_layer(keras.layers.Flatten(), tf.ones((1, 2, 2))).shape
@@ -159,7 +163,7 @@ def call_layer(layer, inputs, training=False):
     return layer(inputs)
 
 
-def outputs_and_gradients(layer, inputs, training):
+def outputs_and_gradients(layer: keras.layers.Layer, inputs: Any, training: bool) -> list[Any]:
     """A layer's output, and the gradients of its mean square by the layer's variables.
 
     >>> _, kernel, bias = outputs_and_gradients(keras.layers.Dense(2), tf.ones((1, 3)), False)

@@ -1,6 +1,7 @@
 """The battery of a data set, of labels or of instances."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from isa_tf.data import (
     instance_train_pipeline,
     train_pipeline,
 )
+from isa_tf.data.base import Dataset
 from isa_tf.testing.battery import Battery
 
 
@@ -31,12 +33,13 @@ class DatasetBattery(Battery):
     >>> DatasetBattery(isa_tf.data.SyntheticDataset(num_examples={"train": 4, "val": 2})).run()
     """
 
-    def __init__(self, dataset, examples=8):
-        self.dataset, self.examples = dataset, examples
+    def __init__(self, dataset: Dataset, examples: int = 8) -> None:
+        self.dataset: Any = dataset  # of either kind
+        self.examples = examples
         self.subject = getattr(dataset, "name", type(dataset).__name__)
         self.finds_instances = isinstance(dataset, InstanceDataset)
 
-    def applies(self, name):
+    def applies(self, name: str) -> bool:
         of_instances = {"instances", "ground_truth"}
         of_labels = {"labels", "graph_reader", "eval_pipeline"}
         return name not in (of_labels if self.finds_instances else of_instances)
@@ -50,7 +53,7 @@ class DatasetBattery(Battery):
             for index in self._first(split):
                 yield split, index, f"{split} {index}", self.dataset.read(split, index)
 
-    def check_names(self):
+    def check_names(self) -> None:
         """Classes, colours and splits are told; an unknown split is refused."""
         data = self.dataset
         kinds = SegmentationDataset, InstanceDataset
@@ -79,7 +82,7 @@ class DatasetBattery(Battery):
                 ) from error
             self.expect(False, "an unknown split is not refused (ValueError)")
 
-    def check_examples(self):
+    def check_examples(self) -> None:
         """Each example of a split has a name of its own."""
         for split in self.dataset.splits:
             names = self.dataset.examples(split)
@@ -91,7 +94,7 @@ class DatasetBattery(Battery):
             self.expect(size == len(names), f"{split}: size tells {size}, examples {len(names)}")
             self.expect(names == self.dataset.examples(split), f"{split}: names change")
 
-    def check_images(self):
+    def check_images(self) -> None:
         """Images are uint8 (H, W, 3)."""
         for _, _, where, (image, _) in self._each():
             self._check_image(image, where)
@@ -102,7 +105,7 @@ class DatasetBattery(Battery):
         is_map = image.ndim == 3 and image.shape[2] == 3 and image.size
         self.expect(is_map, f"{where}: the image is {image.shape}, not (H, W, 3)")
 
-    def check_labels(self):
+    def check_labels(self) -> None:
         """Labels are uint8 class ids of the image's size, or 255."""
         data = self.dataset
         for _, _, where, (image, label) in self._each():
@@ -120,7 +123,7 @@ class DatasetBattery(Battery):
                 f"{data.num_classes - 1}, and {data.ignore_label} is ignored",
             )
 
-    def check_order(self):
+    def check_order(self) -> None:
         """An example is the same whenever and in whichever thread it is read."""
         for split in self.dataset.splits:
             places = list(self._first(split))
@@ -131,7 +134,7 @@ class DatasetBattery(Battery):
                     same = _same(found, expected[index])
                     self.expect(same, f"{split} {index}: is another when it is read again")
 
-    def check_graph_reader(self):
+    def check_graph_reader(self) -> None:
         """What TensorFlow's operations read is what `read` does."""
         import tensorflow as tf
 
@@ -151,7 +154,7 @@ class DatasetBattery(Battery):
                 same = _same(found, self.dataset.read(split, index))
                 self.expect(same, f"{split} {index}: its graph reader gives other pixels than read")
 
-    def check_instances(self):
+    def check_instances(self) -> None:
         """Boxes, classes, crowds, masks, ids and areas are one an instance, of the image's size."""
         data, fields = self.dataset, Annotations._fields
         for split, index, where, (image, found) in self._each():
@@ -174,7 +177,7 @@ class DatasetBattery(Battery):
                 same = _same(getattr(data, ask)(split, index), expected)
                 self.expect(same, f"{where}: {ask} tells otherwise than read")
 
-    def check_ground_truth(self):
+    def check_ground_truth(self) -> None:
         """What is told in COCO's form is what was read, with ids that nothing else has."""
         data = self.dataset
         for split in data.splits:
@@ -192,11 +195,11 @@ class DatasetBattery(Battery):
             lost = [e["id"] for e in truth["annotations"] if e["category_id"] not in categories]
             self.expect(not lost, f"{split}: instances {lost} are of no category")
 
-    def check_train_pipeline(self):
+    def check_train_pipeline(self) -> None:
         """Batches of the first split, of one size, come out of the training pipeline."""
         split = self.dataset.splits[0]
         if self.finds_instances:
-            sides = {"short_side": 64, "long_side": 96, "mask_size": 8}
+            sides: dict[str, Any] = {"short_side": 64, "long_side": 96, "mask_size": 8}
             batch = next(iter(instance_train_pipeline(self.dataset, split, 2, **sides)))
             count = batch[0]["image"].shape[0] if isinstance(batch[0], dict) else len(batch[0])
             self.expect(count == 2, f"{split}: a batch of {count} where 2 were asked for")
@@ -205,7 +208,7 @@ class DatasetBattery(Battery):
         shapes = tuple(image.shape), tuple(label.shape)
         self.expect(shapes == ((2, 32, 32, 3), (2, 32, 32)), f"{split}: batches of {shapes}")
 
-    def check_eval_pipeline(self):
+    def check_eval_pipeline(self) -> None:
         """Every example of the last split comes once, whole, as it was read."""
         split = self.dataset.splits[-1]
         batches = eval_pipeline(self.dataset, split, with_index=True)

@@ -6,7 +6,9 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from isa_tf import formats
@@ -41,22 +43,29 @@ class FormatBattery(Battery):
     >>> FormatBattery("keras", model=model).run("found", "contract")
     """
 
-    def __init__(self, format, options=None, model=None, size=SIZE, score_tolerance=1e-4):
+    def __init__(
+        self,
+        format: str,
+        options: dict[str, Any] | None = None,
+        model: keras.Model | None = None,
+        size: tuple[int, int] = SIZE,
+        score_tolerance: float = 1e-4,
+    ) -> None:
         self.format = formats.create(format)
         self.subject = f"format {format!r}"
         if options is None:
             options = {"image_size": size} if self.format.options.get("image_size") else {}
-        self.options, self.size, self.score_tolerance = options, tuple(size), score_tolerance
+        self.options, self.size, self.score_tolerance = options, size, score_tolerance
         self._model = model
         self._folder = tempfile.TemporaryDirectory()
 
     @functools.cached_property
-    def model(self):
+    def model(self) -> keras.Model:
         """The model that is written."""
         return trained_segmenter(self.size) if self._model is None else self._model
 
     @functools.cached_property
-    def path(self):
+    def path(self) -> Path:
         """The path of its file, which is written when it is first asked for."""
         path = Path(self._folder.name) / "new" / self.format.file_name
         said = io.StringIO()
@@ -68,16 +77,16 @@ class FormatBattery(Battery):
         self.expect(there == [path.name], f"export leaves {there}, where {path.name} is asked for")
         return path
 
-    def check_written(self):
+    def check_written(self) -> None:
         """`export` makes the folders above, returns the path, says nothing, leaves nothing else."""
         self.expect(size(self.path) > 0, "what is written is empty")
 
-    def check_found(self):
+    def check_found(self) -> None:
         """What is written is known to be of the format."""
         found = formats.find(self.path).name
         self.expect(found == self.format.name, f"its files are taken for those of {found!r}")
 
-    def check_decisions(self):
+    def check_decisions(self) -> None:
         """Class ids and scores are the model's, the same alone and in a batch."""
         images = blotches(2, *self.size)
         predictor = formats.load_predictor(self.path, num_threads=1, protocol=Protocol())
@@ -93,7 +102,7 @@ class FormatBattery(Battery):
         for part, old in zip(result, before, strict=True):
             self.expect_equal(part, old, "an answer, after the next image came,")
 
-    def check_sizes(self):
+    def check_sizes(self) -> None:
         """Images of any size get class ids of their own size."""
         predictor = formats.load_predictor(self.path, protocol=Protocol())
         fixed = self.format.options.get("image_size", False)  # needed, and not to warm up with
@@ -120,7 +129,7 @@ class FormatBattery(Battery):
         difference = np.abs(score - expected_score).max()
         self.expect(difference <= self.score_tolerance, f"scores differ by {difference:.2g}")
 
-    def check_contract(self):
+    def check_contract(self) -> None:
         """Classes and colours are in the file; a protocol is followed, or refused."""
         predictor, contract = formats.load_predictor(self.path), contract_of(self.model)
         for name in ("class_names", "palette", "num_classes"):
@@ -133,7 +142,7 @@ class FormatBattery(Battery):
             return
         self.expect(told == protocol, f"takes {protocol}, and predicts by {told}")
 
-    def check_verified(self):
+    def check_verified(self) -> None:
         """`verify` tells what is the model's file from another's."""
         found = self.format.verify(self.path, self.model, blotches(1, *self.size))
         least = self.format.least_agreement
@@ -147,7 +156,7 @@ class FormatBattery(Battery):
         other = self.format.verify(self.path, small_segmenter(), blotches(1, *self.size)).agreement
         self.expect(other < 0.8, f"another model's decisions are these by {other:.1%}")
 
-    def check_refusals(self):
+    def check_refusals(self) -> None:
         """No model, and a path of another kind, are a ValueError, and leave nothing."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.format.file_name
@@ -167,7 +176,7 @@ class FormatBattery(Battery):
             raise AssertionError(message) from error
         self.expect(False, f"{what} is not refused (ValueError)")
 
-    def check_damage(self):
+    def check_damage(self) -> None:
         """A file that was cut off is a ValueError that names its path."""
         with tempfile.TemporaryDirectory() as folder:
             broken = Path(folder) / self.format.file_name

@@ -2,7 +2,9 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -52,37 +54,45 @@ class LayerBattery(Battery):
     ...     LayerBattery(layers.ConvNormAct, {"filters": 5}).run()
     """
 
-    def __init__(self, cls, arguments=None, shapes=MAP, half_tolerance=0.05):
+    def __init__(
+        self,
+        cls: type[keras.layers.Layer],
+        arguments: dict[str, Any] | Callable[..., dict[str, Any]] | None = None,
+        shapes: Any = MAP,
+        half_tolerance: float = 0.05,
+    ) -> None:
         self.cls, self.arguments, self.shapes = cls, arguments or {}, shapes
         self.half_tolerance = half_tolerance
         self.subject = cls.__name__
         self.inputs = random_inputs(shapes)
 
-    def applies(self, name):
+    def applies(self, name: str) -> bool:
         if name == "twin":
             return hasattr(self.cls, "inference_twin")
         # Keras's battery makes several layers of one dict of arguments.
         return name != "keras" or not callable(self.arguments)
 
-    def make(self, **more):
+    def make(self, **more: Any) -> keras.layers.Layer:
         """A layer of these arguments and others."""
         arguments = self.arguments
         arguments = arguments(**more) if callable(arguments) else arguments
         return self.cls(**{**arguments, **more})
 
-    def made(self, **more):
+    def made(self, **more: Any) -> keras.layers.Layer:
         """A built layer, whose weights hide nothing."""
         layer = self.make(**more)
         layer.build(self.shapes)
         randomize(layer)
         return layer
 
-    def call(self, layer, inputs=None, training=False):
+    def call(
+        self, layer: keras.layers.Layer, inputs: Any = None, training: bool = False
+    ) -> tf.Tensor:
         """A layer's output for these inputs or others."""
         inputs = self.inputs if inputs is None else inputs
         return call_layer(layer, inputs, training)
 
-    def functional(self, layer, unknown):
+    def functional(self, layer: keras.layers.Layer, unknown: bool) -> keras.Model:
         """A functional model of a layer alone, of maps of these sizes or of unknown ones."""
 
         def entry(shape):
@@ -91,11 +101,11 @@ class LayerBattery(Battery):
         inputs = _each(entry, self.shapes)
         return keras.Model(inputs, layer(inputs))
 
-    def smaller(self):
+    def smaller(self) -> Any:
         """Inputs of another size."""
         return _each(lambda s: random_inputs((1, s[1] - 2, s[2] + 1, s[3]), seed=1), self.shapes)
 
-    def check_shapes(self):
+    def check_shapes(self) -> None:
         """The shape that is promised is the one of a symbolic call and of a call."""
         layer = self.make()
         promised = tuple(layer.compute_output_shape(self.shapes))
@@ -116,7 +126,7 @@ class LayerBattery(Battery):
             f"{promised[-1]} of one that is known",
         )
 
-    def check_gradients(self):
+    def check_gradients(self) -> None:
         """Every weight learns, in training and outside."""
         layer = self.made()
         if not layer.weights:
@@ -135,7 +145,7 @@ class LayerBattery(Battery):
                 self.expect(np.isfinite(gradient).all(), f"a gradient that is not finite {where}")
                 self.expect(np.any(gradient), f"a gradient of nothing but zeros {where}")
 
-    def check_config(self):
+    def check_config(self) -> None:
         """`get_config` makes the same layer again, by way of JSON."""
         layer = self.made()
         config = json.loads(json.dumps(layer.get_config()))
@@ -151,7 +161,7 @@ class LayerBattery(Battery):
         again.set_weights(layer.get_weights())
         self.expect_equal(self.call(again), self.call(layer), "made of its config and weights")
 
-    def check_saving(self):
+    def check_saving(self) -> None:
         """A model of the layer is saved and loaded as a `.keras` file."""
         self._save(self.functional(self.made(), unknown=True), "saved and loaded")
 
@@ -162,11 +172,11 @@ class LayerBattery(Battery):
             loaded = keras.models.load_model(path)
         self.expect_equal(loaded(self.inputs), model(self.inputs), what)
 
-    def check_mixed_bfloat16(self):
+    def check_mixed_bfloat16(self) -> None:
         """Computes in bfloat16 by the policy, over float32 weights."""
         self._check_policy("mixed_bfloat16")
 
-    def check_mixed_float16(self):
+    def check_mixed_float16(self) -> None:
         """Computes in float16 by the policy, over float32 weights."""
         self._check_policy("mixed_float16")
 
@@ -188,7 +198,7 @@ class LayerBattery(Battery):
             for gradient in outputs_and_gradients(layer, self.inputs, True)[1:]:
                 self.expect(np.isfinite(gradient).all(), f"a gradient not finite by {policy}")
 
-    def check_dynamic_shape(self):
+    def check_dynamic_shape(self) -> None:
         """One graph of maps of unknown size is for all sizes."""
         layer = self.made()
         model = self.functional(layer, unknown=True)
@@ -199,7 +209,7 @@ class LayerBattery(Battery):
             self.expect_close(model(inputs), expected, 1e-5, "a model of unknown sizes")
             self.expect_close(traced(inputs), expected, 1e-5, "a graph of unknown sizes")
 
-    def check_graph(self):
+    def check_graph(self) -> None:
         """A graph computes what eager execution does, output and gradients."""
         layer = self.made()
         if not layer.trainable_variables:
@@ -214,7 +224,7 @@ class LayerBattery(Battery):
         for name, found, expected in zip(names, traced, eager, strict=True):
             self.expect_close(found, expected, 1e-4, f"{name} in a graph", floor)
 
-    def check_training_flag(self):
+    def check_training_flag(self) -> None:
         """Statistics change in training alone; frozen, nothing does, and it is as in inference."""
         layer = self.made()
         states = layer.non_trainable_variables
@@ -245,7 +255,7 @@ class LayerBattery(Battery):
         expected = self.call(layer, training=False)
         self.expect_close(frozen, expected, tolerance, "frozen, training=True")
 
-    def check_twin(self):
+    def check_twin(self) -> None:
         """A twin computes the same, has weights of its own, and is saved like any layer."""
         layer = self.made()
         expected = self.call(layer)
@@ -271,7 +281,7 @@ class LayerBattery(Battery):
         self.expect_close(self.call(twin), expected, 1e-4, "its twin, once it is changed itself,")
         self._save(self.functional(twin, unknown=True), "its twin, saved and loaded,")
 
-    def check_keras(self):
+    def check_keras(self) -> None:
         """`run_layer_test` of Keras: serialisation, build, symbolic call, training, precision."""
         # Keras's own tests: no part of what it promises, so it is imported here alone.
         from keras.src.testing import TestCase
@@ -306,8 +316,13 @@ class ContextBattery(LayerBattery):
     >>> ContextBattery("isa", {"partition": 4}).run("size", "residual", "segmenter")
     """
 
-    def __init__(self, module, arguments=None, **kwargs):
-        self.module = module
+    def __init__(
+        self,
+        module: str | type[keras.layers.Layer],
+        arguments: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.module, self.options = module, arguments or {}
         if isinstance(module, str):
             cls = type(create_context(module, **(arguments or {})))
         else:
@@ -316,28 +331,28 @@ class ContextBattery(LayerBattery):
         if isinstance(module, str):
             self.subject = f"{cls.__name__} ({module!r})"
 
-    def applies(self, name):
+    def applies(self, name: str) -> bool:
         if name == "residual":
             return self.make().residual or self.cls.both_forms
         return super().applies(name)
 
-    def make(self, **more):
+    def make(self, **more: Any) -> keras.layers.Layer:
         if isinstance(self.module, str):
-            return create_context(self.module, **{**self.arguments, **more})
+            return create_context(self.module, **{**self.options, **more})
         return super().make(**more)
 
-    def check_size(self):
+    def check_size(self) -> None:
         """A map of the same height and width, however small, of `filters` channels."""
         for size in ((10, 7), (1, 1), (3, 17)):
             shape = (1, *size, self.shapes[-1])
             found = tuple(self.call(self.make(), random_inputs(shape)).shape)
-            filters = self.arguments.get("filters") or shape[-1]
+            filters = self.options.get("filters") or shape[-1]
             self.expect(
                 found == (1, *size, filters),
                 f"makes {found} of {shape}, which should be {(1, *size, filters)}",
             )
 
-    def check_arguments(self):
+    def check_arguments(self) -> None:
         """Takes what all modules share (`ContextModule`), and keeps it in its config."""
         activation = keras.activations.get("leaky_relu")
         shared = {
@@ -353,10 +368,10 @@ class ContextBattery(LayerBattery):
         other = [name for name, value in expected.items() if config.get(name) != value]
         self.expect(not other, f"does not keep {', '.join(other)}, which all modules have")
 
-    def check_residual(self):
+    def check_residual(self) -> None:
         """With `residual=True` a fresh module is the identity, and learns to be another."""
         module = self.make(
-            residual=True, **({"filters": None} if "filters" in self.arguments else {})
+            residual=True, **({"filters": None} if "filters" in self.options else {})
         )
         for training in (False, True):
             found = self.call(module, training=training)
@@ -368,13 +383,13 @@ class ContextBattery(LayerBattery):
         learns = any(g is not None and np.any(g) for g in gradients)
         self.expect(learns, "residual, it stays the identity: no weight has a gradient")
 
-    def check_segmenter(self):
+    def check_segmenter(self) -> None:
         """A `Segmenter` is made with it, of a config, and saved with it."""
         if isinstance(self.module, str):
-            context = {"context": self.module, "context_options": self.arguments}
+            context, options = self.module, self.options
         else:
-            context = {"context": self.make(name="context")}
-        model = Segmenter("tiny", num_classes=3, head_filters=self.shapes[-1], **context)
+            context, options = self.make(name="context"), None
+        model = Segmenter("tiny", context, 3, context_options=options, head_filters=self.shapes[-1])
         randomize(model)
         images = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, 41, 58, 3)), "float32")
         logits = model(images)

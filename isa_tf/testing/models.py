@@ -2,7 +2,9 @@
 
 import json
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from isa_tf.losses import PixelCrossEntropy
 from isa_tf.models import Segmenter
 from isa_tf.names import differences
 from isa_tf.testing.battery import Battery, randomize
+from isa_tf.types import DType, Partition
 
 NAMES = ("void", "sky", "tree", "road", "wall", "sign", "Bäume")
 PALETTE = tuple((i, 2 * i, 255 - i) for i in range(7))
@@ -38,18 +41,18 @@ class ModelBattery(Battery):
     >>> ModelBattery(make).run("sizes", "config")
     """
 
-    def __init__(self, make):
+    def __init__(self, make: Callable[[], keras.Model]) -> None:
         self.make = make
         self.subject = "model"
 
-    def made(self):
+    def made(self) -> keras.Model:
         """A model whose weights hide nothing."""
         model = self.make()
         self.subject = model.name
         randomize(model)
         return model
 
-    def check_sizes(self):
+    def check_sizes(self) -> None:
         """Finite float32 logits of the image's own size, that say something, at any size."""
         model = self.made()
         num_classes = contract_of(model).check(model).num_classes
@@ -64,7 +67,7 @@ class ModelBattery(Battery):
         told = model.predict(pixels(*SIZES[0]), verbose=0)
         self.expect(told.shape == logits.shape, f"`predict` gives {told.shape}")
 
-    def check_config(self):
+    def check_config(self) -> None:
         """`get_config` makes the same model again, by way of JSON."""
         model = self.made()
         config = json.loads(json.dumps(model.get_config()))
@@ -79,7 +82,7 @@ class ModelBattery(Battery):
         x = pixels(*SIZES[0])
         self.expect_equal(again(x), model(x), "logits of one made of its config and weights")
 
-    def check_saving(self):
+    def check_saving(self) -> None:
         """A `.keras` file gives the same model: its class, logits, classes and colours."""
         model, x = self.made(), pixels(*SIZES[0])
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +95,7 @@ class ModelBattery(Battery):
         other = differences(*(json.loads(json.dumps(m.get_config())) for m in (model, loaded)))
         self.expect(not other, f"a file's config has another {', '.join(other)}")
 
-    def check_fit(self):
+    def check_fit(self) -> None:
         """Every weight has a gradient in training, and `fit` lowers the loss."""
         model = self.make()
         num_classes = contract_of(model).check(model).num_classes
@@ -115,7 +118,7 @@ class ModelBattery(Battery):
         )
 
 
-def pixels(*shape, seed=0):
+def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     """Random pixels, float32 (B, H, W, 3)."""
     return np.random.default_rng(seed).uniform(0, 255, (*shape, 3)).astype("float32")
 
@@ -123,7 +126,7 @@ def pixels(*shape, seed=0):
 # === Small models ===
 
 
-def blotches(batch, height, width, seed=0):
+def blotches(batch: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """Images with something to see in them: uint8 (batch, height, width, 3), smooth blotches.
 
     >>> blotches(1, 20, 30).shape
@@ -131,21 +134,21 @@ def blotches(batch, height, width, seed=0):
     """
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (batch, 7, 9, 3), np.uint8)
-    resized = (Image.fromarray(c).resize((width, height), Image.BICUBIC) for c in coarse)
+    resized = (Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC) for c in coarse)
     return np.stack([np.asarray(image) for image in resized])
 
 
 def small_segmenter(
-    partition=8,
-    names=NAMES,
-    dtype=None,
-    jit_compile=False,
-    backbone="tiny",
-    levels=2,
-    share_projections=False,
-    position_bias=False,
-    **kwargs,
-):
+    partition: Partition = 8,
+    names: Sequence[str] | None = NAMES,
+    dtype: DType = None,
+    jit_compile: bool = False,
+    backbone: str = "tiny",
+    levels: int | str = 2,
+    share_projections: bool = False,
+    position_bias: bool = False,
+    **kwargs: Any,
+) -> Segmenter:
     """A small segmenter with random weights and statistics, whose seven classes are well mixed.
 
     Args:
@@ -204,7 +207,7 @@ def small_segmenter(
     return model
 
 
-def trained_segmenter(size=(66, 74), **kwargs):
+def trained_segmenter(size: tuple[int, int] = (66, 74), **kwargs: Any) -> Segmenter:
     """A `small_segmenter` that has learnt to tell six colours.
 
     A network of noise decides by differences that 8 bits do not hold; a trained one does not.
@@ -222,7 +225,7 @@ def trained_segmenter(size=(66, 74), **kwargs):
     return model
 
 
-def decisions_of(model, images):
+def decisions_of(model: keras.Model, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class ids and scores that a model's logits are worth, in float64.
 
     >>> class_id, score = decisions_of(model, images)

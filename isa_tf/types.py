@@ -1,0 +1,16 @@
+"""What arguments of several rooms may be, by name, for annotations."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+
+StrPath: TypeAlias = str | os.PathLike[str]
+Size: TypeAlias = int | Sequence[int]  # of both sides, or (height, width)
+Colors: TypeAlias = Sequence[Sequence[int]]  # RGB triples, 0..255
+Shape: TypeAlias = Sequence[Any]  # of ints; None where a size is not known
+DType: TypeAlias = str | keras.dtype_policies.DTypePolicy | None
+Activation: TypeAlias = str | Callable[[tf.Tensor], tf.Tensor] | None
+Partition: TypeAlias = str | int | Sequence[Any]  # see `isa_tf.layers.InterlacedSparseAttention`
