@@ -1,6 +1,6 @@
 """What attention modules attend to: their affinities, and where information comes from."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ class Attention(NamedTuple):
     size: tuple
 
 
-def read_attention(model, image, layer=None):
+def read_attention(model: keras.Model, image: np.ndarray, layer: str | None = None) -> Any:
     """What the attention module of a model attends to in a photo.
 
     The model sees the whole photo at its own size, whatever its test protocol.
@@ -56,7 +56,7 @@ def read_attention(model, image, layer=None):
     Reference: Huang et al., "Interlaced Sparse Self-Attention for Semantic Segmentation",
     arXiv 1907.12273.
     """
-    layer = _attention_layer(model, layer)
+    block: Any = _attention_layer(model, layer)
     size = model.input_shape[1:3]
     for wanted, found in zip(size, image.shape[:2], strict=True):
         if wanted not in (None, found):
@@ -64,13 +64,13 @@ def read_attention(model, image, layer=None):
                 f"the model takes images of {size} (height, width) alone, this one is "
                 f"{image.shape[:2]}"
             )
-    before = keras.Model(model.input, layer.input)
+    before = keras.Model(model.input, block.input)
     features = before(np.asarray(image, np.float32)[None], training=False)
-    _, affinities = layer(features, training=False, return_affinity=True)
+    _, affinities = block(features, training=False, return_affinity=True)
     size = ops.spatial_size(features)
-    attentions, branches = [layer], 1
-    if isinstance(layer, InterlacedSparseAttention):
-        attentions, branches = layer.attentions, len(layer.partitions)
+    attentions, branches = [block], 1
+    if isinstance(block, InterlacedSparseAttention):
+        attentions, branches = block.attentions, len(block.partitions)
     affinities = iter(affinities if isinstance(affinities, list) else [affinities])
     steps = len(attentions) // branches
     found = []
@@ -84,7 +84,9 @@ def read_attention(model, image, layer=None):
     return found
 
 
-def influence(affinities, kinds, partition, offset, size, position):
+def influence(
+    affinities: Any, kinds: Any, partition: Any, offset: Any, size: Any, position: Any
+) -> Any:
     """How much of every position reaches one of them through attentions in a row.
 
     Written as N x N matrices, zero between groups, the attentions A_1, A_2, ... take a map x to

@@ -7,7 +7,9 @@ import contextlib
 import functools
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -35,7 +37,7 @@ _checks = [True]  # whether graphs that are traced now check their memory
 # === Memory ===
 
 
-def free_memory():
+def free_memory() -> Any:
     """Bytes that this process can still take; `None` where the system does not tell (Linux does).
 
     It is the least of what the machine has available and of what the limits of the cgroups leave
@@ -104,7 +106,7 @@ def _cgroups():
 
 
 @contextlib.contextmanager
-def memory_checks(on):
+def memory_checks(on: bool) -> Iterator[None]:
     """For as long as it lasts, `refuse_too_large` puts checks into graphs, or does not.
 
     Whoever traces a graph for somewhere else, or for XLA to compile as a whole, turns them off:
@@ -120,7 +122,7 @@ def memory_checks(on):
         _checks.pop()
 
 
-def refuse_too_large(shape, x):
+def refuse_too_large(shape: Any, x: tf.Tensor) -> tf.Tensor:
     """`x`, unless a float32 affinity that is about to be made of it cannot fit into memory.
 
     A softmax reads one tensor of this shape and writes another. On Linux a process that takes too
@@ -190,7 +192,7 @@ def _too_large(sizes, taken, free):
 
 
 @functools.cache
-def product_dtype(dtype):
+def product_dtype(dtype: str) -> str:
     """The precision in which products of tensors of a half precision are quickest: it, or float32.
 
     Processors with instructions for bfloat16 (AVX512_BF16, AMX) multiply twice as fast in it;
@@ -218,7 +220,7 @@ def product_dtype(dtype):
             x = tf.ones((_SIZE, _SIZE), name)
             tf.matmul(x, x)
             times[name] = min(_seconds(x) for _ in range(_CALLS))
-    return min(times, key=times.get)
+    return min(times, key=times.__getitem__)
 
 
 def _seconds(x):

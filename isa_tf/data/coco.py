@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from isa_tf.data.base import DataError, GraphReader
 from isa_tf.data.folder import IMAGE_SUFFIXES, order_splits
 from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
 from isa_tf.data.run_lengths import encoded
+from isa_tf.types import Colors, StrPath
 
 # How far a box may reach outside of its image, in pixels: numbers are rounded.
 _TOLERANCE = 1.0
@@ -83,7 +85,14 @@ class CocoDataset(InstanceDataset):
     Format: https://cocodataset.org/#format-data
     """
 
-    def __init__(self, data_dir, drop_empty=(), on_error="raise", palette=None, name=None):
+    def __init__(
+        self,
+        data_dir: StrPath,
+        drop_empty: Sequence[str] = (),
+        on_error: str = "raise",
+        palette: Colors | None = None,
+        name: str | None = None,
+    ) -> None:
         self.data_dir = Path(data_dir)
         if not self.data_dir.is_dir():
             raise DataError(data_dir, "no such folder")
@@ -97,7 +106,8 @@ class CocoDataset(InstanceDataset):
                 raise DataError(each.path, f"its categories are not those of {first.path}")
         name = name or self.data_dir.resolve().name
         categories = first.categories
-        super().__init__(name, categories.values(), found, palette, list(categories), on_error)
+        names = tuple(categories.values())
+        super().__init__(name, names, tuple(found), palette, list(categories), on_error)
         for split in drop_empty:
             self._check_split(split)
         self.faults = tuple(fault for each in found.values() for fault in each.faults)
@@ -130,25 +140,25 @@ class CocoDataset(InstanceDataset):
             raise DataError(folder, f"no such folder, for the images of {path}")
         return folder
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         self._check_split(split)
         return self._names[split]
 
-    def image_id(self, split, index):
+    def image_id(self, split: str, index: int) -> int:
         return self._image(split, index).id
 
-    def size_of(self, split, index):
+    def size_of(self, split: str, index: int) -> tuple[int, ...]:
         return self._image(split, index).size
 
-    def sizes(self, split):
+    def sizes(self, split: str) -> np.ndarray:
         return np.array([image.size for image in self._images_of(split)])
 
-    def annotations(self, split, index):
+    def annotations(self, split: str, index: int) -> Annotations:
         image = self._image(split, index)
         masks = [shape.run_lengths(image.size) for shape in image.shapes]
         return Annotations.of([shape.entry for shape in image.shapes], masks, self.class_ids)
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, Annotations]:
         image = self._image(split, index)
         pixels = pictures.read_image(image.path, upright=image.upright)
         if pixels.shape[:2] != image.size:
@@ -156,7 +166,7 @@ class CocoDataset(InstanceDataset):
             raise DataError(image.path, f"image {image.id}: {reason}")
         return pixels, self.annotations(split, index)
 
-    def ground_truth(self, split):
+    def ground_truth(self, split: str) -> dict[str, list]:
         images, entries = [], []
         for image in self._images_of(split):
             images.append(image_entry(image.id, image.file_name, image.size))
@@ -165,7 +175,7 @@ class CocoDataset(InstanceDataset):
                 entries.append({**shape.entry, "image_id": image.id, "segmentation": mask})
         return self._ground_truth(images, entries)
 
-    def image_reader(self, split):
+    def image_reader(self, split: str) -> GraphReader | None:
         images = self._images_of(split)
         able = np.array([image.plain for image in images], bool)
         if not able.any():

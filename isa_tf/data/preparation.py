@@ -2,22 +2,25 @@
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from isa_tf import files
 from isa_tf.data.base import DataError
 from isa_tf.data.catalogue import builder
+from isa_tf.types import StrPath
 
 
 def prepare(
-    name,
-    manual_dir,
-    data_dir,
-    check_sizes=True,
-    num_threads=None,
-    progress=None,
-    beam_options=None,
-):
+    name: str,
+    manual_dir: StrPath,
+    data_dir: StrPath,
+    check_sizes: bool = True,
+    num_threads: int | None = None,
+    progress: Callable | None = None,
+    beam_options: Any = None,
+) -> Any:
     """Prepares a data set: shards of records that `isa_tf.data.create(name, data_dir)` reads.
 
     What is being prepared is complete at the end or not there: a run that was killed leaves

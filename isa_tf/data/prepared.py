@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from isa_tf.data.base import (
 )
 from isa_tf.data.groups import group
 from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
+from isa_tf.types import StrPath
 
 # Of a record in a TFRecord file: its length and the length's checksum, before; its own, behind.
 _HEADER, _FOOTER = struct.Struct("<QI"), 4
@@ -50,7 +52,13 @@ class PreparedDataset(SegmentationDataset):
     (('0', '1'), 2)
     """
 
-    def __init__(self, folder, groups=None, on_error="raise", name=None):
+    def __init__(
+        self,
+        folder: StrPath,
+        groups: dict[str, Sequence[str]] | None = None,
+        on_error: str = "raise",
+        name: str | None = None,
+    ) -> None:
         self.folder = Path(folder)
         info, told = _opened(self.folder)
         if "flip_pairs" not in told:
@@ -71,11 +79,11 @@ class PreparedDataset(SegmentationDataset):
             self.submission_ids = told["submission_ids"]
             self.submission_palette = told["submission_palette"]
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         self._check_split(split)
         return self._names[split]
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         self._check_split(split)
         feature = self._records[split].features(index)
         where = f"{self.folder}/{split}/{self._names[split][index]}"
@@ -85,7 +93,7 @@ class PreparedDataset(SegmentationDataset):
         image = pictures.read_image(where, image, bool(upright))
         return image, label if self._group_of is None else self._group_of[label]
 
-    def graph_reader(self, split):
+    def graph_reader(self, split: str) -> GraphReader | None:
         self._check_split(split)
         records = self._records[split]
         features = dict.fromkeys(("image", "label"), tf.io.FixedLenFeature((), tf.string))
@@ -123,7 +131,13 @@ class PreparedInstances(InstanceDataset):
     (2, (1, 2, 3))
     """
 
-    def __init__(self, folder, drop_empty=(), on_error="raise", name=None):
+    def __init__(
+        self,
+        folder: StrPath,
+        drop_empty: Sequence[str] = (),
+        on_error: str = "raise",
+        name: str | None = None,
+    ) -> None:
         self.folder = Path(folder)
         info, told = _opened(self.folder)
         if "category_ids" not in told:
@@ -144,22 +158,22 @@ class PreparedInstances(InstanceDataset):
             if not kept:
                 raise DataError(folder, f"no image is left of split {split}")
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         return tuple(image["name"] for image in self._images_of(split))
 
-    def image_id(self, split, index):
+    def image_id(self, split: str, index: int) -> int:
         return self._images_of(split)[index]["id"]
 
-    def size_of(self, split, index):
+    def size_of(self, split: str, index: int) -> tuple[int, ...]:
         return tuple(self._images_of(split)[index]["size"])
 
-    def sizes(self, split):
+    def sizes(self, split: str) -> np.ndarray:
         return np.array([image["size"] for image in self._images_of(split)])
 
-    def annotations(self, split, index):
+    def annotations(self, split: str, index: int) -> Annotations:
         return self._annotations_of(split, index, self._features(split, index))
 
-    def read(self, split, index):
+    def read(self, split: str, index: int) -> tuple[np.ndarray, Annotations]:
         feature = self._features(split, index)
         where = f"{self.folder}/{split}/{self._images_of(split)[index]['name']}"
         (image,), (upright,) = (
@@ -171,7 +185,7 @@ class PreparedInstances(InstanceDataset):
             raise DataError(where, "an image of another size than was prepared")
         return image, self._annotations_of(split, index, feature)
 
-    def ground_truth(self, split):
+    def ground_truth(self, split: str) -> dict[str, list]:
         images, entries = [], []
         for index, told in enumerate(self._images_of(split)):
             images.append(image_entry(told["id"], told["name"], told["size"]))
@@ -180,7 +194,7 @@ class PreparedInstances(InstanceDataset):
                 entries.append({**entry, "image_id": told["id"], "segmentation": mask})
         return self._ground_truth(images, entries)
 
-    def image_reader(self, split):
+    def image_reader(self, split: str) -> GraphReader | None:
         records, images = self._records[split], self._images_of(split)
         positions = tf.constant(self._positions[split], tf.int64)
         sizes = tf.constant([image["size"] for image in images], tf.int32)
@@ -227,7 +241,7 @@ def _opened(folder):
     return info, told
 
 
-def prepared_folders(data_dir, name):
+def prepared_folders(data_dir: Path, name: str) -> list[Path]:
     """What is prepared of a data set: a list of paths, each of one version.
 
     Args:

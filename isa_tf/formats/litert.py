@@ -9,6 +9,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,9 +29,16 @@ from isa_tf.formats.base import (
     one_at_a_time,
 )
 from isa_tf.formats.serving import float32_clone, of_size, served
-from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
+from isa_tf.inference import (
+    METADATA_FILE,
+    InstancePredictor,
+    Predictor,
+    predictor_of_run,
+    read_contract,
+)
 from isa_tf.inference.predictor import resize_pictures
 from isa_tf.names import two_ints
+from isa_tf.types import StrPath
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
 _MOST_IMAGES = 100  # to calibrate on
@@ -67,7 +75,7 @@ class LiteRT(Format):
 
     name, suffix = "litert", ".tflite"
 
-    def export(self, model, path, image_size):
+    def export(self, model: keras.Model, path: StrPath, image_size: Any) -> Path:
         """Writes a LiteRT model.
 
         Args:
@@ -135,7 +143,9 @@ class LiteRT(Format):
                     archive.writestr(info, text)
         return path
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(
+        self, path: Path, num_threads: int | None = None, protocol: Any = None
+    ) -> Predictor | InstancePredictor:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
@@ -169,7 +179,7 @@ class LiteRT(Format):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def reference(self, model):
+    def reference(self, model: keras.Model) -> keras.Model:
         return float32_clone(model)
 
 
@@ -200,7 +210,7 @@ class LiteRTFloat16(_Smaller):
 
     name = "litert_fp16"
 
-    def export(self, model, path, image_size):
+    def export(self, model: keras.Model, path: StrPath, image_size: Any) -> Path:
         """Writes a LiteRT model with weights in float16; see `LiteRT.export`."""
         optimizations = [tf.lite.Optimize.DEFAULT]
         path, sizes = self.check_path(path), sizes_of(image_size)
@@ -227,7 +237,7 @@ class LiteRTInt8(_Smaller):
 
     name, least_agreement = "litert_int8", 0.97
 
-    def export(self, model, path, image_size, calibration):
+    def export(self, model: keras.Model, path: StrPath, image_size: Any, calibration: Any) -> Path:
         """Writes a LiteRT model of int8.
 
         Args:
@@ -295,7 +305,7 @@ def _reading_more_than(size, path):
     return names
 
 
-def sizes_of(given):
+def sizes_of(given: Any) -> list[tuple[int, int]]:
     """[(height, width), ...] of one image size or a list of them.
 
     >>> sizes_of((360, 480)), sizes_of([(360, 480), 256])

@@ -1,11 +1,22 @@
 """ONNX, which ONNX Runtime and many others run, on all kinds of processors."""
 
 import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
 
 from isa_tf import files
 from isa_tf.formats.base import Format, check_model, missing
 from isa_tf.formats.serving import float32_clone, served
-from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
+from isa_tf.inference import (
+    METADATA_FILE,
+    InstancePredictor,
+    Predictor,
+    predictor_of_run,
+    read_contract,
+)
+from isa_tf.types import StrPath
 
 _EXTRA = "onnx"
 
@@ -27,7 +38,7 @@ class ONNX(Format):
 
     name, suffix = "onnx", ".onnx"
 
-    def export(self, model, path):
+    def export(self, model: keras.Model, path: StrPath) -> Path:
         """Writes an ONNX model.
 
         Args:
@@ -67,7 +78,9 @@ class ONNX(Format):
                 raise RuntimeError(f"{path}: cannot be written as ONNX ({error})") from error
         return path
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(
+        self, path: Path, num_threads: int | None = None, protocol: Any = None
+    ) -> Predictor | InstancePredictor:
         try:
             import onnxruntime
         except ImportError as error:
@@ -95,7 +108,7 @@ class ONNX(Format):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def reference(self, model):
+    def reference(self, model: keras.Model) -> keras.Model:
         return float32_clone(model)
 
 

@@ -2,11 +2,21 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from isa_tf import files
 from isa_tf.formats.base import Format, check_model, check_task, missing, one_at_a_time
 from isa_tf.formats.serving import float32_clone, served
-from isa_tf.inference import METADATA_FILE, predictor_of_run, read_contract
+from isa_tf.inference import (
+    METADATA_FILE,
+    InstancePredictor,
+    Predictor,
+    predictor_of_run,
+    read_contract,
+)
+from isa_tf.types import StrPath
 
 _GRAPH = "model.xml"  # beside model.bin, its weights
 _EXTRA, _SECTION = "openvino", "isa_tf"
@@ -32,12 +42,12 @@ class OpenVINO(Format):
 
     name, by_suffix = "openvino", False
 
-    def recognises(self, path):
+    def recognises(self, path: Path) -> bool:
         if path.suffix == ".xml":
             return path.is_file() and path.with_suffix(".bin").is_file()
         return (path / _GRAPH).is_file()
 
-    def export(self, model, path):
+    def export(self, model: keras.Model, path: StrPath) -> Path:
         """Writes a folder for OpenVINO.
 
         Args:
@@ -80,13 +90,22 @@ class OpenVINO(Format):
                 openvino.save_model(made, str(new / _GRAPH), compress_to_fp16=False)
         return path
 
-    def load(self, path, num_threads=None, protocol=None, precision="f32"):
+    def load(
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: Any = None,
+        precision: str = "f32",
+    ) -> Predictor | InstancePredictor:
         """See `Format.load`; `precision` is OpenVINO's own hint, such as "bf16"."""
         try:
             import openvino
         except ImportError as error:
             raise missing(path, "OpenVINO", _EXTRA) from error
-        config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         if num_threads is not None:
             config["INFERENCE_NUM_THREADS"] = num_threads
         core = openvino.Core()
@@ -114,5 +133,5 @@ class OpenVINO(Format):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def reference(self, model):
+    def reference(self, model: keras.Model) -> keras.Model:
         return float32_clone(model)

@@ -1,11 +1,16 @@
 """TensorFlow Serving's layout: the versions of a model, each with requests to warm it up with."""
 
+from pathlib import Path
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from isa_tf.formats.base import SIGNATURE, check_model, missing
 from isa_tf.formats.litert import sizes_of
 from isa_tf.formats.saved_model import ASSETS, SavedModel
-from isa_tf.inference import contract_of
+from isa_tf.inference import InstancePredictor, Predictor, contract_of
+from isa_tf.types import StrPath
 
 WARM_UP_FILE = "tf_serving_warmup_requests"
 BATCHING_FILE = "batching_parameters.txt"
@@ -37,10 +42,17 @@ class TensorFlowServing(SavedModel):
 
     name, by_suffix = "tf_serving", False
 
-    def recognises(self, path):
+    def recognises(self, path: Path) -> bool:
         return bool(versions(path))
 
-    def export(self, model, path, image_size=None, jit_compile=False, minimal_filtering=256):
+    def export(
+        self,
+        model: keras.Model,
+        path: StrPath,
+        image_size: Any = None,
+        jit_compile: bool = False,
+        minimal_filtering: int | None = 256,
+    ) -> Path:
         """Adds a version of a model.
 
         Args:
@@ -87,11 +99,13 @@ class TensorFlowServing(SavedModel):
             batching.write_text(_BATCHING, encoding="utf-8")
         return path
 
-    def load(self, path, num_threads=None, protocol=None):
+    def load(
+        self, path: Path, num_threads: int | None = None, protocol: Any = None
+    ) -> Predictor | InstancePredictor:
         return super().load(path / str(max(versions(path))), num_threads, protocol)
 
 
-def versions(path):
+def versions(path: Path) -> Any:
     """The numbers of the versions in a model's folder, rising; none where there is no folder."""
     if not path.is_dir():
         return []

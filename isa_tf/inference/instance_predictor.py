@@ -1,5 +1,9 @@
 """From images to the instances in them."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -43,7 +47,7 @@ class InstancePredictor:
 
     task = InstanceContract.task
 
-    def __init__(self, run, contract):
+    def __init__(self, run: Callable, contract: Any) -> None:
         self._run = run
         self.num_classes = contract.num_classes
         self.class_names = contract.class_names
@@ -54,12 +58,12 @@ class InstancePredictor:
         self.image_sizes = contract.image_sizes or (self.image_size and (self.image_size,))
 
     @classmethod
-    def from_run(cls, run, contract):
+    def from_run(cls, run: Callable, contract: Any) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
         return cls(lambda images: dict(zip(contract.outputs, run(images), strict=True)), contract)
 
     @classmethod
-    def from_model(cls, model, protocol=None):
+    def from_model(cls, model: keras.Model, protocol: Any = None) -> Self:
         """A predictor over a Keras model that finds instances, such as `isa_tf.models.MaskRCNN`.
 
         It uses the weights that the model has at each call, so it can follow a training. The model
@@ -86,7 +90,7 @@ class InstancePredictor:
 
         return cls(run, contract)
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         if isinstance(images, (list, tuple)):
             return [self(image) for image in images]
         images = checked_images(images)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
 from isa_tf import files
+from isa_tf.types import StrPath
 
 # Of the files that examples are named by; what else has a dot keeps it.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -50,7 +53,7 @@ class Encoding:
                 raise ValueError(f"a palette has at most 256 RGB triples, got {palette}")
 
     @classmethod
-    def of(cls, dataset):
+    def of(cls, dataset: Any) -> Self:
         """The encoding that a dataset declares.
 
         It declares `submission_ids`, `submission_palette` and `submission_suffix`, each where it
@@ -69,7 +72,7 @@ class Encoding:
         told = {name: getattr(dataset, f"submission_{name}", None) for name in names}
         return cls(**{name: value for name, value in told.items() if value is not None})
 
-    def encode(self, class_id):
+    def encode(self, class_id: np.ndarray) -> np.ndarray:
         """The pixels of a file: uint8 (H, W) of class ids (H, W).
 
         Raises:
@@ -79,17 +82,24 @@ class Encoding:
         known = 256 if self.ids is None else len(self.ids)
         if class_id.size and not 0 <= class_id.min() <= class_id.max() < known:
             raise ValueError(f"class {class_id.max()} has no id: the ids are of 0 to {known - 1}")
-        return np.uint8(class_id if self.ids is None else np.array(self.ids)[class_id])
+        return (class_id if self.ids is None else np.array(self.ids)[class_id]).astype(np.uint8)
 
-    def picture(self, class_id):
+    def picture(self, class_id: np.ndarray) -> Any:
         """A Pillow image of class ids (H, W): of mode "L", or of "P" where there is a palette."""
         picture = Image.fromarray(self.encode(class_id))
         if self.palette is not None:
-            picture.putpalette(np.uint8(self.palette).tobytes())
+            picture.putpalette(np.array(self.palette, np.uint8).tobytes())
         return picture
 
 
-def write_results(predictor, dataset, split, folder, encoding=None, facts=None):
+def write_results(
+    predictor: Any,
+    dataset: Any,
+    split: str,
+    folder: StrPath,
+    encoding: "Encoding | None" = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Any:
     """Writes what is predicted for each image of a split, a PNG each, for a benchmark's server.
 
     The folder holds nothing else. What the results are of stands beside it, in a file of its name

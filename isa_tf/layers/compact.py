@@ -1,6 +1,7 @@
 """Residual context modules that no N x N affinity is formed for."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,12 +9,13 @@ import tensorflow as tf
 from isa_tf import ops
 from isa_tf.layers.module import ContextModule, check_positive
 from isa_tf.layers.normalization import FusedBatchNormalization
+from isa_tf.types import Shape
 
 KERNELS = ("dot", "rbf")
 _RBF_GAMMA = 1e-4
 
 
-def kernel_coefficients(kernel, order):
+def kernel_coefficients(kernel: str, order: int) -> Any:
     """What multiplies each power of (theta phi) in a kernel of `CompactGeneralizedNonLocal`.
 
     Args:
@@ -29,7 +31,9 @@ def kernel_coefficients(kernel, order):
     return [math.exp(-rate) * rate**p / math.factorial(p) for p in range(order + 1)]
 
 
-def separable_attention(theta, phi, g, coefficients):
+def separable_attention(
+    theta: tf.Tensor, phi: tf.Tensor, g: tf.Tensor, coefficients: Any
+) -> tf.Tensor:
     """sum_j k(theta_i, phi_j) g_j, over all positions and channels j of a group.
 
     With the kernel k(t, f) = sum_p coefficients[p] (t f)^p the sum over j falls apart into one
@@ -108,8 +112,14 @@ class CompactGeneralizedNonLocal(ContextModule):
     residual = True
 
     def __init__(
-        self, key_filters=None, groups=8, kernel="dot", order=3, use_scale=False, **kwargs
-    ):
+        self,
+        key_filters: int | None = None,
+        groups: int = 8,
+        kernel: str = "dot",
+        order: int = 3,
+        use_scale: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(key_filters=key_filters, groups=groups, order=order)
         if kernel not in KERNELS:
@@ -120,7 +130,7 @@ class CompactGeneralizedNonLocal(ContextModule):
         self.order = order
         self.use_scale = use_scale
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         key_filters = self.key_filters or max(1, channels // 2)
@@ -145,7 +155,7 @@ class CompactGeneralizedNonLocal(ContextModule):
         )
         self.norm.build((None, None, None, channels))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         height, width = ops.spatial_size(inputs)
         each = self.output_kernel.shape[2]
 
@@ -166,7 +176,7 @@ class CompactGeneralizedNonLocal(ContextModule):
         x = self.norm(tf.reshape(x, (-1, height, width, inputs.shape[-1])))
         return self.finish(inputs, tf.cast(x, inputs.dtype), training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "key_filters": self.key_filters,
@@ -222,13 +232,15 @@ class DoubleAttention(ContextModule):
 
     residual = True
 
-    def __init__(self, gather_filters=None, key_filters=None, **kwargs):
+    def __init__(
+        self, gather_filters: int | None = None, key_filters: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(gather_filters=gather_filters, key_filters=key_filters)
         self.gather_filters = gather_filters
         self.key_filters = key_filters
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         gather_filters = self.gather_filters or max(1, channels // 4)
@@ -247,7 +259,7 @@ class DoubleAttention(ContextModule):
         )
         self.norm.build((None, None, None, channels))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         height, width = ops.spatial_size(inputs)
 
         def flat(layer):
@@ -261,7 +273,7 @@ class DoubleAttention(ContextModule):
         x = self.output_conv(tf.reshape(x, (-1, height, width, x.shape[-1])))
         return self.finish(inputs, self.norm(x, training=training), training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "gather_filters": self.gather_filters,

@@ -1,10 +1,13 @@
 """Recurrent criss-cross attention: along row and column, more than once."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
+from isa_tf.types import Shape
 
 # Far below any affinity, yet finite.
 _MASKED = -1e9
@@ -77,7 +80,14 @@ class RecurrentCrissCrossAttention(ContextModule):
 
     both_forms = True
 
-    def __init__(self, recurrence=2, key_filters=None, fuse=True, fusion_kernel_size=3, **kwargs):
+    def __init__(
+        self,
+        recurrence: int = 2,
+        key_filters: int | None = None,
+        fuse: bool = True,
+        fusion_kernel_size: int = 3,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(recurrence=recurrence, key_filters=key_filters)
         if recurrence is None:
@@ -94,7 +104,7 @@ class RecurrentCrissCrossAttention(ContextModule):
         self.fuse = fuse
         self.fusion_kernel_size = fusion_kernel_size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         key_filters = self.key_filters or max(1, channels // 8)
@@ -113,7 +123,7 @@ class RecurrentCrissCrossAttention(ContextModule):
                 kernel_size=self.fusion_kernel_size,
             )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         # Affinities are not scaled: in float16 their sums could overflow.
         x = inputs
         for _ in range(self.recurrence):
@@ -124,7 +134,7 @@ class RecurrentCrissCrossAttention(ContextModule):
         x = self.fusion(tf.concat([inputs, x], axis=-1), training=training)
         return self.finish(inputs, x, training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "recurrence": self.recurrence,

@@ -1,6 +1,7 @@
 """Dense self-attention whose affinity is a product of sparse ones, literally."""
 
 import functools
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +16,7 @@ from isa_tf.layers.self_attention import (
     ordered_levels,
     pad_and_mask,
 )
+from isa_tf.types import Partition
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -65,16 +67,29 @@ class FactorizedAttention(SparseAttention):
     Semantic Segmentation", arXiv 1907.12273, section 3.
     """
 
-    def __init__(self, partition=8, levels=2, order="long_short", **kwargs):
+    def __init__(
+        self,
+        partition: Partition = 8,
+        levels: int | str = 2,
+        order: str = "long_short",
+        **kwargs: Any,
+    ) -> None:
         check_levels(levels, auto=True)
         check_order(order)
-        self.levels, self.order = levels, order
+        self.levels = levels
+        self.order = order
         super().__init__(partition, **kwargs)
 
-    def kinds_of(self, partition):
+    def kinds_of(self, partition: Any) -> Any:
         return ordered_levels(self.order, len(ops.partition_digits(partition)) + 1)
 
-    def attend_levels(self, x, partition, training=None, return_affinity=False):
+    def attend_levels(
+        self,
+        x: tf.Tensor,
+        partition: Any,
+        training: bool | None = None,
+        return_affinity: bool = False,
+    ) -> Any:
         """Attention at one level after the other.
 
         Args:
@@ -102,19 +117,28 @@ class FactorizedAttention(SparseAttention):
         output = self.read_out(context, training)
         return ops.from_groups(output, partition, levels[-1], size), affinities
 
-    def gather_levels(self, query, key, value, partition, return_affinity=False):
+    def gather_levels(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        partition: Any,
+        return_affinity: bool = False,
+    ) -> Any:
         """(context, affinities) of maps of queries, keys and values, of any size."""
         size, levels = ops.spatial_size(value), self.kinds_of(partition)
         query, offset, heard = pad_and_mask(query, partition, self.mask_padding)
         key, _ = ops.pad_to_partition(key, partition)
         maps = query, key, self.pad_values(value, partition)
         padded = ops.spatial_size(query)
-        groups = (ops.to_groups(x, partition, levels[0]) for x in maps)
-        context, affinities = self._gather(*groups, heard, partition, padded, return_affinity)
+        query, key, value = (ops.to_groups(x, partition, levels[0]) for x in maps)
+        context, affinities = self._gather(
+            query, key, value, heard, partition, padded, return_affinity
+        )
         context = ops.from_groups(context, partition, levels[-1], padded)
         return ops.crop(context, offset, size), affinities
 
-    def pad_values(self, value, partition):
+    def pad_values(self, value: tf.Tensor, partition: Any) -> tf.Tensor:
         """A map of values, padded."""
         return ops.pad_to_partition(value, partition)[0]
 
@@ -170,13 +194,15 @@ class FactorizedAttention(SparseAttention):
         *_, context, _ = attend()
         return ops.regroup(context, partition, level, at, size)
 
-    def call(self, inputs, training=None, return_affinity=False):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
+    ) -> Any:
         partition = self.resolve_partition(ops.spatial_size(inputs))
         x, affinities = self.attend_levels(inputs, partition, training, return_affinity)
         x = self.drop(x, training=training)
         return (x, affinities) if return_affinity else x
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels, "order": self.order}
 
 
@@ -184,7 +210,7 @@ class FactorizedAttention(SparseAttention):
 class FactorizedAttentionTwin(AttentionTwin, FactorizedAttention):
     """The twin of `FactorizedAttention`, whose arguments it has."""
 
-    def pad_values(self, value, partition):
+    def pad_values(self, value: tf.Tensor, partition: Any) -> tf.Tensor:
         padded = super().pad_values(value, partition)
         if padded is value or self.mask_padding:
             return padded

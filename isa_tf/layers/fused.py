@@ -1,14 +1,19 @@
 """Convolution -> bias -> activation: what the brick of every network comes to in inference."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.layers import twin
+from isa_tf.types import Activation, Shape
 
 
-def is_filtered(kernel_size, strides, reads, filters, minimal_filtering):
+def is_filtered(
+    kernel_size: int, strides: int, reads: int, filters: int | None, minimal_filtering: int | None
+) -> bool:
     """Whether a convolution is one that minimal filtering from so many channels on computes.
 
     Args:
@@ -18,7 +23,7 @@ def is_filtered(kernel_size, strides, reads, filters, minimal_filtering):
         filters: int, output channels; `None` for a depthwise convolution.
         minimal_filtering: int or `None`.
     """
-    if None in (minimal_filtering, filters):
+    if minimal_filtering is None or filters is None:
         return False
     return (kernel_size, strides) == (3, 1) and min(reads, filters) >= minimal_filtering
 
@@ -59,18 +64,18 @@ class ConvBiasAct(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size=1,
-        strides=1,
-        dilation_rate=1,
-        activation="relu",
-        padding="same",
-        minimal_filtering=None,
-        product_dtype=None,
-        compile_transforms=True,
-        kernel_initializer="he_normal",
-        **kwargs,
-    ):
+        filters: int | None,
+        kernel_size: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        activation: Activation = "relu",
+        padding: str = "same",
+        minimal_filtering: int | None = None,
+        product_dtype: str | None = None,
+        compile_transforms: bool = True,
+        kernel_initializer: str | keras.initializers.Initializer = "he_normal",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_kernel(kernel_size, padding)
         self.filters = filters
@@ -84,16 +89,16 @@ class ConvBiasAct(keras.layers.Layer):
         self.compile_transforms = compile_transforms
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         check_map(self, input_shape)
         reads, size = input_shape[-1], self.kernel_size
         outputs = self.filters or reads
         self.filtered = is_filtered(size, self.strides, reads, self.filters, self.minimal_filtering)
-        shape = (size, size, reads, self.filters or 1)
+        shape: tuple[int, ...] = (size, size, reads, outputs if self.filters else 1)
         # The weights themselves, whatever the layer computes in: `call` rounds them once.
         initializer = self.kernel_initializer
         if self.filtered:
-            shape = (36, reads, self.filters)
+            shape = (36, reads, outputs)
             initializer = _transformed(initializer)
         self.kernel = self.add_weight(
             shape=shape, initializer=initializer, name="kernel", autocast=False
@@ -102,7 +107,7 @@ class ConvBiasAct(keras.layers.Layer):
             shape=(outputs,), initializer="zeros", name="bias", autocast=False
         )
 
-    def take(self, kernel, bias):
+    def take(self, kernel: np.ndarray, bias: np.ndarray) -> None:
         """Sets the weights.
 
         Args:
@@ -112,19 +117,19 @@ class ConvBiasAct(keras.layers.Layer):
         self.kernel.assign(ops.winograd_kernel(kernel) if self.filtered else kernel)
         self.bias.assign(bias)
 
-    def plain_weights(self):
+    def plain_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """(kernel, bias) as `take` takes them."""
         kernel, bias = (keras.ops.convert_to_numpy(v) for v in (self.kernel, self.bias))
         return (ops.plain_kernel(kernel) if self.filtered else kernel), bias
 
-    def inference_twin(self, options):
+    def inference_twin(self, options: Any) -> keras.layers.Layer:
         """The same by other means: see `twin.TwinOptions`."""
         return twin.copy(self, ConvBiasAct, **options.of_convolutions)
 
-    def fill_twin(self, other):
+    def fill_twin(self, other: Any) -> None:
         other.take(*self.plain_weights())
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         kernel, bias = self.kernel.value, self.bias.value
         if self.filtered:
             rate, compiled = self.dilation_rate, self.compile_transforms
@@ -136,21 +141,20 @@ class ConvBiasAct(keras.layers.Layer):
             each = [self.kernel_size // 2] * 2
             x = tf.pad(x, [[0, 0], each, each, [0, 0]])
         padding, kernel = "VALID" if explicit else "SAME", tf.cast(kernel, dtype)
-        strides, rates = self.strides, [self.dilation_rate] * 2
+        strides, rates = [1, self.strides, self.strides, 1], [self.dilation_rate] * 2
         if self.filters is None:
-            strides = [1, strides, strides, 1]
             x = tf.nn.depthwise_conv2d(x, kernel, strides, padding, None, rates)
         else:
             x = tf.nn.conv2d(x, kernel, strides, padding, "NHWC", rates)
         x = self.activation(tf.nn.bias_add(x, tf.cast(bias, dtype)))
         return tf.cast(x, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         batch, height, width, reads = input_shape
         size = (None if n is None else -(-n // self.strides) for n in (height, width))
         return (batch, *size, self.filters or reads)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -166,7 +170,7 @@ class ConvBiasAct(keras.layers.Layer):
         }
 
 
-def check_kernel(kernel_size, padding):
+def check_kernel(kernel_size: int, padding: str) -> None:
     """Raises ValueError unless these are an odd size and a known padding."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
@@ -174,7 +178,7 @@ def check_kernel(kernel_size, padding):
         raise ValueError(f'padding must be "same" or "symmetric", got {padding!r}')
 
 
-def check_map(layer, shape):
+def check_map(layer: keras.layers.Layer, shape: Shape) -> None:
     """Raises ValueError unless `shape` is that of a feature map (B, H, W, C)."""
     if len(shape) != 4 or shape[-1] is None:
         raise ValueError(

@@ -1,10 +1,13 @@
 """The non-local block."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from isa_tf import ops, runtime
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
+from isa_tf.types import Shape
 
 
 def _one_group(x):
@@ -68,7 +71,13 @@ class NonLocal2D(AttentionModule):
 
     residual = True
 
-    def __init__(self, key_filters=None, use_scale=False, sub_sample=False, **kwargs):
+    def __init__(
+        self,
+        key_filters: int | None = None,
+        use_scale: bool = False,
+        sub_sample: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(key_filters=key_filters)
         if not isinstance(sub_sample, bool) and sub_sample != "before":
@@ -77,7 +86,7 @@ class NonLocal2D(AttentionModule):
         self.use_scale = use_scale
         self.sub_sample = sub_sample
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         key_filters = self.key_filters or max(1, channels // 2)
@@ -90,7 +99,9 @@ class NonLocal2D(AttentionModule):
         self.theta, self.phi, self.g = conv("theta"), conv("phi"), conv("g")
         self.output_conv = self.read_out_conv("output", channels, key_filters)
 
-    def call(self, inputs, training=None, return_affinity=False):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
+    ) -> Any:
         read = _pool(inputs) if self.sub_sample == "before" else inputs
         query, key, value = self.theta(inputs), self.phi(read), self.g(read)
         if self.sub_sample is True:
@@ -109,7 +120,7 @@ class NonLocal2D(AttentionModule):
         x = self.finish(inputs, self.output_conv(context, training=training), training)
         return (x, affinity) if return_affinity else x
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "key_filters": self.key_filters,

@@ -1,5 +1,7 @@
 """Batch normalisation by TensorFlow's fused kernel."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -33,13 +35,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     TensorShape([1, 2, 2, 3])
     """
 
-    def add_weight(self, *args, name=None, **kwargs):
+    def add_weight(self, *args: Any, name: str | None = None, **kwargs: Any) -> keras.Variable:
         # Without this, Keras lets the moving statistics of the replicas drift apart.
         if name in ("moving_mean", "moving_variance"):
             kwargs["aggregation"] = "mean"
         return super().add_weight(*args, name=name, **kwargs)
 
-    def learns(self, inputs):
+    def learns(self, inputs: tf.Tensor) -> Any:
         """Whether training normalises by the batch's statistics in the fused operation."""
         return self.trainable and self._can_fuse(inputs)
 
@@ -52,7 +54,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and inputs.dtype != tf.float64
         )
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         if not self._can_fuse(inputs, mask):
             if training and self.trainable and mask is None and not self.renorm:
                 return self._compose(inputs)
@@ -101,18 +103,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         )
         return tf.cast(outputs, self.compute_dtype)
 
-    def take_up(self, mean, variance):
+    def take_up(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         """Moves the moving statistics towards those of a batch."""
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
 
-    def scale_and_offset(self):
+    def scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
         """What the normalised channels are multiplied with and what is added, float32."""
         channels = self.moving_mean.shape
         scale = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones(channels)
         return scale, tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels)
 
-    def normalize(self, inputs, scale, offset, statistics=None):
+    def normalize(
+        self, inputs: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, statistics: Any = None
+    ) -> Any:
         """(outputs, mean, variance, three tensors that `gradients` reads).
 
         By the batch's own statistics where none are given.
@@ -129,7 +133,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=statistics is None,
         )
 
-    def gradients(self, gradient, inputs, scale, kept):
+    def gradients(self, gradient: tf.Tensor, inputs: tf.Tensor, scale: tf.Tensor, kept: Any) -> Any:
         """Those of inputs, scale and offset; by the batch's own statistics.
 
         Args:

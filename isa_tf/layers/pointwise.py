@@ -1,9 +1,13 @@
 """What a context module is to be measured against: as many parameters, and no context."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from isa_tf.layers.interlaced import InterlacedSparseAttention
 from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
+from isa_tf.types import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -36,12 +40,12 @@ class PointwiseConvolutions(ContextModule):
 
     both_forms = True
 
-    def __init__(self, parameters=None, **kwargs):
+    def __init__(self, parameters: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive(parameters=parameters)
         self.parameters = parameters
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         filters = self.filters or channels
@@ -53,15 +57,15 @@ class PointwiseConvolutions(ContextModule):
         self.inner = self.conv_norm("inner", width, channels)
         self.outer = self.read_out_conv("outer", filters, width)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         x = self.outer(self.inner(inputs, training=training), training=training)
         return self.finish(inputs, x, training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "parameters": self.parameters}
 
 
-def learnt_parameters(layer, channels):
+def learnt_parameters(layer: keras.layers.Layer, channels: int) -> int:
     """How many weights a context module has to learn, which is built to read so many channels.
 
     >>> learnt_parameters(PointwiseConvolutions(parameters=1000), 16)

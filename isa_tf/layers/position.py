@@ -1,7 +1,11 @@
 """Where a key lies from its query, as an affinity may know it."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
+
+from isa_tf.types import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -28,18 +32,18 @@ class PositionBias(keras.layers.Layer):
     Reference: Liu et al., "Swin Transformer V2", CVPR 2022, section 3.3.
     """
 
-    def __init__(self, units=32, **kwargs):
+    def __init__(self, units: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if units < 1:
             raise ValueError(f"units must be at least 1, got {units}")
         self.units = units
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         self.hidden = self.add_weight(shape=(2, self.units), initializer="he_normal", name="hidden")
         self.offset = self.add_weight(shape=(self.units,), initializer="zeros", name="offset")
         self.outer = self.add_weight(shape=(self.units, 1), initializer="zeros", name="outer")
 
-    def between(self, size, step):
+    def between(self, size: Any, step: Any) -> tf.Tensor:
         """The bias of every pair of positions of a group.
 
         Args:
@@ -66,7 +70,7 @@ class PositionBias(keras.layers.Layer):
         place = down[:, None, :, None] * (2 * width - 1) + right[None, :, None, :]
         return tf.gather(table, tf.reshape(place, (height * width, height * width)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}
 
 

@@ -1,10 +1,14 @@
 """Context from several scales: pyramid pooling and atrous spatial pyramid pooling."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
+from isa_tf.types import Shape
 
 
 def _averages(bins, length):
@@ -15,7 +19,7 @@ def _averages(bins, length):
     return tf.cast(inside, tf.float32) / tf.cast(stop - start, tf.float32)
 
 
-def adaptive_average_pool(x, sizes):
+def adaptive_average_pool(x: tf.Tensor, sizes: Sequence[int]) -> list[tf.Tensor]:
     """Averages a map over n x n bins of nearly equal size, for several n at once.
 
     Bin i of n takes the positions floor(i H / n) .. ceil((i + 1) H / n) - 1, as PyTorch's
@@ -100,8 +104,12 @@ class PyramidPooling(ContextModule):
     both_forms = True
 
     def __init__(
-        self, pool_sizes=(1, 2, 3, 6), pool_filters=None, coordinates="half_pixel", **kwargs
-    ):
+        self,
+        pool_sizes: Sequence[int] = (1, 2, 3, 6),
+        pool_filters: int | None = None,
+        coordinates: str = "half_pixel",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.pool_sizes = _check_sizes("pool_sizes", pool_sizes)
         check_positive(pool_filters=pool_filters)
@@ -109,7 +117,7 @@ class PyramidPooling(ContextModule):
         self.pool_filters = pool_filters
         self.coordinates = coordinates
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels, count = input_shape[-1], len(self.pool_sizes)
         width = self.pool_filters or max(1, channels // count)
@@ -118,7 +126,7 @@ class PyramidPooling(ContextModule):
             "fusion", self.filters or channels, channels + count * width, kernel_size=3
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         size = ops.spatial_size(inputs)
         maps = [inputs]
         pooled = adaptive_average_pool(inputs, self.pool_sizes)
@@ -129,7 +137,7 @@ class PyramidPooling(ContextModule):
         x = self.fusion(tf.concat(maps, axis=-1), training=training)
         return self.finish(inputs, x, training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "pool_sizes": self.pool_sizes,
@@ -184,8 +192,12 @@ class AtrousSpatialPyramidPooling(ContextModule):
     both_forms = True
 
     def __init__(
-        self, dilation_rates=(6, 12, 18), branch_filters=256, fusion_kernel_size=1, **kwargs
-    ):
+        self,
+        dilation_rates: Sequence[int] = (6, 12, 18),
+        branch_filters: int = 256,
+        fusion_kernel_size: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.dilation_rates = _check_sizes("dilation_rates", dilation_rates)
         check_positive(branch_filters=branch_filters)
@@ -196,7 +208,7 @@ class AtrousSpatialPyramidPooling(ContextModule):
         self.branch_filters = branch_filters
         self.fusion_kernel_size = fusion_kernel_size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels, width = input_shape[-1], self.branch_filters
         self.image_pool = self.conv_norm("image_pool", width, channels)
@@ -212,7 +224,7 @@ class AtrousSpatialPyramidPooling(ContextModule):
             kernel_size=self.fusion_kernel_size,
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         mean = tf.reduce_mean(tf.cast(inputs, self.wide_dtype), axis=(1, 2), keepdims=True)
         mean = self.image_pool(tf.cast(mean, self.compute_dtype), training=training)
         maps = [layer(inputs, training=training) for layer in (self.pointwise, *self.dilated)]
@@ -220,7 +232,7 @@ class AtrousSpatialPyramidPooling(ContextModule):
         x = self.fusion(tf.concat(maps, axis=-1), training=training)
         return self.finish(inputs, x, training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "dilation_rates": self.dilation_rates,

@@ -1,10 +1,14 @@
 """Convolutions of whose maps a step of training keeps few, and computes the others again."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import keras
 import tensorflow as tf
 
 from isa_tf.layers import twin
 from isa_tf.layers.conv import ConvNormAct
+from isa_tf.types import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -40,7 +44,9 @@ class Recomputed(keras.layers.Layer):
     `recompute_grad` of DeepLab2 wraps whole blocks.
     """
 
-    def __init__(self, convs, convolve_again=False, **kwargs):
+    def __init__(
+        self, convs: Sequence[keras.layers.Layer], convolve_again: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         convs = list(convs)
         if not convs or not all(isinstance(conv, ConvNormAct) for conv in convs):
@@ -48,17 +54,17 @@ class Recomputed(keras.layers.Layer):
         self.convs = convs
         self.convolve_again = convolve_again
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for conv in self.convs:
             conv.build(input_shape)
             input_shape = conv.compute_output_shape(input_shape)
 
-    def inference_twin(self, options):
+    def inference_twin(self, options: Any) -> keras.layers.Layer:
         """The twins of the layers, in a `keras.Sequential`."""
         twins = [twin.inference_twin(conv, options) for conv in self.convs]
         return keras.Sequential(twins, name=self.name)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if training and all(conv.norm.learns(inputs) for conv in self.convs):
             return self._train(inputs)
         for conv in self.convs:
@@ -73,12 +79,12 @@ class Recomputed(keras.layers.Layer):
             conv.norm.take_up(mean, variance)
         return self.convs[-1].activation(outputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         for conv in self.convs:
             input_shape = conv.compute_output_shape(input_shape)
-        return input_shape
+        return tuple(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "convs": [conv.get_config() for conv in self.convs],
@@ -86,7 +92,7 @@ class Recomputed(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         convs = [ConvNormAct.from_config(conv) for conv in config["convs"]]
         return cls(**{**config, "convs": convs})
 

@@ -1,9 +1,13 @@
 """Bilinear resizing of a map, to the size of another or by a factor."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.types import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -32,7 +36,9 @@ class ResizeLike(keras.layers.Layer):
     TensorShape([1, 9, 7, 2])
     """
 
-    def __init__(self, coordinates="half_pixel", factor=None, **kwargs):
+    def __init__(
+        self, coordinates: str = "half_pixel", factor: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         ops.check_coordinates(coordinates)
         if factor is not None and factor < 1:
@@ -40,7 +46,7 @@ class ResizeLike(keras.layers.Layer):
         self.coordinates = coordinates
         self.factor = factor
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         x, reference = inputs
         if self.factor is not None:
             x = ops.resize_bilinear(x, [n * self.factor for n in ops.spatial_size(x)])
@@ -49,11 +55,11 @@ class ResizeLike(keras.layers.Layer):
             size = tf.shape(reference)[1:3]
         return tf.cast(ops.resize_bilinear(x, size, self.coordinates), self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         x, reference = input_shape
         return (x[0], *reference[1:3], x[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "coordinates": self.coordinates, "factor": self.factor}
 
 
@@ -76,13 +82,13 @@ class ResizeBy(keras.layers.Layer):
     TensorShape([1, 6, 9, 3])
     """
 
-    def __init__(self, factor, **kwargs):
+    def __init__(self, factor: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not factor > 0:
             raise ValueError(f"factor must be above 0, got {factor}")
         self.factor = factor
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         size = inputs.shape[1:3]
         if size.rank is None or None in size.as_list():
             size = tf.cast(tf.shape(inputs)[1:3], tf.float32) * self.factor
@@ -94,9 +100,9 @@ class ResizeBy(keras.layers.Layer):
     def _length(self, n):
         return None if n is None else max(round(n * self.factor), 1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         batch, height, width, channels = input_shape
         return (batch, self._length(height), self._length(width), channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "factor": self.factor}

@@ -166,7 +166,7 @@ class SelfAttention2D(AttentionModule):
     """
 
     kind: int | str = ops.LONG  # with the partition below: one group, the whole map
-    levels = 2
+    levels: int | str = 2
 
     def __init__(
         self,

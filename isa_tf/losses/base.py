@@ -1,5 +1,8 @@
 """What losses for dense prediction share: labels, weights, and the global batch."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -53,12 +56,12 @@ class PixelLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        ignore_label=255,
-        class_weights=None,
-        average="valid",
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        ignore_label: int = 255,
+        class_weights: Sequence[float] | None = None,
+        average: str = "valid",
+        name: str | None = None,
+        reduction: str = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         if average not in ("valid", "all"):
             raise ValueError(f'average must be "valid" or "all", got {average!r}')
@@ -66,7 +69,7 @@ class PixelLoss(keras.losses.Loss):
         self.class_weights = checked_class_weights(class_weights)
         self.average = average
 
-    def pixel_losses(self, labels, logits):
+    def pixel_losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """What each pixel costs.
 
         Args:
@@ -78,7 +81,9 @@ class PixelLoss(keras.losses.Loss):
         """
         raise NotImplementedError
 
-    def pixel_counts(self, labels, logits, weights):
+    def pixel_counts(
+        self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None
+    ) -> tf.Tensor:
         """How much each pixel counts: the weight of its class, 0 for what is ignored.
 
         Args:
@@ -98,7 +103,9 @@ class PixelLoss(keras.losses.Loss):
             counts *= tf.gather(table, tf.where(valid, labels, 0))
         return counts
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         with keras.name_scope(self.name):
             labels, logits = as_labels(y_true), as_logits(y_pred)
             weights = as_weights(sample_weight, labels, logits.dtype)
@@ -116,7 +123,7 @@ class PixelLoss(keras.losses.Loss):
             divisor = sum_over_replicas(tf.stop_gradient(tf.reduce_sum(counts)))
             return tf.math.divide_no_nan(total, divisor) * part_of_one(total.dtype)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """The losses of the pixels, (B, H, W), times what they count."""
         return self._losses(as_labels(y_true), as_logits(y_pred), None)[0]
 
@@ -125,7 +132,7 @@ class PixelLoss(keras.losses.Loss):
         losses = self.pixel_losses(tf.where(labels != self.ignore_label, labels, 0), logits)
         return weigh(losses, counts), counts
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "ignore_label": self.ignore_label,
@@ -135,7 +142,7 @@ class PixelLoss(keras.losses.Loss):
         }
 
 
-def checked_class_weights(class_weights):
+def checked_class_weights(class_weights: Sequence[float] | None) -> tuple[float, ...] | None:
     """Class weights as a tuple of floats, or `None`; a ValueError for negative ones."""
     if class_weights is None:
         return None
@@ -144,31 +151,31 @@ def checked_class_weights(class_weights):
     return tuple(map(float, class_weights))
 
 
-def check_classes(class_weights, classes):
+def check_classes(class_weights: Sequence[float] | None, classes: int) -> None:
     """A ValueError for as many class weights as there are no classes."""
     if class_weights is not None and len(class_weights) != classes:
         raise ValueError(f"{len(class_weights)} class_weights for {classes} classes")
 
 
-def as_labels(y_true):
+def as_labels(y_true: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(y_true), tf.int32)
 
 
-def as_logits(y_pred):
+def as_logits(y_pred: tf.Tensor) -> tf.Tensor:
     logits = tf.convert_to_tensor(y_pred)
     return logits if logits.dtype == tf.float64 else tf.cast(logits, tf.float32)
 
 
-def as_weights(sample_weight, labels, dtype):
+def as_weights(sample_weight: tf.Tensor | None, labels: tf.Tensor, dtype: Any) -> tf.Tensor:
     return None if sample_weight is None else pixel_weights(sample_weight, labels, dtype)
 
 
-def weigh(values, weights):
+def weigh(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     """What has no weight counts nothing, even where it is infinite or not a number."""
     return values if weights is None else tf.math.multiply_no_nan(values, weights)
 
 
-def part_of_one(dtype):
+def part_of_one(dtype: Any) -> tf.Tensor:
     """What to multiply a loss by that is divided by what is summed over the replicas.
 
     Keras adds up the losses of the replicas; one that saw its own batch alone gives a part.
@@ -178,7 +185,7 @@ def part_of_one(dtype):
 
 
 @tf.custom_gradient
-def cross_entropies(labels, logits):
+def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> Any:
     """The cross-entropy of every pixel.
 
     As `tf.nn.sparse_softmax_cross_entropy_with_logits`, but for its gradient: where none comes
@@ -200,7 +207,9 @@ def cross_entropies(labels, logits):
     return tf.reshape(losses, tf.shape(labels)), gradient
 
 
-def flat_pixels(y_true, y_pred, sample_weight, ignore_label):
+def flat_pixels(
+    y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None, ignore_label: int
+) -> Any:
     """The pixels of a batch in a row, for losses of sums over them.
 
     Returns:

@@ -1,5 +1,8 @@
 """Losses put together, and losses by name."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
 import keras
 import tensorflow as tf
 
@@ -46,7 +49,12 @@ class SumOfLosses(keras.losses.Loss):
     >>> loss = SumOfLosses([PixelCrossEntropy(), SoftJaccard()], weights=[1.0, 0.5])
     """
 
-    def __init__(self, losses, weights=None, name="sum_of_losses"):
+    def __init__(
+        self,
+        losses: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        name: str = "sum_of_losses",
+    ) -> None:
         super().__init__(name=name)
         weights = [1.0] * len(losses) if weights is None else list(weights)
         if not losses or len(weights) != len(losses):
@@ -54,25 +62,29 @@ class SumOfLosses(keras.losses.Loss):
         self.losses = list(losses)
         self.weights = weights
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         with keras.name_scope(self.name):
             return self.call(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred, sample_weight=None):
+    def call(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         terms = zip(self.losses, self.weights, strict=True)
         return tf.add_n([weight * loss(y_true, y_pred, sample_weight) for loss, weight in terms])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         losses = [keras.saving.serialize_keras_object(loss) for loss in self.losses]
         return {"name": self.name, "losses": losses, "weights": self.weights}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         losses = [keras.saving.deserialize_keras_object(loss) for loss in config["losses"]]
         return cls(**{**config, "losses": losses})
 
 
-def register(name, factory=None):
+def register(name: str, factory: Callable | None = None) -> Callable:
     """Gives a loss of one's own a name, which `create` and configs then know.
 
     Args:
@@ -98,12 +110,18 @@ def register(name, factory=None):
     return _LOSSES.register(name, factory)
 
 
-def list_names():
+def list_names() -> list[str]:
     """The names that `create` takes: list of str."""
     return list(_LOSSES)
 
 
-def create(name, ignore_label=255, class_weights=None, average="valid", **options):
+def create(
+    name: str,
+    ignore_label: int | None = 255,
+    class_weights: Sequence[float] | None = None,
+    average: str = "valid",
+    **options: Any,
+) -> keras.losses.Loss:
     """Makes a loss by name.
 
     Args:
@@ -132,7 +150,9 @@ def create(name, ignore_label=255, class_weights=None, average="valid", **option
         raise ValueError(f"loss {name!r}: {error}") from error
 
 
-def combine(weights, options=None, **shared):
+def combine(
+    weights: Mapping[str, float], options: Mapping[str, Any] | None = None, **shared: Any
+) -> keras.losses.Loss:
     """The weighted sum of losses by name, as a config has it.
 
     Args:

@@ -1,5 +1,8 @@
 """Cross-entropies of pixels, and what is put in their place to learn from the hard ones."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -31,15 +34,15 @@ class PixelCrossEntropy(PixelLoss):
 
     def __init__(
         self,
-        ignore_label=255,
-        class_weights=None,
-        average="valid",
-        name="pixel_cross_entropy",
-        reduction="sum_over_batch_size",
-    ):
+        ignore_label: int = 255,
+        class_weights: Sequence[float] | None = None,
+        average: str = "valid",
+        name: str = "pixel_cross_entropy",
+        reduction: str = "sum_over_batch_size",
+    ) -> None:
         super().__init__(ignore_label, class_weights, average, name, reduction)
 
-    def pixel_losses(self, labels, logits):
+    def pixel_losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return cross_entropies(labels, logits)
 
 
@@ -81,14 +84,14 @@ class OHEMCrossEntropy(PixelCrossEntropy):
 
     def __init__(
         self,
-        ignore_label=255,
-        class_weights=None,
-        average="valid",
-        name="ohem_cross_entropy",
-        reduction="sum_over_batch_size",
-        threshold=0.7,
-        min_kept=100_000,
-    ):
+        ignore_label: int = 255,
+        class_weights: Sequence[float] | None = None,
+        average: str = "valid",
+        name: str = "ohem_cross_entropy",
+        reduction: str = "sum_over_batch_size",
+        threshold: float = 0.7,
+        min_kept: int = 100_000,
+    ) -> None:
         super().__init__(ignore_label, class_weights, average, name, reduction)
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], got {threshold}")
@@ -97,7 +100,9 @@ class OHEMCrossEntropy(PixelCrossEntropy):
         self.threshold = threshold
         self.min_kept = min_kept
 
-    def pixel_counts(self, labels, logits, weights):
+    def pixel_counts(
+        self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None
+    ) -> tf.Tensor:
         counts = super().pixel_counts(labels, logits, weights)
         candidates = labels != self.ignore_label
         if weights is not None:
@@ -108,7 +113,7 @@ class OHEMCrossEntropy(PixelCrossEntropy):
         kept = (probability < self.threshold) | (probability <= hardest)
         return counts * tf.cast(candidates & kept, counts.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "threshold": self.threshold, "min_kept": self.min_kept}
 
 
@@ -138,22 +143,22 @@ class FocalLoss(PixelLoss):
 
     def __init__(
         self,
-        ignore_label=255,
-        class_weights=None,
-        average="valid",
-        name="focal_loss",
-        reduction="sum_over_batch_size",
-        gamma=2.0,
-    ):
+        ignore_label: int = 255,
+        class_weights: Sequence[float] | None = None,
+        average: str = "valid",
+        name: str = "focal_loss",
+        reduction: str = "sum_over_batch_size",
+        gamma: float = 2.0,
+    ) -> None:
         super().__init__(ignore_label, class_weights, average, name, reduction)
         if gamma < 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
         self.gamma = gamma
 
-    def pixel_losses(self, labels, logits):
+    def pixel_losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return _focal(cross_entropies(labels, logits), self.gamma)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "gamma": self.gamma}
 
 
@@ -213,14 +218,14 @@ class BoundaryCrossEntropy(PixelCrossEntropy):
 
     def __init__(
         self,
-        ignore_label=255,
-        class_weights=None,
-        average="valid",
-        name="boundary_cross_entropy",
-        reduction="sum_over_batch_size",
-        boundary_weight=1.0,
-        width=3,
-    ):
+        ignore_label: int = 255,
+        class_weights: Sequence[float] | None = None,
+        average: str = "valid",
+        name: str = "boundary_cross_entropy",
+        reduction: str = "sum_over_batch_size",
+        boundary_weight: float = 1.0,
+        width: int = 3,
+    ) -> None:
         super().__init__(ignore_label, class_weights, average, name, reduction)
         if boundary_weight < 0:
             raise ValueError(f"boundary_weight must not be negative, got {boundary_weight}")
@@ -229,12 +234,14 @@ class BoundaryCrossEntropy(PixelCrossEntropy):
         self.boundary_weight = boundary_weight
         self.width = width
 
-    def pixel_counts(self, labels, logits, weights):
+    def pixel_counts(
+        self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None
+    ) -> tf.Tensor:
         counts = super().pixel_counts(labels, logits, weights)
         near = tf.cast(near_boundary(labels, self.width, self.ignore_label), counts.dtype)
         return counts * (1.0 + self.boundary_weight * near)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "boundary_weight": self.boundary_weight,
@@ -242,7 +249,7 @@ class BoundaryCrossEntropy(PixelCrossEntropy):
         }
 
 
-def near_boundary(labels, width, ignore_label=255):
+def near_boundary(labels: tf.Tensor, width: int, ignore_label: int = 255) -> tf.Tensor:
     """Which pixels have two labels within `width` pixels on every side; ignored ones are none.
 
     Args:

@@ -1,5 +1,7 @@
 """Losses of the overlap between soft predictions and labels, class by class."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -100,10 +102,15 @@ class SoftJaccard(_Overlap):
     Segmentation", ISVC 2016.
     """
 
-    def __init__(self, ignore_label=255, name="soft_jaccard", class_weights=None):
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        name: str = "soft_jaccard",
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(ignore_label, class_weights, name)
 
-    def overlap(self, both, scores, truth):
+    def overlap(self, both: tf.Tensor, scores: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
         return tf.math.divide_no_nan(both, scores + truth - both)
 
 
@@ -137,10 +144,15 @@ class DiceLoss(_Overlap):
     of Sudre et al., arXiv 1707.03237, without their weights.
     """
 
-    def __init__(self, ignore_label=255, name="dice_loss", class_weights=None):
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        name: str = "dice_loss",
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(ignore_label, class_weights, name)
 
-    def overlap(self, both, scores, truth):
+    def overlap(self, both: tf.Tensor, scores: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
         return tf.math.divide_no_nan(2.0 * both, scores + truth)
 
 
@@ -178,10 +190,17 @@ class LovaszSoftmax(_OfClasses):
     Paper: Berman et al., "The Lovász-Softmax loss", arXiv 1705.08790.
     """
 
-    def __init__(self, ignore_label=255, name="lovasz_softmax", class_weights=None):
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        name: str = "lovasz_softmax",
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(ignore_label, class_weights, name)
 
-    def call(self, y_true, y_pred, sample_weight=None):
+    def call(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         labels, logits, weights = flat_pixels(y_true, y_pred, sample_weight, self.ignore_label)
         classes = logits.shape[-1]
         truth = tf.transpose(tf.one_hot(labels, classes, dtype=logits.dtype))

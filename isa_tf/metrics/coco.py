@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +35,12 @@ class CocoScores:
     Library: https://github.com/ppwwyyxx/cocoapi (pycocotools)
     """
 
-    def __init__(self, dataset, split):
+    def __init__(self, dataset: Any, split: str) -> None:
         self._dataset, self._split = dataset, split
         self._size = dataset.size(split)
-        self._results = {}  # position in the split: list of dicts
+        self._results: dict[int, list] = {}  # position in the split: list of dicts
 
-    def add(self, index, instances):
+    def add(self, index: int, instances: Any) -> None:
         """Takes the detections of one image, in place of what was given of it before.
 
         Args:
@@ -71,22 +73,22 @@ class CocoScores:
         image_id = self._dataset.image_id(self._split, index)
         self._results[int(index)] = coco_results(instances, image_id, self._dataset.category_ids)
 
-    def by_image(self):
+    def by_image(self) -> Any:
         """The results of each image that `add` was called for, by its position: a dict of lists."""
         return dict(self._results)
 
-    def add_results(self, index, results):
+    def add_results(self, index: int, results: Sequence[Mapping[str, Any]]) -> None:
         """Takes what `by_image` tells of one image elsewhere, such as in another process."""
         self._results[int(index)] = list(results)
 
-    def results(self):
+    def results(self) -> list[dict[str, Any]]:
         """All detections in COCO's results format, in the order of the images: a list of dicts.
 
         It can be written as JSON: boxes are [x, y, width, height], run lengths have text.
         """
         return [result for index in sorted(self._results) for result in self._results[index]]
 
-    def scores(self, only_added=False):
+    def scores(self, only_added: bool = False) -> dict[str, Any]:
         """The scores of all images; one without detections is one in which nothing was found.
 
         Args:
@@ -106,7 +108,8 @@ class CocoScores:
             images = [self._dataset.image_id(self._split, index) for index in self._results]
         # pycocotools puts categories into the order of their ids.
         order = np.argsort(np.argsort(self._dataset.category_ids))
-        found, classes = {}, {name: {} for name in self._dataset.class_names}
+        found: dict[str, Any] = {}
+        classes: dict[str, dict[str, float]] = {name: {} for name in self._dataset.class_names}
         for kind, told in _KINDS.items():
             precision = _precision(truth, self.results(), told, images)
             found[f"{kind}_ap"] = _mean(precision[..., 0])
@@ -119,7 +122,9 @@ class CocoScores:
         return {**found, "classes": classes}
 
 
-def coco_results(instances, image_id, category_ids=None):
+def coco_results(
+    instances: Any, image_id: int, category_ids: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
     """Instances in COCO's results format, which its evaluation and its server read.
 
     Args:
@@ -157,7 +162,7 @@ def coco_results(instances, image_id, category_ids=None):
     ]
 
 
-def run_lengths(mask):
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """A mask as COCO's run lengths, in the form that JSON can hold.
 
     Args:

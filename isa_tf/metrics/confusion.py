@@ -1,10 +1,14 @@
 """Segmentation scores from one confusion matrix over all pixels of all images."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from isa_tf.ops import pixel_weights
+from isa_tf.types import DType
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -38,7 +42,14 @@ class MeanIoU(keras.metrics.Metric):
     0.25
     """
 
-    def __init__(self, num_classes, ignore_label=255, class_ids=None, name="miou", dtype=None):
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_label: int = 255,
+        class_ids: Sequence[int] | None = None,
+        name: str = "miou",
+        dtype: DType = None,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.num_classes = num_classes
         self.ignore_label = ignore_label
@@ -47,7 +58,9 @@ class MeanIoU(keras.metrics.Metric):
             (num_classes, num_classes), initializer="zeros", dtype="float64", name="confusion"
         )
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> None:
         y_true = tf.cast(y_true, tf.int32)
         truth = tf.reshape(y_true, (-1,))
         if y_pred.shape.rank == 4 if tf.is_tensor(y_pred) else np.ndim(y_pred) == 4:
@@ -67,7 +80,7 @@ class MeanIoU(keras.metrics.Metric):
         counts = tf.raw_ops.DenseBincount(input=cells, size=n * n + 1, weights=weights)[:-1]
         self.confusion.assign_add(tf.cast(tf.reshape(counts, (n, n)), tf.float64))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         matrix = tf.cast(tf.convert_to_tensor(self.confusion), tf.float64)
         hits = tf.linalg.diag_part(matrix)
         union = tf.reduce_sum(matrix, 0) + tf.reduce_sum(matrix, 1) - hits
@@ -79,7 +92,7 @@ class MeanIoU(keras.metrics.Metric):
             tf.math.divide_no_nan(tf.reduce_sum(iou), tf.reduce_sum(present)), self.dtype
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -88,7 +101,11 @@ class MeanIoU(keras.metrics.Metric):
         }
 
 
-def scores(confusion, class_names=None, class_ids=None):
+def scores(
+    confusion: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    class_ids: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """All scores that a confusion matrix gives.
 
     Args:
@@ -135,7 +152,7 @@ def scores(confusion, class_names=None, class_ids=None):
     }
 
 
-def class_scores(confusion, class_names=None):
+def class_scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> dict[str, Any]:
     """A table of scores, one row a class.
 
     Args:
@@ -174,7 +191,7 @@ def class_scores(confusion, class_names=None):
     }
 
 
-def boundary_band(labels, width=3):
+def boundary_band(labels: Any, width: int = 3) -> Any:
     """Which pixels lie near a boundary between labels.
 
     A pixel does if one of another label is at most `width` rows and at most `width` columns from

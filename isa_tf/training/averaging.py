@@ -1,6 +1,7 @@
 """Averaged weights and the moving statistics that go with them."""
 
 import contextlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from isa_tf.compat import averaged_variables, flatten_layers
 from isa_tf.ops import alone
 
 
-def averaging_optimizer(optimizer):
+def averaging_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer | None:
     """The optimizer that keeps averages of the weights, if there is one.
 
     Args:
@@ -27,7 +28,7 @@ def averaging_optimizer(optimizer):
     return optimizer if optimizer.use_ema else None
 
 
-def estimate_statistics(model, batches):
+def estimate_statistics(model: keras.Model, batches: tf.data.Dataset) -> None:
     """Sets the moving statistics of every batch normalisation to their mean over batches.
 
     An average of weights needs it: the moving statistics were gathered under the weights of each
@@ -121,12 +122,12 @@ class SwapAveragedWeights(keras.callbacks.Callback):
     ... )
     """
 
-    def __init__(self, batches):
+    def __init__(self, batches: tf.data.Dataset) -> None:
         super().__init__()
         self.batches = batches
-        self._kept = None
+        self._kept: list[np.ndarray] = []
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Any = None) -> None:
         optimizer = averaging_optimizer(self.model.optimizer)
         if optimizer is None:
             raise ValueError("the optimizer keeps no averages of the weights: it has no use_ema")
@@ -136,7 +137,7 @@ class SwapAveragedWeights(keras.callbacks.Callback):
                 variable.assign(average.numpy())
         estimate_statistics(self.model, self.batches)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Any = None) -> None:
         for variable, value in zip(self.model.variables, self._kept, strict=True):
             variable.assign(value)
-        self._kept = None
+        self._kept = []

@@ -1,6 +1,8 @@
 """Optimizers as published recipes write them, of the gradient of the global batch."""
 
 import concurrent.futures
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,26 +17,26 @@ _SPARED = {"norm": ("gamma", "beta"), "bias": ("bias",)}
 
 
 def make_optimizer(
-    name,
-    learning_rate,
-    steps,
+    name: str,
+    learning_rate: float,
+    steps: int,
     *,
-    momentum=0.9,
-    weight_decay=0.0,
-    power=0.9,
-    end_learning_rate=0.0,
-    warmup_steps=0,
-    clip_norm=None,
-    ema=0.0,
-    accumulate=1,
-    loss_scale=False,
-    decay_spares=None,
-    rates=None,
-    schedule="poly",
-    boundaries=(),
-    factor=0.1,
-    warmup_factor=0.001,
-):
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    power: float = 0.9,
+    end_learning_rate: float = 0.0,
+    warmup_steps: int = 0,
+    clip_norm: float | None = None,
+    ema: float = 0.0,
+    accumulate: int = 1,
+    loss_scale: bool = False,
+    decay_spares: Sequence[str] | None = None,
+    rates: Mapping[str, float] | None = None,
+    schedule: str = "poly",
+    boundaries: Sequence[int] = (),
+    factor: float = 0.1,
+    warmup_factor: float = 0.001,
+) -> keras.optimizers.Optimizer:
     """SGD or AdamW under the poly schedule, or under one that falls at a few steps.
 
     Args:
@@ -89,7 +91,7 @@ def make_optimizer(
         rate = StepDecay(learning_rate, boundaries, factor, warmup_steps, warmup_factor)
     else:
         raise ValueError(unknown("schedule", schedule, ("poly", "step")))
-    common = {"global_clipnorm": clip_norm, "rates": rates}
+    common: dict[str, Any] = {"global_clipnorm": clip_norm, "rates": rates}
     if decay_spares is not None:
         if others := sorted(set(decay_spares) - set(_SPARED)):
             raise ValueError(f"decay spares {' and '.join(_SPARED)} or neither, got {others}")
@@ -156,7 +158,7 @@ class WholeGradient:
     5.0
     """
 
-    spares = ()  # what weight decay leaves alone, unless it is told
+    spares: tuple[str, ...] = ()  # what weight decay leaves alone, unless it is told
 
     def __init__(self, *args, spared=None, rates=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -292,7 +294,7 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
     Source: the formula in the documentation of `torch.optim.SGD`.
     """
 
-    def __init__(self, learning_rate=0.01, l2=0.0, **kwargs):
+    def __init__(self, learning_rate: Any = 0.01, l2: float = 0.0, **kwargs: Any) -> None:
         super().__init__(learning_rate, **kwargs)
         self.l2 = l2
 
@@ -319,7 +321,7 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
         if decay is not None:
             self.assign_sub(variable, rate * decay)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "l2": self.l2}
 
 
@@ -363,7 +365,7 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
     2048.0
     """
 
-    def __init__(self, inner_optimizer, **kwargs):
+    def __init__(self, inner_optimizer: keras.optimizers.Optimizer, **kwargs: Any) -> None:
         if not isinstance(inner_optimizer, WholeGradient):
             raise TypeError(f"LossScale is of a WholeGradient optimizer, got {inner_optimizer!r}")
         super().__init__(inner_optimizer, **kwargs)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +25,7 @@ _TF_CONFIG = (
 )
 
 
-def make_strategy(name="auto"):
+def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """A `tf.distribute` strategy by name.
 
     It must be made before TensorFlow does anything: before the first tensor, variable or
@@ -82,7 +83,7 @@ def make_strategy(name="auto"):
     return tf.distribute.get_strategy()
 
 
-def logical_devices(count):
+def logical_devices(count: int) -> None:
     """Splits this machine's CPU into logical devices, to try strategies without GPUs.
 
     Args:
@@ -112,7 +113,7 @@ def logical_devices(count):
 
 
 # === Talk between workers ===
-def num_workers(strategy):
+def num_workers(strategy: tf.distribute.Strategy) -> int:
     """The number of processes that share a training: int, 1 but for "multi_worker".
 
     Args:
@@ -129,7 +130,7 @@ def num_workers(strategy):
     return sum(map(len, spec.values())) or 1
 
 
-def worker_index(strategy):
+def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Which of the processes this one is: int, 0 for the chief.
 
     Args:
@@ -147,7 +148,7 @@ def worker_index(strategy):
     return resolver.task_id + (len(chiefs) if resolver.task_type == "worker" else 0)
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes logs and files.
 
     Args:
@@ -161,7 +162,7 @@ def is_chief(strategy):
     return worker_index(strategy) == 0
 
 
-def over_workers(strategy, value):
+def over_workers(strategy: tf.distribute.Strategy, value: Any) -> Any:
     """What every worker has of an int: a list, in the order of the workers.
 
     All workers must call it, with an int each, and wait for one another in it.
@@ -186,7 +187,7 @@ def over_workers(strategy, value):
     return total.numpy().tolist()
 
 
-def gather(strategy, data):
+def gather(strategy: tf.distribute.Strategy, data: Any) -> Any:
     """What every worker has of bytes: a list, in the order of the workers, the same in all of them.
 
     All workers must call it, and wait for one another in it.
@@ -220,7 +221,7 @@ def gather(strategy, data):
     return [whole[i].tobytes()[:length] for i, length in enumerate(lengths)]
 
 
-def barrier(strategy):
+def barrier(strategy: tf.distribute.Strategy) -> None:
     """Returns once every worker has come here.
 
     Args:
@@ -233,7 +234,7 @@ def barrier(strategy):
     over_workers(strategy, 0)
 
 
-def any_of(strategy, flag):
+def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether a flag is set for any worker. All workers must ask.
 
     As for a signal to end, which reaches one of them: all must end at the same step.
@@ -250,7 +251,7 @@ def any_of(strategy, flag):
     return any(over_workers(strategy, bool(flag)))
 
 
-def agree(strategy, value, what="value"):
+def agree(strategy: tf.distribute.Strategy, value: Any, what: str = "value") -> Any:
     """Checks that every worker has the same value. All workers must ask, and all get the error.
 
     Args:
@@ -472,7 +473,7 @@ def _read_slurm(environment):
     return {"worker": [f"{hosts[i]}:{base + k}" for i, k in places]}, "worker", rank
 
 
-def expand_hosts(text):
+def expand_hosts(text: str) -> list[str]:
     """The hosts of a list in SLURM's notation, in its order.
 
     Args:

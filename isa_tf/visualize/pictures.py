@@ -1,10 +1,13 @@
 """Pictures of labels, predictions and weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from isa_tf.data.base import voc_palette
 from isa_tf.names import class_name
+from isa_tf.types import Colors
 
 IGNORE_COLOR = (224, 224, 224)
 # What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
@@ -23,7 +26,12 @@ _LEAST_LEGEND = 240  # pixels, the width
 _NO_LABEL = -1  # an id that is none
 
 
-def colorize(label, palette, ignore_label=255, ignore_color=IGNORE_COLOR):
+def colorize(
+    label: np.ndarray,
+    palette: Colors,
+    ignore_label: int = 255,
+    ignore_color: Sequence[int] = IGNORE_COLOR,
+) -> np.ndarray:
     """Paints every pixel in the colour of its class.
 
     Args:
@@ -56,7 +64,14 @@ def colorize(label, palette, ignore_label=255, ignore_color=IGNORE_COLOR):
     return painted
 
 
-def overlay(image, label, palette, opacity=0.5, ignore_label=255, clear=(0,)):
+def overlay(
+    image: np.ndarray,
+    label: np.ndarray,
+    palette: Colors,
+    opacity: float = 0.5,
+    ignore_label: int = 255,
+    clear: Sequence[int] = (0,),
+) -> np.ndarray:
     """Lays the colours of the classes over a photo, a little stronger along their borders.
 
     Class 0, in many data sets what is none of the others, stays as it is in the photo.
