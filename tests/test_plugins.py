@@ -1,11 +1,19 @@
 """Plug-ins of installed packages: found by entry points, once, and told apart where broken."""
 
 import logging
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import isa_tf
 from isa_tf import layers, plugins
 from isa_tf.names import Registry
+from isa_tf.testing import ContextBattery, DatasetBattery
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
 
 SOUND = """
 from isa_tf.layers import PointwiseConvolutions, register_context
@@ -90,3 +98,17 @@ def test_a_plugin_may_ask_for_names(install):
     install("plugin_asks", source, "one = plugin_asks\ntwo = plugin_asks:NAMES")
     assert plugins.load() == ()
     assert "from_outside" in layers.list_contexts()
+
+
+def test_the_example_of_the_page(install, tmp_path):
+    example, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    install("coast_models", example)
+    ContextBattery("mean_of_map", {"weight": 0.5}).run("config", "size", "residual", "segmenter")
+    folder = tmp_path / "coast"
+    for kind in ("images", "labels"):
+        (folder / "train" / kind).mkdir(parents=True)
+        for i in range(2):
+            shape = (40, 56, 3) if kind == "images" else (40, 56)
+            picture = np.random.default_rng(i).integers(0, 3, shape, "uint8")
+            Image.fromarray(picture).save(folder / "train" / kind / f"{i}.png")
+    DatasetBattery(isa_tf.data.create("coast", folder)).run("names", "labels")
