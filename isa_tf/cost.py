@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf.compat import function_graph
-from isa_tf.types import Shape
+from isa_tf.hints import Shape
 
 # Per output value: two multiply-adds along a row, twice, and one between the rows.
 _RESIZE_FLOPS = 6

@@ -10,11 +10,10 @@ import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
-import keras
-
-from isa_tf.types import StrPath
+# As in isa_tf.hints, which brings TensorFlow: this file needs nothing but Python.
+StrPath: TypeAlias = str | os.PathLike[str]
 
 # What an archive may inflate to: weights hardly shrink, so a small file that claims much is a trap.
 INFLATED_FREE = 64 * 2**20  # bytes that any archive may have
@@ -144,7 +143,7 @@ def replacing_folder(path: StrPath) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def save_model(model: keras.Model, path: StrPath) -> None:
+def save_model(model: Any, path: StrPath) -> None:
     """`model.save(path)` that leaves an older file untouched until the new one is complete.
 
     Args:

@@ -47,6 +47,8 @@ def test_imports_go_down_and_in_no_circle():
             "import isa_tf.layers.conv\nimport isa_tf.attention_maps",
             "visualize",
         ),
+        # What is for tests, from anywhere.
+        ("models/load.py", "import isa_tf.testing", "isa_tf.models is not allowed"),
         # In a circle inside of a room.
         ("layers/twin.py", "from isa_tf.layers import conv", "broken"),
         # A room that has no place in the plan.

@@ -13,8 +13,8 @@ from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
 from isa_tf.backbones.hrnet import HRNet
 from isa_tf.backbones.resnet import ResNet
 from isa_tf.backbones.tiny import TinyNet
+from isa_tf.hints import StrPath
 from isa_tf.names import Registry
-from isa_tf.types import StrPath
 from isa_tf.weights import hrnet, list_published, resnet
 from isa_tf.weights.architectures import DEPTHS
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from isa_tf.backbones.contexts import check_no_context
 from isa_tf.files import check_inflated
-from isa_tf.types import DType, StrPath
+from isa_tf.hints import DType, StrPath
 from isa_tf.weights import read_checkpoint
 
 OUTPUT_STRIDES = (8, 16, 32)

@@ -15,9 +15,9 @@ from isa_tf.backbones.backbone import (
 )
 from isa_tf.backbones.blocks import Blocks
 from isa_tf.backbones.contexts import StageContexts
+from isa_tf.hints import DType, StrPath
 from isa_tf.layers import ResizeLike
 from isa_tf.ops import check_coordinates
-from isa_tf.types import DType, StrPath
 from isa_tf.weights import hrnet as weights_lib
 
 FUSE_BY = ("size", "factor")

@@ -15,8 +15,8 @@ from isa_tf.backbones.backbone import (
 )
 from isa_tf.backbones.blocks import Blocks
 from isa_tf.backbones.contexts import StageContexts
+from isa_tf.hints import DType, StrPath
 from isa_tf.layers.conv import BN_EPSILON
-from isa_tf.types import DType, StrPath
 from isa_tf.weights import resnet as weights_lib
 from isa_tf.weights.architectures import BASIC, DEPTHS
 

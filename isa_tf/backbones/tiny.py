@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input, normalize
+from isa_tf.hints import DType, StrPath
 from isa_tf.layers.conv import ConvNormAct
-from isa_tf.types import DType, StrPath
 
 
 @keras.saving.register_keras_serializable("isa_tf")

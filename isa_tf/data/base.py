@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from isa_tf.hints import Colors, StrPath
 from isa_tf.names import id_pairs
-from isa_tf.types import Colors, StrPath
 
 IGNORE_LABEL = 255
 

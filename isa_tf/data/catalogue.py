@@ -13,8 +13,8 @@ from isa_tf.data.folder import FolderDataset
 from isa_tf.data.prepared import prepared_folders
 from isa_tf.data.synthetic import SyntheticDataset
 from isa_tf.data.synthetic_instances import SyntheticInstances
+from isa_tf.hints import StrPath
 from isa_tf.names import Registry
-from isa_tf.types import StrPath
 
 _DATASETS = Registry("dataset")  # functions of (data_dir, **kwargs), or of (**kwargs) alone
 _BUILDERS = Registry("builder")  # classes, or "module:Class", imported when they are asked for

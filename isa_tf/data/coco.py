@@ -20,7 +20,7 @@ from isa_tf.data.base import DataError, GraphReader
 from isa_tf.data.folder import IMAGE_SUFFIXES, order_splits
 from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
 from isa_tf.data.run_lengths import encoded
-from isa_tf.types import Colors, StrPath
+from isa_tf.hints import Colors, StrPath
 
 # How far a box may reach outside of its image, in pixels: numbers are rounded.
 _TOLERANCE = 1.0

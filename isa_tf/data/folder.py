@@ -20,7 +20,7 @@ from isa_tf.data.base import (
     voc_palette,
 )
 from isa_tf.data.groups import group
-from isa_tf.types import Colors, StrPath
+from isa_tf.hints import Colors, StrPath
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"

@@ -11,8 +11,8 @@ from absl import logging
 from isa_tf.data.base import PythonReader, python_operation, read_each
 from isa_tf.data.instances import InstanceDataset
 from isa_tf.data.pipeline import check_positive, example_order, finish, places
+from isa_tf.hints import Size
 from isa_tf.names import two_ints
-from isa_tf.types import Size
 
 
 def instance_train_pipeline(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from isa_tf.data.base import Dataset, GraphReader, voc_palette
-from isa_tf.types import Colors
+from isa_tf.hints import Colors
 
 
 class Annotations(NamedTuple):

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from isa_tf.data import augment
 from isa_tf.data.base import Dataset, SegmentationDataset, python_operation, read_indices
+from isa_tf.hints import Size
 from isa_tf.names import two_ints
-from isa_tf.types import Size
 
 # `eval_pipeline` looks for images of one size among this many batches' worth of examples. More
 # make fuller batches where sizes differ; all of them may be held in memory.

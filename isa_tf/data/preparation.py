@@ -9,7 +9,7 @@ from typing import Any
 from isa_tf import files
 from isa_tf.data.base import DataError
 from isa_tf.data.catalogue import builder
-from isa_tf.types import StrPath
+from isa_tf.hints import StrPath
 
 
 def prepare(

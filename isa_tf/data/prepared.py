@@ -19,7 +19,7 @@ from isa_tf.data.base import (
 )
 from isa_tf.data.groups import group
 from isa_tf.data.instances import Annotations, InstanceDataset, image_entry
-from isa_tf.types import StrPath
+from isa_tf.hints import StrPath
 
 # Of a record in a TFRecord file: its length and the length's checksum, before; its own, behind.
 _HEADER, _FOOTER = struct.Struct("<QI"), 4

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from isa_tf.data.base import SegmentationDataset
+from isa_tf.hints import Size
 from isa_tf.names import two_ints
-from isa_tf.types import Size
 
 # A lamp and the fleet that it makes: (name, colour).
 _LAMPS = (

@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 
 from isa_tf.data.instances import Annotations, InstanceDataset
+from isa_tf.hints import Size
 from isa_tf.names import two_ints
-from isa_tf.types import Size
 
 _SHAPES = (
     ("disc", (230, 75, 60)),

@@ -17,10 +17,10 @@ from isa_tf.formats.openvino import OpenVINO
 from isa_tf.formats.saved_model import SavedModel
 from isa_tf.formats.serving import float32_clone
 from isa_tf.formats.tf_serving import TensorFlowServing
+from isa_tf.hints import StrPath
 from isa_tf.inference import InstancePredictor, Predictor
 from isa_tf.inference.protocol import ProtocolBase
 from isa_tf.names import Registry
-from isa_tf.types import StrPath
 
 __all__ = [
     "Format",

@@ -14,9 +14,9 @@ import numpy as np
 
 from isa_tf import files
 from isa_tf.compat import flatten_layers
+from isa_tf.hints import StrPath
 from isa_tf.inference import InstancePredictor, Predictor, contract_of, predictor_of_model
 from isa_tf.inference.protocol import ProtocolBase
-from isa_tf.types import StrPath
 
 SIGNATURE = "serving_default"
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from isa_tf import files, plugins
 from isa_tf.formats.base import Format, check_model
+from isa_tf.hints import StrPath
 from isa_tf.inference import InstancePredictor, Predictor, predictor_of_model
 from isa_tf.inference.protocol import ProtocolBase
-from isa_tf.types import StrPath
 
 # What Keras packs into its zip archive.
 _CONFIG, _WEIGHTS, _WEIGHTS_NPZ = "config.json", "model.weights.h5", "model.weights.npz"

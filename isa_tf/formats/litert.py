@@ -29,6 +29,7 @@ from isa_tf.formats.base import (
     one_at_a_time,
 )
 from isa_tf.formats.serving import float32_clone, of_size, served
+from isa_tf.hints import StrPath
 from isa_tf.inference import (
     METADATA_FILE,
     InstancePredictor,
@@ -38,7 +39,6 @@ from isa_tf.inference import (
 )
 from isa_tf.inference.predictor import resize_pictures
 from isa_tf.names import two_ints
-from isa_tf.types import StrPath
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
 _MOST_IMAGES = 100  # to calibrate on

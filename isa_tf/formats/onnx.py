@@ -9,6 +9,7 @@ import keras
 from isa_tf import files
 from isa_tf.formats.base import Format, check_model, missing
 from isa_tf.formats.serving import float32_clone, served
+from isa_tf.hints import StrPath
 from isa_tf.inference import (
     METADATA_FILE,
     InstancePredictor,
@@ -16,7 +17,6 @@ from isa_tf.inference import (
     predictor_of_run,
     read_contract,
 )
-from isa_tf.types import StrPath
 
 _EXTRA = "onnx"
 

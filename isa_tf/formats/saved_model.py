@@ -12,6 +12,7 @@ from isa_tf.compat import flatten_layers
 from isa_tf.files import replacing_folder
 from isa_tf.formats.base import SIGNATURE, Format, check_model, portable
 from isa_tf.formats.serving import HALF, twin_of
+from isa_tf.hints import StrPath
 from isa_tf.inference import (
     METADATA_FILE,
     FusedModel,
@@ -22,7 +23,6 @@ from isa_tf.inference import (
     read_contract,
 )
 from isa_tf.inference.protocol import ProtocolBase
-from isa_tf.types import StrPath
 
 ASSETS = "assets.extra"
 _GRAPH = "saved_model.pb"

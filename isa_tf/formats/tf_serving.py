@@ -9,8 +9,8 @@ import tensorflow as tf
 from isa_tf.formats.base import SIGNATURE, check_model, missing
 from isa_tf.formats.litert import sizes_of
 from isa_tf.formats.saved_model import ASSETS, SavedModel
+from isa_tf.hints import StrPath
 from isa_tf.inference import InstancePredictor, Predictor, contract_of
-from isa_tf.types import StrPath
 
 WARM_UP_FILE = "tf_serving_warmup_requests"
 BATCHING_FILE = "batching_parameters.txt"

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
+from isa_tf.hints import Colors
 from isa_tf.inference.contract import (
     Contract,
     SegmentationContract,
@@ -22,7 +23,6 @@ from isa_tf.inference.views import class_dtype, classify, view_logits, vote
 from isa_tf.layers import ResizeLike
 from isa_tf.metrics import boundary_band
 from isa_tf.names import Registry
-from isa_tf.types import Colors
 
 _WARM_UP_SIZE = (64, 64)
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from isa_tf import files
-from isa_tf.types import StrPath
+from isa_tf.hints import StrPath
 
 # Of the files that examples are named by; what else has a dot keeps it.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}

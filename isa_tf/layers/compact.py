@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Shape
 from isa_tf.layers.module import ContextModule, check_positive
 from isa_tf.layers.normalization import FusedBatchNormalization
-from isa_tf.types import Shape
 
 KERNELS = ("dot", "rbf")
 _RBF_GAMMA = 1e-4

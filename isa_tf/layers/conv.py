@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Activation, Shape
 from isa_tf.layers.fused import ConvBiasAct, check_kernel, check_map, is_filtered
 from isa_tf.layers.normalization import FusedBatchNormalization
 from isa_tf.layers.twin import TwinOptions
-from isa_tf.types import Activation, Shape
 
 # The epsilon of the published ISA networks, and PyTorch's momentum of 0.1 in Keras's terms.
 BN_EPSILON = 1e-5

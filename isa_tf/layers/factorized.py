@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Partition
 from isa_tf.layers.self_attention import (
     AUTO,
     AttentionTwin,
@@ -16,7 +17,6 @@ from isa_tf.layers.self_attention import (
     ordered_levels,
     pad_and_mask,
 )
-from isa_tf.types import Partition
 
 
 @keras.saving.register_keras_serializable("isa_tf")

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Activation, Shape
 from isa_tf.layers import twin
-from isa_tf.types import Activation, Shape
 
 
 def is_filtered(

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Partition, Shape
 from isa_tf.layers.factorized import FactorizedAttention, FactorizedAttentionTwin
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.self_attention import (
@@ -19,7 +20,6 @@ from isa_tf.layers.self_attention import (
     ordered_levels,
     pad_and_mask,
 )
-from isa_tf.types import Partition, Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")

@@ -5,11 +5,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from isa_tf.hints import Activation, Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
 from isa_tf.layers.fused import ConvBiasAct, check_map
 from isa_tf.layers.twin import TwinOptions
-from isa_tf.types import Activation, Shape
 
 
 def check_positive(**counts: int | None) -> None:

@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops, runtime
+from isa_tf.hints import Shape
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
-from isa_tf.types import Shape
 
 
 def _one_group(x):

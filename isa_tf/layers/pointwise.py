@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from isa_tf.hints import Shape
 from isa_tf.layers.interlaced import InterlacedSparseAttention
 from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
-from isa_tf.types import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")

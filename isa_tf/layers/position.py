@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from isa_tf.types import Shape
+from isa_tf.hints import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")

@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Shape
 from isa_tf.layers.module import ContextModule, ModuleTwin, check_positive
-from isa_tf.types import Shape
 
 
 def _averages(bins, length):

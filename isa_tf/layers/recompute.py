@@ -6,9 +6,9 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
+from isa_tf.hints import Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import ConvNormAct
-from isa_tf.types import Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")

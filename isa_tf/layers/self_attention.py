@@ -7,11 +7,11 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops, runtime
+from isa_tf.hints import Partition, Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import float64
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.position import PositionBias
-from isa_tf.types import Partition, Shape
 
 AUTO = "auto"
 

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.hints import DType
 from isa_tf.ops import pixel_weights
-from isa_tf.types import DType
 
 
 @keras.saving.register_keras_serializable("isa_tf")

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import keras
 
 from isa_tf.backbones import HRNet, ResNet
+from isa_tf.hints import StrPath
 from isa_tf.models.isanet import ISANet
 from isa_tf.models.mask_rcnn import MaskRCNN
 from isa_tf.names import unknown
-from isa_tf.types import StrPath
 from isa_tf.weights import hrnet, list_sources, read_checkpoint, resnet, sources
 from isa_tf.weights.transfer import Report
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from isa_tf import formats
+from isa_tf.hints import Colors, StrPath
 from isa_tf.models.segmenter import Segmenter
-from isa_tf.types import Colors, StrPath
 
 
 def load(

@@ -9,10 +9,10 @@ import numpy as np
 
 from isa_tf.data import label_sets
 from isa_tf.files import save_model
+from isa_tf.hints import StrPath
 from isa_tf.models.convert import Converted, from_checkpoint
 from isa_tf.models.mask_rcnn import MaskRCNN
 from isa_tf.names import unknown
-from isa_tf.types import StrPath
 from isa_tf.version import __version__
 from isa_tf.weights import Published, cache, list_published
 

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import backbones
+from isa_tf.hints import Activation, Colors, DType, StrPath
 from isa_tf.layers import (
     ConvNormAct,
     InterlacedSparseAttention,
@@ -16,7 +17,6 @@ from isa_tf.layers import (
 )
 from isa_tf.layers.conv import BN_MOMENTUM
 from isa_tf.models.quantize import refuse_to_quantize
-from isa_tf.types import Activation, Colors, DType, StrPath
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"

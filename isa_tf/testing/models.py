@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.compat import flatten_layers
+from isa_tf.hints import DType, Partition
 from isa_tf.inference import contract_of
 from isa_tf.layers import InterlacedSparseAttention
 from isa_tf.layers.position import PositionBias
@@ -19,7 +20,6 @@ from isa_tf.losses import PixelCrossEntropy
 from isa_tf.models import Segmenter
 from isa_tf.names import differences
 from isa_tf.testing.battery import Battery, randomize
-from isa_tf.types import DType, Partition
 
 NAMES = ("void", "sky", "tree", "road", "wall", "sign", "Bäume")
 PALETTE = tuple((i, 2 * i, 255 - i) for i in range(7))

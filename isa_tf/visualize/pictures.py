@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from isa_tf.data.base import voc_palette
+from isa_tf.hints import Colors
 from isa_tf.names import class_name
-from isa_tf.types import Colors
 
 IGNORE_COLOR = (224, 224, 224)
 # What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
