@@ -294,6 +294,26 @@ def _paths(matched):
 EQUAL_NAMES = FileNames()
 
 
+def list_images(folder):
+    """The paths of a folder's own images, in order.
+
+    Raises:
+        ValueError: for what is no folder, or one without an image.
+
+    Example:
+
+    >>> [path.name for path in list_images(Path("camvid/val/images"))]
+    ['0.png', '1.png']
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of images")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"no file in {folder} ends in {', '.join(IMAGE_SUFFIXES)}")
+    return paths
+
+
 def match_files(images_dir, labels_dir, faults, names=EQUAL_NAMES):
     """Pairs the pictures below two folders by what their names share.
 
