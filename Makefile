@@ -35,7 +35,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m experiments.demo --workdir=runs/demo
+	$(BIN)/isa-tf demo --workdir=runs/demo
 
 # Into isa_tf/web/page, from where a wheel takes it.
 web: web/node_modules/installed

@@ -7,7 +7,8 @@ of the interlaced module (`config.model.context_options`), or the "context" modu
 (`config.model.context`), as Huang et al. (arXiv 1907.12273) do; in the latter `context_options` are
 those of the config's own module, and the others have their defaults. "frozen" is "context" on the
 kept maps of a frozen backbone (experiments/configs/frozen.py), beside a control: 1x1 convolutions
-with as many parameters as the config's own module. "variant" is of how the module begins, "levels"
+with as many parameters as the config's own module; "released" goes on from there with the whole
+network (experiments/configs/released.py). "variant" is of how the module begins, "levels"
 of how many ranges it has, with projections of each or shared by all. --variants=NAME,NAME chooses
 other variants than the study's own: a partition is N, HEIGHTxWIDTH or "auto", a depth N. Every
 --config.KEY=VALUE of training works here too.
@@ -54,7 +55,8 @@ STUDIES = {
         *("rcca", "self_attention", "nonlocal", "isa"),
     ),
 }
-_OF_CONTEXTS = ("context", "frozen")
+_FROZEN = ("frozen", "released")  # with the control, and where the latter begin
+_OF_CONTEXTS = ("context", *_FROZEN)
 # Studies of several arguments of the interlaced module: what a variant's name stands for.
 FORMS = {
     "variant": {
@@ -74,9 +76,11 @@ FORMS = {
     },
 }
 STUDIES |= {study: tuple(forms) for study, forms in FORMS.items()}
+STUDIES["released"] = STUDIES["frozen"]
 # The variant that a study's others are compared with.
-AGAINST = {"context": "none", "frozen": "pointwise", "variant": "published", "levels": "2"}
-_CONTROL = ("frozen", AGAINST["frozen"])
+_CONTROL = "pointwise"
+AGAINST = {"context": "none", "variant": "published", "levels": "2"}
+AGAINST |= dict.fromkeys(_FROZEN, _CONTROL)
 RUN = "run.json"
 # Of Student's distribution with 1, 2, ... degrees of freedom, 97.5 % lie below.
 _STUDENT = (
@@ -117,6 +121,19 @@ def default_variants(study, config):
 
         return [name for name in names if fits(name)]
     return list(names)
+
+
+def _begun(study, run_folder):
+    """The model that a run of the frozen study has left, with which a released one begins."""
+    if study is None:
+        raise ValueError(
+            'study "released" goes on from another: config.model.initial is to be the folder of '
+            'a study "frozen"'
+        )
+    path = Path(study) / run_folder / training.BEST
+    if not (path.parent / RUN).exists():
+        raise ValueError(f"config.model.initial={study}: there is no finished run {path.parent}")
+    return str(path)
 
 
 def _control_of(config):
@@ -253,10 +270,14 @@ class Study:
                 with config.ignore_type():  # a pair where there was a number
                     config.model.context_options.update(options)
             elif variant != config.model.context:
-                options = _control_of(config) if (name, variant) == _CONTROL else {}
+                is_control = name in _FROZEN and variant == _CONTROL
+                options = _control_of(config) if is_control else {}
                 config.model.context = variant
                 config.model.context_options = options
-            self.runs[variant, seed] = config, self.folder / variant / f"seed{seed}"
+            run_folder = f"{variant}/seed{seed}"
+            if name == "released":
+                config.model.initial = _begun(config.model.initial, run_folder)
+            self.runs[variant, seed] = config, self.folder / run_folder
         self.check_folders()
         found = {key: read_run(*arguments) for key, arguments in self.runs.items()}
         self.results = {key: result for key, result in found.items() if result}

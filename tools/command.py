@@ -40,6 +40,7 @@ COMMANDS = {
     "compare": "tools.compare",
     "affinity": "tools.visualize_affinity",
     "ablate": "experiments.ablate",
+    "gains": "experiments.gains",
     "demo": "experiments.demo",
 }
 

@@ -9,12 +9,13 @@
         --images=my_data/val/images --labels=my_data/val/labels
 
 Writes `saved_model`, `model.tflite`, ... into --output, of tf_serving the next version in a folder
-of the name --serving. Every file is loaded again and compared
-with Keras on a test image; the command exits with 1 where they differ in more decisions than the
-format may, one pixel of a thousand (of litert_int8 three of a hundred), or one detection of an
-instance model, which needs an --image that it finds something in. Each option goes to the formats
-that have it. At the end a table tells what each file takes: its size, its agreement, the time of
-a prediction of the test image, and, where there are --labels, the mIoU of --images.
+of the name --serving. Every file is loaded again and compared with Keras on a test image: --image,
+or else the first of --images or --calibration, or a made-up one. The command exits with 1 where
+they differ in more decisions than the format may, one pixel of a thousand (of litert_int8 three of
+a hundred), or one detection of an instance model, which needs an --image that it finds something
+in. Each option goes to the formats that have it. At the end a table tells what each file takes: its
+size, its agreement, the time of a prediction of the test image, and, where there are --labels, the
+mIoU of --images.
 """
 
 import re
@@ -25,8 +26,7 @@ from absl import app, flags
 from PIL import Image
 
 from isa_tf import formats
-from isa_tf.data import DataError
-from isa_tf.data.folder import match_files
+from isa_tf.data.folder import list_images, match_files
 from isa_tf.data.pictures import read_image, read_label
 from isa_tf.formats.base import seconds_of
 from isa_tf.inference import confusion_matrix, contract_of, predictor_of_model
@@ -95,7 +95,10 @@ _CALIBRATION = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _IMAGE = flags.DEFINE_string(
-    "image", None, "An image to compare on; by default, a made-up one.", flag_values=FLAGS
+    "image",
+    None,
+    "An image to compare on; by default the first of --images or --calibration, or a made-up one.",
+    flag_values=FLAGS,
 )
 _IMAGES = flags.DEFINE_string(
     "images", None, "A folder of images to score what was written on.", flag_values=FLAGS
@@ -124,8 +127,8 @@ def main(argv):
         chosen = [formats.create(name) for name in _FORMAT.value]
         options = [_options(format, given) for format in chosen]
         model = formats.load_model(_MODEL.value)
-        image = _test_image(_IMAGE.value, size)
         pairs = _pairs(_IMAGES.value, _LABELS.value)
+        image = _test_image(_photo(pairs), size)
         contract = contract_of(model)
         if pairs and contract.task != "segmentation":
             raise ValueError(f"--labels are of class ids, which a model of {contract.task} has not")
@@ -213,6 +216,17 @@ def _parse_size(text):
     return int(match[1]), int(match[2] or match[1])
 
 
+def _photo(pairs):
+    """The path of the image to compare on, of those that are given for it or for something else."""
+    if _IMAGE.value is not None:
+        return _IMAGE.value
+    if pairs:
+        return pairs[0][0]
+    if _CALIBRATION.value is not None:
+        return list_images(_CALIBRATION.value)[0]
+    return None
+
+
 def _test_image(path, size):
     """The image (1, H, W, 3) to compare on: a photo, or smooth blotches of all colours."""
     if path is None:
@@ -220,10 +234,7 @@ def _test_image(path, size):
         size = size or _DEFAULT_SIZE
         coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
         return np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))[None]
-    try:
-        image = read_image(path)
-    except DataError as error:
-        raise ValueError(f"--image: {error}") from error
+    image = read_image(path)
     if size not in (None, image.shape[:2]):
         image = np.asarray(Image.fromarray(image).resize(size[::-1]))
     return image[None]

@@ -12,6 +12,12 @@ python -m experiments.evaluate --config=experiments/configs/camvid.py --workdir=
 The network reads the image enlarged by 1.5: thin and distant things then look to the backbone more
 like what it was trained on. Class weights teach the rare classes in the first four fifths; the last
 fifth goes without them, since they make rare classes be predicted too often.
+
+val flatters: its frames are of a sequence of which train has others. After the colon stands one of
+the three sequences, 0001TP, 0006R0 or 0016E5, to be left out of training and scored; or all, to
+train on the frames of train and val, whose score then says nothing:
+
+python -m experiments.train --config=experiments/configs/camvid.py:0006R0 --workdir=runs/0006R0
 """
 
 import math
@@ -23,10 +29,20 @@ FREQUENCIES = (
     *(0.1754, 0.2421, 0.0102, 0.3296, 0.0467, 0.1012),
     *(0.0122, 0.0117, 0.0611, 0.0067, 0.0030),
 )
+SEQUENCES = ("0001TP", "0006R0", "0016E5")
+ALL = "all"
 
 
-def get_config():
+def get_config(held_out="val"):
     config = default.get_config()
+    if held_out == ALL:
+        config.data.options.splits = {"train": ("train/*", "val/*"), "val": ("val/*",)}
+    elif held_out in SEQUENCES:
+        others = tuple(f"*/{name}_*" for name in SEQUENCES if name != held_out)
+        config.data.options.splits = {"train": others, "val": (f"*/{held_out}_*",)}
+    elif held_out != "val":
+        known = ", ".join(("val", *SEQUENCES, ALL))
+        raise ValueError(f"after the colon stands one of {known}, got {held_out!r}")
     config.data.name = "camvid"
     config.data.data_dir = "../shared/data/camvid"
     config.data.crop_size = (264, 352)

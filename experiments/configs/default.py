@@ -53,12 +53,12 @@ def get_config():
     config.model.backbone_weights = placeholder(str)  # such as "imagenet"
     config.model.freeze_backbone = False  # leave it as it is, batch normalisation included
     config.model.output_stride = 8
-    # Further arguments of the backbone, as --config.model.backbone_options='{"recompute": True}'.
+    # Further arguments of the backbone, as --config.model.backbone_options='{"recompute": True}'
+    # or '{"last_level": "c4"}', without what lies behind.
     config.model.backbone_options = ConfigDict()
     config.model.context = "isa"  # see isa_tf.layers.list_contexts()
     # Arguments of the module, as --config.model.context_options='{"partition": (4, 8)}'.
     config.model.context_options = ConfigDict()
-    config.model.head_level = placeholder(str)  # the map that the head reads; None: the last
     config.model.head_filters = 512
     config.model.head_kernel_size = 3
     config.model.decoder_levels = ()  # such as ("c3", "c2")

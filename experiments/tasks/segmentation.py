@@ -137,7 +137,6 @@ def make_model(config, dataset):
         c.context,
         dataset.num_classes,
         context_options=dict(c.context_options),
-        head_level=c.head_level,
         head_filters=c.head_filters,
         head_kernel_size=c.head_kernel_size,
         decoder_levels=c.decoder_levels,

@@ -33,21 +33,25 @@ class Backbone(keras.Model):
 
     Args:
         inputs: keras tensor, see `image_input`.
-        feature_maps: dict from "c1" .. "c5" (the field's C1..C5) to keras tensors.
+        feature_maps: dict from "c1" .. "c5" (the field's C1..C5) to keras tensors, in the order in
+            which they are made; a head reads the last.
         feature_strides: dict with the same keys, int: how many input pixels one step on that
             map is. "c4" and "c5" have stride 8 at output stride 8.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
         context_names: dict from maps' names to the names of the layers that are context modules
             inside, of a class with an argument `context_at`. Defaults to `None`: it has none.
         context_at: refused: for the classes that have no such argument.
+        last_level: name of a map. What lies behind it is left out: its maps, layers and weights.
+            Defaults to `None`, the whole network.
         **kwargs: name, trainable.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1": (B, ceil(H / 2), ceil(W / 2), C1), ...}.
 
     Raises:
-        ValueError: where feature_maps and feature_strides differ in their keys, or for context
-            modules where the class has no place for them.
+        ValueError: where feature_maps and feature_strides differ in their keys, for context
+            modules where the class has no place for them or behind the last level, or for a last
+            level that is none.
     """
 
     output_strides: tuple[int, ...] = OUTPUT_STRIDES
@@ -60,27 +64,41 @@ class Backbone(keras.Model):
         dtype: DType = None,
         context_names: dict[str, str] | None = None,
         context_at: dict[str, Any] | None = None,
+        last_level: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_no_context(context_at, type(self).__name__)
+        takes_contexts = context_names is not None
         if set(feature_maps) != set(feature_strides):
             raise ValueError(
                 f"feature_maps has {sorted(feature_maps)}, "
                 f"feature_strides {sorted(feature_strides)}"
             )
+        feature_strides, context_names = dict(feature_strides), dict(context_names or {})
+        if last_level is not None:
+            names = list(feature_maps)
+            if last_level not in names:
+                known = ", ".join(names)
+                raise ValueError(f"last_level is one of {known}. Received: {last_level!r}")
+            names = names[: names.index(last_level) + 1]
+            if behind := sorted(context_names.keys() - set(names)):
+                raise ValueError(f"context_at {', '.join(behind)} lies behind {last_level}")
+            feature_maps = {name: feature_maps[name] for name in names}
+            feature_strides = {name: feature_strides[name] for name in names}
         trainable = kwargs.pop("trainable", True)
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
         if not trainable:  # said now, as Keras would say it before it knows of the layers
             self.trainable = False
         self.dtype_policy = keras.dtype_policies.get(dtype)
-        self.feature_strides = dict(feature_strides)
-        self._takes_contexts = context_names is not None
-        self._context_names = dict(context_names or {})
+        self.feature_strides = feature_strides
+        self.last_level = last_level
+        self._takes_contexts = takes_contexts
+        self._context_names = context_names
 
     @property
     def head_level(self) -> str:
         """The name of the map that a head reads."""
-        return max(self.feature_strides)
+        return list(self.feature_strides)[-1]
 
     def context_layers(self) -> dict:
         """The context modules inside, by the names of the maps before whose last block they are."""
@@ -108,7 +126,11 @@ class Backbone(keras.Model):
         if path.name.endswith((".weights.h5", ".keras")):
             self._load_keras(path)
         elif convert is not None and path.suffix in CHECKPOINTS:
-            convert(self, read_checkpoint(path), path)
+            tensors = read_checkpoint(path)
+            if self.last_level is None:
+                convert(self, tensors, path)
+            else:
+                self._load_part(lambda whole: convert(whole, tensors, path), last_level=None)
         else:
             raise ValueError(
                 'weights must be "imagenet" or the path of a .keras, .weights.h5 or checkpoint '
@@ -116,15 +138,34 @@ class Backbone(keras.Model):
             )
 
     def _load_keras(self, path):
-        inside = sum(len(layer.weights) for layer in self.context_layers().values())
-        if not inside or _count_arrays(path) != len(self.weights) - inside:
+        """Loads what is kept of such a backbone: with or without its contexts, cut off or not."""
+        kept, inside = count_arrays(path), 0
+        for layer in self.context_layers().values():
+            inside += len(layer.weights)
+        if kept == len(self.weights):
             self.load_weights(path)
-            return
-        # Keras counts layers and knows no names: by way of the network that the file is of.
-        plain = self.from_config({**self.get_config(), "context_at": None})
-        plain.load_weights(path)
-        for layer in plain.layers:
-            self.get_layer(layer.name).set_weights(layer.get_weights())
+        elif inside and kept == len(self.weights) - inside:
+            self._load_part(lambda plain: plain.load_weights(path), context_at=None)
+        elif self.last_level is not None:
+            self._load_part(lambda whole: whole._load_keras(path), last_level=None)
+        else:
+            self.load_weights(path)  # which says what does not fit
+
+    def _load_part(self, load, **changes):
+        """Takes the weights of its own layers from a network that differs, which `load` fills.
+
+        Keras counts layers where it loads, and published names are of whole networks.
+        """
+        other = self.from_config({**self.get_config(), **changes})
+        load(other)
+        self.take_weights(other)
+
+    def take_weights(self, other: "Backbone") -> None:
+        """Takes the weights of another backbone's layers, as far as they have the same names."""
+        theirs = {layer.name: layer for layer in other.layers}
+        for layer in self.layers:
+            if layer.name in theirs:
+                layer.set_weights(theirs[layer.name].get_weights())
 
     def get_config(self) -> dict[str, Any]:
         # Not Functional's, which would write out the whole graph.
@@ -132,6 +173,7 @@ class Backbone(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "last_level": self.last_level,
         }
         if self._takes_contexts:
             made = self.context_layers()
@@ -146,7 +188,7 @@ class Backbone(keras.Model):
         return cls(**config)
 
 
-def _count_arrays(path):
+def count_arrays(path: Path) -> int:
     """How many arrays a `.weights.h5` or `.keras` has, but for those of an optimizer."""
     found = []
 
@@ -157,8 +199,10 @@ def _count_arrays(path):
     with contextlib.ExitStack() as opened:
         if path.suffix == ".keras":
             archive = opened.enter_context(zipfile.ZipFile(path))
-            path = opened.enter_context(archive.open("model.weights.h5"))
-        opened.enter_context(h5py.File(path)).visititems(visit)
+            file: Any = opened.enter_context(archive.open("model.weights.h5"))
+        else:
+            file = path
+        opened.enter_context(h5py.File(file)).visititems(visit)
     return len(found)
 
 

@@ -36,11 +36,17 @@ import dataclasses
 import functools
 import re
 import warnings
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from isa_tf.backbones.backbone import Backbone, check_output_stride, image_input
+from isa_tf.backbones.backbone import (
+    Backbone,
+    check_output_stride,
+    count_arrays,
+    image_input,
+)
 from isa_tf.backbones.contexts import check_no_context
 from isa_tf.layers.normalization import FusedBatchNormalization
 
@@ -138,7 +144,7 @@ def dilate(model, output_stride=8, synchronized=False, dtype=None, **kwargs) -> 
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers; the preprocessing computes in float32 all the same.
             Defaults to `None`, the model's own.
-        **kwargs: name (the model's own by default), trainable.
+        **kwargs: name (the model's own by default), trainable, last_level.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1", ..., "c5"}; "c5" is the model's output, "c1" .. "c4"
@@ -215,9 +221,10 @@ def dilate(model, output_stride=8, synchronized=False, dtype=None, **kwargs) -> 
         dtype=policy,
         **kwargs,
     )
+    twins = {layer.name: layer for layer in backbone.layers}
     for layer in model.layers:
-        if layer.variables:
-            twin = backbone.get_layer(layer.name)
+        if layer.variables and layer.name in twins:
+            twin = twins[layer.name]
             for old, new in zip(layer.variables, twin.variables, strict=True):
                 new.assign(old)
     return backbone
@@ -231,6 +238,7 @@ def application(
     dtype=None,
     name=None,
     trainable=True,
+    last_level=None,
     **kwargs,
 ) -> Backbone:
     """Makes a backbone of a `keras.applications` model by the name of its function.
@@ -244,6 +252,7 @@ def application(
         synchronized, dtype: see `dilate`.
         name: str. Defaults to `None`, that of the function.
         trainable: bool. Defaults to `True`.
+        last_level: see `Backbone`.
         **kwargs: the function's other arguments, such as alpha or minimalistic.
 
     Raises:
@@ -280,10 +289,13 @@ def application(
             f"{error}; a file carried by hand belongs into the folder models of Keras's home "
             "(~/.keras)"
         ) from error
-    backbone = dilate(
-        model, output_stride, synchronized, dtype, name=name or function, trainable=trainable
-    )
-    if own:
+    more = {"name": name or function, "trainable": trainable}
+    backbone = dilate(model, output_stride, synchronized, dtype, last_level=last_level, **more)
+    if own and last_level is not None and count_arrays(Path(weights)) != len(backbone.weights):
+        whole = dilate(model, output_stride, synchronized, dtype, **more)
+        whole.load_weights(weights)
+        backbone.take_weights(whole)
+    elif own:
         backbone.load_weights(weights)
     return backbone
 

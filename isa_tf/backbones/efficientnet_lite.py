@@ -46,7 +46,7 @@ class EfficientNetLite(Backbone):
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
-        **kwargs: name, trainable.
+        **kwargs: name, trainable, last_level.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1", ..., "c5"}; "c5", of 320 channels times the width

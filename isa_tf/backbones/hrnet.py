@@ -62,7 +62,7 @@ class HRNet(Backbone):
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
-        **kwargs: name, trainable.
+        **kwargs: name, trainable, last_level.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1", ..., "c5", "concatenated"}; "c1" is the stem's first map,
@@ -210,10 +210,6 @@ class HRNet(Backbone):
 
         if weights is not None:
             self.load_file(weights_lib.find(self, weights), weights_lib.load)
-
-    @property
-    def head_level(self) -> str:
-        return CONCATENATED
 
     def get_config(self) -> dict[str, Any]:
         return {

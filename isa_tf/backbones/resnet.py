@@ -78,7 +78,7 @@ class ResNet(Backbone):
             `False`.
         epsilon: float, of the normalisations. Defaults to 1e-5.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
-        **kwargs: name, trainable.
+        **kwargs: name, trainable, last_level.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1", ..., "c5"}; "c1" is the stem's output, "c2" .. "c5"

@@ -27,7 +27,7 @@ class TinyNet(Backbone):
         minimal_filtering: int or `None`, see `ConvNormAct`. Defaults to `None`.
         synchronized: bool, whether replicas share batch statistics. Defaults to `False`.
         dtype: name or policy of the layers. Defaults to `None`, the global policy.
-        **kwargs: name, trainable.
+        **kwargs: name, trainable, last_level.
 
     Shapes:
         (B, H, W, 3), RGB 0..255 -> {"c1", "c2"} of strides 2 and 4, "c3" at output stride 8.

@@ -1,9 +1,11 @@
 """Pairs of image and label files in folders or in a CSV table."""
 
 import csv
+import fnmatch
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +69,10 @@ class FolderDataset(SegmentationDataset):
         palette: sequence of RGB triples. Defaults to the colours in `classes.json`, without
             which to the PASCAL VOC colour map.
         val_fraction: float in [0, 1), where the data come without splits. Defaults to 0.2.
+        splits: dict of a split's name to a pattern or patterns of image files, in place of the
+            splits found: paths below the folder, such as "train/images/0001TP_*", where a star
+            stands for folders too. An image may be in several, as in {"train": "*", "val":
+            "val/*"}; one of no pattern is left out. Defaults to `None`.
         groups: dict of a new class's name to the names of the classes that it unites, or such
             pairs (in a config, whose dicts lose their order), in the order of the new ids;
             classes in no group are ignored. Colours are those of each group's first member.
@@ -90,7 +96,8 @@ class FolderDataset(SegmentationDataset):
             file.
         ValueError: for neither names nor number of classes, or the two in disagreement; for a
             group without classes, of unknown ones or of one that is in another group; for a
-            pattern without a star, with several, or beside a CSV table.
+            pattern without a star, with several, or beside a CSV table; for `splits` of which
+            a pattern finds nothing.
 
     Example:
 
@@ -104,6 +111,13 @@ class FolderDataset(SegmentationDataset):
     >>> data = isa_tf.data.FolderDataset("suffixed", num_classes=3, label_pattern="*_ids")
     >>> data.size("train")
     4
+
+    A validation on one sequence of images, here "0", and a training on the others:
+
+    >>> splits = {"train": ["*/images/[1-9]*"], "val": "*/images/0*"}
+    >>> data = isa_tf.data.FolderDataset("camvid", num_classes=11, splits=splits)
+    >>> data.size("train"), data.size("val")
+    (5, 3)
     """
 
     def __init__(
@@ -113,6 +127,7 @@ class FolderDataset(SegmentationDataset):
         num_classes: int | None = None,
         palette: Colors | None = None,
         val_fraction: float = 0.2,
+        splits: Mapping[str, str | Sequence[str]] | None = None,
         groups: dict[str, Sequence[str]] | None = None,
         flip_pairs: Sequence[Sequence[int]] = (),
         image_pattern: str = "*",
@@ -136,7 +151,10 @@ class FolderDataset(SegmentationDataset):
             pairs = _pairs_of_table(self.data_dir, faults)
         else:
             pairs = _pairs_of_folder(self.data_dir, names, faults)
-        if None in pairs:
+        if splits is not None:
+            folder = self.data_dir.parent if is_table else self.data_dir
+            pairs = _split_by_patterns(pairs, dict(splits), folder)
+        elif None in pairs:
             pairs = _split_by_name(pairs[None], val_fraction)
         class_names, colors = _classes(self.data_dir, class_names, num_classes)
         palette = palette or colors
@@ -279,6 +297,26 @@ def _paths(matched):
 EQUAL_NAMES = FileNames()
 
 
+def list_images(folder: StrPath) -> list[Path]:
+    """The paths of a folder's own images, in order.
+
+    Raises:
+        ValueError: for what is no folder, or one without an image.
+
+    Example:
+
+    >>> [path.name for path in list_images(Path("camvid/val/images"))]
+    ['0.png', '1.png']
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of images")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"no file in {folder} ends in {', '.join(IMAGE_SUFFIXES)}")
+    return paths
+
+
 def match_files(
     images_dir: Path, labels_dir: Path, faults: list[DataError], names: FileNames = EQUAL_NAMES
 ) -> list[tuple[str, Path, Path]]:
@@ -401,6 +439,29 @@ def _split_by_name(pairs, val_fraction):
         "val": [p for p in pairs if p in val],
     }
     return {split: members for split, members in splits.items() if members or split == "train"}
+
+
+def _split_by_patterns(pairs, patterns, folder):
+    """Splits by the paths of images below the folder, whatever their splits were."""
+    paths = {os.path.relpath(pair[0], folder): pair for split in pairs for pair in pairs[split]}
+    paths = {path.replace(os.sep, "/"): paths[path] for path in sorted(paths)}
+    splits = {}
+    for split, given in patterns.items():
+        given = [given] if isinstance(given, str) else list(given)
+        found = [set(fnmatch.filter(paths, pattern)) for pattern in given]
+        for pattern, names in zip(given, found, strict=True):
+            if not names:
+                raise ValueError(
+                    f"`splits`: no image of {folder} is of {pattern!r}, of split {split!r}. "
+                    f"Paths are such as {next(iter(paths))!r}"
+                )
+        if not given:
+            raise ValueError(f"`splits`: split {split!r} has no pattern.")
+        names = set.union(*found)
+        splits[split] = [pair for path, pair in paths.items() if path in names]
+    if not splits:
+        raise ValueError("`splits` names no split.")
+    return splits
 
 
 def order_splits(pairs: Iterable[str]) -> list[str]:

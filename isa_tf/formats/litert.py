@@ -18,7 +18,7 @@ from PIL import Image
 from tensorflow.lite.python import schema_py_generated as schema
 
 from isa_tf import files
-from isa_tf.data.folder import IMAGE_SUFFIXES
+from isa_tf.data.folder import list_images
 from isa_tf.data.pictures import read_image
 from isa_tf.formats.base import (
     SIGNATURE,
@@ -326,13 +326,10 @@ def _signature(size):
 def _calibration(given):
     """uint8 images (H, W, 3) of a folder, a batch or a list: all, or the most that are taken."""
     if isinstance(given, (str, Path)):
-        folder = Path(given)
-        if not folder.is_dir():
-            raise ValueError(f"calibration: {folder} is no folder of images")
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not paths:
-            endings = ", ".join(IMAGE_SUFFIXES)
-            raise ValueError(f"calibration: no file in {folder} ends in {endings}")
+        try:
+            paths = list_images(given)
+        except ValueError as error:
+            raise ValueError(f"calibration: {error}") from None
         return [read_image(path) for path in _evenly(paths)]
     images = [np.asarray(image) for image in _evenly(list(given))]
     if not images:

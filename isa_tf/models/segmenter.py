@@ -48,8 +48,6 @@ class Segmenter(keras.Model):
             where it cannot have 8, as HRNet's 4.
         backbone_weights: what a backbone given by name takes as `weights`, such as "imagenet".
             Defaults to `None`.
-        head_level: name of the backbone map that the head reads; `None` for the backbone's own
-            (its `head_level`), mostly its last. Defaults to `None`.
         head_filters: int, width of the map that the context module reads. Defaults to 512.
         head_kernel_size: int, of the convolution that narrows the last map. Defaults to 3.
         decoder_levels: names of backbone maps, coarse to fine, such as `("c3", "c2")`, that a light
@@ -106,7 +104,6 @@ class Segmenter(keras.Model):
         context_options: dict[str, Any] | None = None,
         output_stride: int | None = None,
         backbone_weights: StrPath | None = None,
-        head_level: str | None = None,
         head_filters: int = 512,
         head_kernel_size: int = 3,
         decoder_levels: Sequence[str] = (),
@@ -152,8 +149,7 @@ class Segmenter(keras.Model):
             widths = decoder_filters
         if len(widths) != len(decoder_levels):
             raise ValueError(f"{len(widths)} decoder_filters for {len(decoder_levels)} levels")
-        head_level = head_level or backbone.head_level
-        levels = [head_level, *decoder_levels]
+        levels = [backbone.head_level, *decoder_levels]
         if auxiliary_level is not None:
             levels.append(auxiliary_level)
         for level in levels:
@@ -175,7 +171,7 @@ class Segmenter(keras.Model):
         if input_scale != 1:
             x = ResizeBy(input_scale, dtype="float32", name="input_resize")(x)
         maps = backbone(x)
-        x = conv(head_filters, head_kernel_size, "head")(maps[head_level])
+        x = conv(head_filters, head_kernel_size, "head")(maps[backbone.head_level])
         if context is not None:
             x = context(x)
         for level, filters in zip(decoder_levels, widths, strict=True):
@@ -202,7 +198,6 @@ class Segmenter(keras.Model):
         self.backbone = backbone
         self.context = context
         self.num_classes = num_classes
-        self.head_level = head_level
         self.head_filters = head_filters
         self.head_kernel_size = head_kernel_size
         self.decoder_levels = tuple(decoder_levels)
@@ -299,7 +294,6 @@ class Segmenter(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "context": keras.saving.serialize_keras_object(self.context),
             "num_classes": self.num_classes,
-            "head_level": self.head_level,
             "head_filters": self.head_filters,
             "head_kernel_size": self.head_kernel_size,
             "decoder_levels": self.decoder_levels,

@@ -20,10 +20,14 @@ CASES = [
     ("efficientnet_lite0", {}),
     ("efficientnet_lite0", {"output_stride": 8, "drop_path_rate": 0.2}),
     ("hrnet_w18", {"output_stride": 4, "modules": (1, 1, 1), "blocks": 1, "filters": 4}),
+    ("efficientnet_lite0", {"output_stride": 8, "last_level": "c4"}),
     ("tiny", {"output_stride": 4}),
     ("tiny", {"output_stride": 8, "widths": (4, 8, 12)}),
 ]
-IDS = [f"{name}-{arguments.get('output_stride', 32)}" for name, arguments in CASES]
+IDS = [
+    "-".join([name, str(arguments.get("output_stride", 32)), arguments.get("last_level", "")])
+    for name, arguments in CASES
+]
 cases = pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
 
 
@@ -53,6 +57,57 @@ def test_replicas_share_statistics_of_what_was_revived(name, arguments):
     for layer in revived.layers:
         if isinstance(layer, ConvNormAct):
             assert layer.synchronized and layer.norm.synchronized
+
+
+HRNET = {"modules": (1, 1, 1), "blocks": 1, "filters": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "arguments"),
+    [
+        ("resnet18_vd", "c3", {"output_stride": 8}),
+        ("efficientnet_lite0", "c4", {"output_stride": 8}),
+        ("hrnet_w18", "c3", HRNET),
+        ("tiny", "c1", {}),
+        ("keras:MobileNetV2", "c3", {"output_stride": 16, "alpha": 0.35}),
+    ],
+)
+def test_without_what_lies_behind_a_level(name, level, arguments, tmp_path):
+    whole = backbones.create(name, **arguments)
+    randomize(whole)
+    levels = list(whole.feature_strides)
+    whole.save_weights(tmp_path / "whole.weights.h5")
+    arguments = {**arguments, "last_level": level}
+    part = backbones.create(name, weights=tmp_path / "whole.weights.h5", **arguments)
+    assert list(part.feature_strides) == levels[: levels.index(level) + 1]
+    assert part.head_level == level and part.count_params() < whole.count_params()
+    expected = whole(image(48, 65))
+    for key, features in part(image(48, 65)).items():
+        np.testing.assert_array_equal(features, expected[key])
+    part.save_weights(tmp_path / "part.weights.h5")
+    again = backbones.create(name, weights=tmp_path / "part.weights.h5", **arguments)
+    for a, b in zip(part.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_published_weights_of_a_part(tmp_path):
+    whole, part = (
+        backbones.create("efficientnet_lite0", weights="imagenet", last_level=level)
+        for level in (None, "c3")
+    )
+    theirs = {w.path: w for w in whole.weights}
+    for weight in part.weights:
+        np.testing.assert_array_equal(weight, theirs[weight.path])
+    with pytest.raises(ValueError, match="[Ll]ayer"):  # a part's weights make no whole
+        part.save_weights(path := tmp_path / "part.weights.h5")
+        backbones.create("efficientnet_lite0", weights=path)
+
+
+def test_a_level_that_is_none():
+    with pytest.raises(ValueError, match="last_level is one of c1, c2, c3, c4, c5.*'c6'"):
+        backbones.create("resnet18", last_level="c6")
+    with pytest.raises(ValueError, match="context_at c4 lies behind c3"):
+        backbones.create("resnet18", last_level="c3", context_at={"c4": "isa"})
 
 
 def test_efficientnet_lite_from_a_keras_file(tmp_path):

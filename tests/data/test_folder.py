@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import logging
+from ml_collections import ConfigDict
 from PIL import Image
 
 from isa_tf.data import DataError, FolderDataset, eval_pipeline, train_pipeline
@@ -76,6 +77,67 @@ def test_no_splits_are_split_the_same_way_every_time(tmp_path):
     again = FolderDataset(tmp_path, num_classes=5, val_fraction=0.25)
     assert again.examples("val") == data.examples("val")
     assert FolderDataset(tmp_path, num_classes=5, val_fraction=0).splits == ("train",)
+
+
+@pytest.fixture
+def sequences(tmp_path):
+    for i, stem in enumerate(("A_1", "A_2", "B_1")):
+        write_pair(tmp_path, stem, i)
+    write_pair(tmp_path, "B_2", 3, "val/images", "val/labels")
+    write_pair(tmp_path, "C_1", 4, "test/images", "test/labels")
+    return tmp_path
+
+
+def stems(data):
+    return {split: [Path(p).stem for p in data.examples(split)] for split in data.splits}
+
+
+def test_splits_by_patterns(sequences):
+    splits = {"val": "*/images/B_*", "train": ["train/images/A_*", "test/*", "*C_1.png"]}
+    data = FolderDataset(sequences, num_classes=5, splits=splits)
+    assert data.splits == ("train", "val")
+    assert stems(data) == {"train": ["C_1", "A_1", "A_2"], "val": ["B_1", "B_2"]}
+    for split in data.splits:
+        for image, label in data.pairs(split):
+            assert label == image.parents[1] / "labels" / image.name
+
+
+def test_an_image_may_be_in_several_splits(sequences):
+    splits = {"train": ("train/*", "val/*"), "val": ("val/*",)}
+    config = ConfigDict({"splits": splits})  # as experiments hand it on
+    found = stems(FolderDataset(sequences, num_classes=5, **config.to_dict()))
+    assert found == {"train": ["A_1", "A_2", "B_1", "B_2"], "val": ["B_2"]}
+    assert found == stems(FolderDataset(sequences, num_classes=5, splits=config.splits))
+
+
+def test_splits_by_patterns_of_a_table(sequences):
+    rows = ["image,label,split"]
+    rows += [f"train/images/{s}.png,train/labels/{s}.png,all" for s in ("A_1", "A_2", "B_1")]
+    (sequences / "pairs.csv").write_text("\n".join(rows))
+    data = FolderDataset(
+        sequences / "pairs.csv", num_classes=5, splits={"train": "*/A_*", "val": "*/B_*"}
+    )
+    assert stems(data) == {"train": ["A_1", "A_2"], "val": ["B_1"]}
+
+
+def test_what_is_in_no_split_is_not_looked_at(sequences):
+    (sequences / "val/images/B_2.png").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"B_2\.png"):
+        FolderDataset(sequences, num_classes=5, splits={"train": "*"})
+    assert FolderDataset(sequences, num_classes=5, splits={"train": "train/*"}).size("train") == 3
+
+
+@pytest.mark.parametrize(
+    "splits, reason",
+    [
+        ({"train": "*", "val": ["*/B_*", "*/D_*"]}, r"'\*/D_\*', of split 'val'.*'test/images/C_1"),
+        ({"train": []}, "split 'train' has no pattern"),
+        ({}, "names no split"),
+    ],
+)
+def test_patterns_of_no_image(sequences, splits, reason):
+    with pytest.raises(ValueError, match=reason):
+        FolderDataset(sequences, num_classes=5, splits=splits)
 
 
 @pytest.mark.parametrize("with_split", [True, False])

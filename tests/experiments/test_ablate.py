@@ -374,6 +374,35 @@ def test_the_control_has_as_many_parameters(tmp_path):
         ablate.Study("frozen", config, tmp_path, [0])
 
 
+def test_released_runs_begin_where_the_frozen_ones_ended(tmp_path):
+    config = make_config()
+    config.train.steps = config.train.validate_every = 1
+    config.model.freeze_backbone = True
+    config.features.folder = str(tmp_path / "maps")
+    names = ["isa", "pointwise"]
+    frozen = ablate.Study("frozen", config, tmp_path, [3], names)
+    config.model.freeze_backbone, config.features.folder = False, None
+    with pytest.raises(ValueError, match='folder of a study "frozen"'):
+        ablate.Study("released", config, tmp_path, [3], names)
+    config.model.initial = str(frozen.folder)
+    with pytest.raises(ValueError, match=r"no finished run .*isa/seed3"):
+        ablate.Study("released", config, tmp_path, [3], names)
+    assert not (tmp_path / "released").exists()
+    frozen.go(run=ablate.run)
+
+    released = ablate.Study("released", config, tmp_path, [3], names)
+    assert released.against == "pointwise"
+    for name in names:
+        run, folder = released.runs[name, 3]
+        assert folder == tmp_path / "released" / name / "seed3"
+        model = segmentation.make_model(run, segmentation.make_dataset(run))
+        kept = formats.load_model(tmp_path / "frozen" / name / "seed3" / training.BEST)
+        assert all(weight.trainable for weight in model.backbone.trainable_weights)
+        assert len(model.trainable_weights) > len(kept.trainable_weights)
+        for weight, other in zip(model.weights, kept.weights, strict=True):
+            np.testing.assert_array_equal(weight, other)
+
+
 @pytest.mark.slow
 def test_command_line(tmp_path):
     """Two runs in processes of their own, then a run that fails."""

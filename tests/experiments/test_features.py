@@ -122,7 +122,7 @@ def test_rounds_and_mirror_images(config, tmp_path):
         "train/000000 #0 mirrored",
         "train/000001 #0",
     )
-    assert set(features.levels) == {model.head_level, "c1"}
+    assert set(features.levels) == {model.backbone.head_level, "c1"}
     plain = config.copy_and_resolve_references()
     plain.features.folder, plain.seed, plain.data.batch_size = None, 0, 12
     stream = segmentation.make_train_data(plain, dataset, shuffle=False).take(2)
@@ -206,8 +206,8 @@ def test_images_are_scored_at_the_protocols_size(config, tmp_path):
     _, model, features = kept(on_features(config, tmp_path / "maps"))
     maps, label = features.read("val", 0)
     assert label.shape == (128, 128)
-    stride = model.backbone.feature_strides[model.head_level]
-    assert maps[model.head_level].shape[:2] == (64 // stride, 64 // stride)
+    stride = model.backbone.feature_strides[model.backbone.head_level]
+    assert maps[model.backbone.head_level].shape[:2] == (64 // stride, 64 // stride)
 
 
 def test_maps_of_another_backbone_are_refused(config, tmp_path):

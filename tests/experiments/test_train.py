@@ -359,13 +359,35 @@ class TestDemonstration:
         assert np.abs(outputs[0] - outputs[1]).max() > 0
 
 
-def test_camvid_config_fits_the_data():
-    config = camvid.get_config()
+def camvid_dataset(held_out="val"):
+    config = camvid.get_config(held_out)
     folder = ROOT / config.data.data_dir
     if not folder.exists():
         pytest.skip(f"no CamVid at {config.data.data_dir}")
     config.data.data_dir = str(folder)
-    dataset = segmentation.make_dataset(config)
+    return segmentation.make_dataset(config)
+
+
+def sequences(dataset, split):
+    return {Path(path).name.partition("_")[0] for path in dataset.examples(split)}
+
+
+def test_a_sequence_of_camvid_is_left_out_whole():
+    with pytest.raises(ValueError, match="one of val, 0001TP, 0006R0, 0016E5, all, got '0001'"):
+        camvid.get_config("0001")
+    sizes = {"0001TP": 62, "0006R0": 101, "0016E5": 305}
+    for name, size in sizes.items():
+        dataset = camvid_dataset(name)
+        assert (dataset.size("train"), dataset.size("val")) == (468 - size, size)
+        assert sequences(dataset, "val") == {name}
+        assert sequences(dataset, "train") == sizes.keys() - {name}
+    everything = camvid_dataset("all")
+    assert (everything.size("train"), everything.size("val")) == (468, 101)
+    assert len(set(everything.examples("train"))) == 468
+
+
+def test_camvid_config_fits_the_data():
+    dataset = camvid_dataset()
     assert dataset.size("train") == 367 and dataset.size("val") == 101
     counts = np.zeros(256, np.int64)
     for index in range(dataset.size("train")):

@@ -48,6 +48,28 @@ def test_both_formats(run, model, tmp_path, monkeypatch):
         assert " MB; " in line and f" % of {44 * 52} pixels agree with Keras" in line
 
 
+def test_it_is_compared_on_what_the_model_is_to_see(run, model, tmp_path):
+    """The size of the image that it was compared on tells which one that was."""
+    for folder, size in (("images", (20, 24)), ("labels", (20, 24)), ("more", (12, 16))):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            shape = (
+                (size[0] + 2 * i, size[1]) if folder == "labels" else (size[0] + 2 * i, size[1], 3)
+            )
+            Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / folder / f"{i}.png")
+    scored = [f"--images={tmp_path / 'images'}", f"--labels={tmp_path / 'labels'}"]
+    more = f"--calibration={tmp_path / 'more'}"
+    one = f"--image={tmp_path / 'more' / '1.png'}"
+    for given, pixels in (
+        ([], 65536),
+        ([more], 192),
+        ([*scored, more], 480),
+        ([*scored, one], 224),
+    ):
+        status, printed = run(export, f"--model={model}", "--format=keras", *given)
+        assert status == 0 and f" of {pixels} pixels agree" in printed, printed
+
+
 def test_one_format_beside_the_model_and_a_difference_is_told(run, model, monkeypatch):
     status, printed = run(export, f"--model={model}", "--format=saved_model")
     assert status == 0
@@ -216,7 +238,7 @@ def test_usage(run, model, tmp_path):
         ((sound, "--format=litert_int8", "--image_size=8"), "needs --calibration"),
         ((sound, "--format=keras", "--images=a"), "--images and --labels together"),
         ((sound, "--format=keras", "--images=a", "--labels=b"), "b: no such folder"),
-        ((sound, "--image_size=8x8", "--image=no.png"), "--image: no.png: no such file"),
+        ((sound, "--image_size=8x8", "--image=no.png"), "no.png: no such file"),
     ):
         with pytest.raises(app.UsageError, match=message):
             run(export, *flags)

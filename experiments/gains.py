@@ -1,0 +1,135 @@
+r"""Draws what a variant gains in several studies: over where a head reads, over training's length.
+
+python -m experiments.gains --variant=isa --output=runs/gains.png \
+    --study=CamVid:c3:runs/frozen/camvid-c3/frozen --study=CamVid:c4:runs/frozen/camvid/frozen \
+    --study=CCP:c3:runs/frozen/ccp-c3/frozen --study=CCP:c4:runs/frozen/ccp/frozen
+
+A study is SERIES:PLACE:FOLDER, the folder being one that experiments.ablate has made or a
+results.csv of one. Places stand side by side in the order in which they come; a series has a
+colour. Drawn is the mean of the differences under the same seeds from what the study compares with,
+in points of the first score, and its 95 % interval; the same is printed as a table.
+"""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from experiments import ablate, setup
+from isa_tf.names import unknown
+
+
+class Gain(NamedTuple):
+    """What a variant gains in one study, in points of 100.
+
+    Attributes:
+        series, place: str, what the study is of.
+        mean, low, high: floats, or `None` where the study has too few seeds.
+        seeds: int, how many.
+        against: str, the variant it is compared with.
+    """
+
+    series: str
+    place: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    against: str
+
+
+def read_gain(named, variant):
+    """What a variant gains in a study named SERIES:PLACE:FOLDER.
+
+    Returns:
+        `Gain`.
+
+    Raises:
+        ValueError: for a name of other parts, a file that is no study's, a study that compares
+            with nothing, or a variant that it has not.
+        OSError: for a file that cannot be read.
+    """
+    parts = named.split(":", 2)
+    if len(parts) != 3 or not all(parts):
+        raise ValueError(f"a study is SERIES:PLACE:FOLDER. Received: {named!r}")
+    series, place, path = parts[0], parts[1], Path(parts[2])
+    if path.is_dir():
+        path /= "results.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    study = next(iter(rows[0]), None) if rows else None
+    if study not in ablate.STUDIES:
+        raise ValueError(f"{path} is of no study of experiments.ablate")
+    found = {row[study]: row for row in rows}
+    against = ablate.AGAINST.get(study)
+    if against not in found:
+        raise ValueError(f"{path}: the study compares with nothing")
+    if variant not in found:
+        raise ValueError(f"{path}: {unknown('variant', variant, found)}")
+    row = found[variant]
+    score = next(name for name in row if name.endswith("_difference")).removesuffix("_difference")
+    gained = [row[f"{score}_difference{part}"] for part in ("", "_low", "_high")]
+    mean, low, high = (100 * float(value) if value else None for value in gained)
+    columns = [name for name in row if name.startswith(f"{score}_seed")]
+    seeds = sum(bool(row[name] and found[against][name]) for name in columns)
+    return Gain(series, place, mean, low, high, seeds, against)
+
+
+def table(gains):
+    """The Markdown of gains."""
+    lines = ["| | | gain (points) | 95 % interval | seeds |", "|---|---|---|---|---|"]
+    for g in gains:
+        mean = "–" if g.mean is None else f"{g.mean:+.1f}"
+        between = "–" if g.low is None else f"{g.low:+.1f} to {g.high:+.1f}"
+        lines.append(f"| {g.series} | {g.place} | {mean} | {between} | {g.seeds} |")
+    return "\n".join(lines)
+
+
+def draw(gains, title=""):
+    """A matplotlib figure of gains: places side by side, a colour for each series."""
+    from matplotlib.figure import Figure
+
+    places = list(dict.fromkeys(g.place for g in gains))
+    series = list(dict.fromkeys(g.series for g in gains))
+    figure = Figure(figsize=(2.2 + 1.5 * len(places), 3.6), layout="constrained")
+    ax = figure.subplots()
+    ax.axhline(0, color="0.4", lw=1)
+    for number, name in enumerate(series):
+        own = [g for g in gains if g.series == name and g.mean is not None]
+        shift = 0.12 * (number - (len(series) - 1) / 2)
+        x = [places.index(g.place) + shift for g in own]
+        # Of a single seed there is no interval.
+        below = [0 if g.low is None else g.mean - g.low for g in own]
+        above = [0 if g.high is None else g.high - g.mean for g in own]
+        heights = [g.mean for g in own]
+        ax.errorbar(x, heights, [below, above], fmt="o-", color=f"C{number}", capsize=4, label=name)
+    ax.set_xticks(range(len(places)), places)
+    ax.set_xlim(-0.5, len(places) - 0.5)
+    ax.set_ylabel("gain (points)")
+    ax.grid(axis="y", color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def main(argv):
+    del argv
+    values = flags.FLAGS
+    gains = [read_gain(name, values.variant) for name in values.study]
+    against = ", ".join(sorted({g.against for g in gains}))
+    figure = draw(gains, f"{values.variant} against {against}: mean and 95 % interval")
+    output = Path(values.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    print(f"{table(gains)}\n\nwritten: {output}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_string("study", None, "SERIES:PLACE:FOLDER; for every study once.")
+    flags.DEFINE_string("variant", "isa", "The variant whose gain is drawn.")
+    flags.DEFINE_string("output", None, "The picture to write.")
+    flags.mark_flags_as_required(["study", "output"])
+    setup.run(main)

@@ -1,0 +1,86 @@
+"""What a variant gains, read of studies' tables, drawn and told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import ablate, gains
+from experiments.configs import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
+FACTS = {"parameters": 5, "seconds": 1.0, "images": 4, "tensorflow": "2", "keras": "3"}
+NONE, ISA = (0.5, 0.6, 0.4), (0.52, 0.65, 0.42)
+
+
+@pytest.fixture
+def study(tmp_path):
+    made = ablate.Study("context", synthetic.get_config(), tmp_path, [0, 1, 2], ["none", "isa"])
+    for variant, scores in (("none", NONE), ("isa", ISA)):
+        for seed, score in enumerate(scores):
+            made.results[variant, seed] = {"miou": score, "context_miou": 0.1, **FACTS}
+    made.write()
+    return made
+
+
+def test_the_gain_of_a_study(study):
+    mean, low, high = (100 * value for value in study.differences("isa", "miou"))
+    assert mean == pytest.approx(100 * np.mean(np.subtract(ISA, NONE)))
+    for path in (study.folder, study.folder / "results.csv"):
+        found = gains.read_gain(f"Harbours:c4:{path}", "isa")
+        assert found[2:5] == pytest.approx((mean, low, high))
+        assert (found.series, found.place, found.seeds) == ("Harbours", "c4", 3)
+        assert found.against == "none"
+
+
+def test_of_a_single_seed_there_is_no_interval(study):
+    for seed in (1, 2):
+        del study.results["isa", seed]
+    study.write()
+    found = gains.read_gain(f"Harbours:c4:{study.folder}", "isa")
+    assert found.mean == pytest.approx(2) and found.low is found.high is None and found.seeds == 1
+    assert "| Harbours | c4 | +2.0 | – | 1 |" in gains.table([found])
+    gains.draw([found])
+
+
+@pytest.mark.parametrize(
+    ("named", "variant", "reason"),
+    [
+        ("Harbours:{}", "isa", "a study is SERIES:PLACE:FOLDER"),
+        ("Harbours::{}", "isa", "a study is SERIES:PLACE:FOLDER"),
+        ("Harbours:c4:{}", "isb", "unknown variant 'isb'; did you mean \"isa\""),
+        ("Harbours:c4:{}/other.csv", "isa", "of no study"),
+    ],
+)
+def test_what_is_no_gain_is_told(study, named, variant, reason):
+    (study.folder / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=reason):
+        gains.read_gain(named.format(study.folder), variant)
+
+
+def test_a_study_that_compares_with_nothing(tmp_path):
+    alone = ablate.Study("context", synthetic.get_config(), tmp_path, [0], ["isa"])
+    alone.write()
+    with pytest.raises(ValueError, match="compares with nothing"):
+        gains.read_gain(f"Harbours:c4:{alone.folder}", "isa")
+
+
+def test_command_line(study, tmp_path):
+    command = [sys.executable, "-m", "experiments.gains", f"--output={tmp_path}/a/gains.png"]
+    named = [f"--study={series}:{p}:{study.folder}" for series in "AB" for p in ("c3", "c4")]
+    run = {"cwd": ROOT, "capture_output": True, "text": True}
+    run["env"] = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([*command, *named], **run)
+    assert done.returncode == 0, done.stderr
+    for series in "AB":
+        for place in ("c3", "c4"):
+            assert f"| {series} | {place} | +3.0 | -1.3 to +7.3 | 3 |" in done.stdout
+    with Image.open(tmp_path / "a/gains.png") as picture:
+        colours = {tuple(c[:3]) for _, c in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(31, 119, 180), (255, 127, 14)} <= colours  # of both series
+    failed = subprocess.run([*command, "--study=A:c3:nowhere"], **run)
+    assert failed.returncode == 1 and "nowhere" in failed.stderr
