@@ -1,6 +1,6 @@
 """Docstrings of this package as Markdown, for the API reference (an extension of griffe).
 
-The sections are the package's own: `Args:`, `Call arguments:`, `Attributes:` and `Raises:` are lists
+Sections are the package's own: `Args:`, `Call arguments:`, `Attributes:`, `Raises:` are lists
 of "name: text", `Returns:`, `Shapes:` and `Example:` are text, and an example stands at the margin.
 What a name in backticks stands for is linked where the reference has it.
 """

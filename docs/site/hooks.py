@@ -16,40 +16,44 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCS = "docs/"
+_SOURCE = "source/"  # below it, in the site, lie the pages of files that lie elsewhere
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 _NAME = re.compile(r"(?<![`\[])`(isa_tf\.[A-Za-z_][\w.]*\w)(\(\))?`(?![`\]])")
 
 
 def on_files(files, config):
-    docs = Path(config.docs_dir)
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             for made in _of_notebook(file, config):
                 files.append(made)
-    linked = set()
-    for file in list(files):
-        if file.is_documentation_page():
-            folder = posixpath.dirname(file.src_uri)
-            for _, target, _, _ in _LINK.findall(file.content_string):
-                linked.add(_in_repository(folder, target, docs))
-    for path in sorted(filter(None, linked)):
-        files.append(File.generated(config, _page_of(path), content=_source(path)))
+    todo = [file for file in files if file.is_documentation_page()]
+    while todo:
+        page = todo.pop()
+        for _, target, _, _ in _LINK.findall(page.content_string):
+            path = _target(page.src_uri, target)
+            if path is None or files.get_file_from_path(_place(path)):
+                continue
+            made = File.generated(config, _place(path), content=_source(path))
+            files.append(made)
+            todo.append(made)
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    del files
-    uri, docs = page.file.src_uri, Path(config.docs_dir)
-    folder = posixpath.dirname(uri)
+    del config, files
+    uri = page.file.src_uri
+    folder = posixpath.dirname(uri) or "."
 
     def relink(found):
         before, target, anchor, after = found.groups()
-        if target.endswith(".ipynb") and not target.startswith("./"):
-            return f"{before}{target.removesuffix('.ipynb')}.md{anchor or ''}{after}"
-        if path := _in_repository(folder, target, docs):
-            return f"{before}{posixpath.relpath(_page_of(path), folder or '.')}{after}"
-        return found[0]
+        if (path := _target(uri, target)) is None:
+            return found[0]
+        place = _place(path)
+        if place.endswith(".ipynb") and not target.startswith("./"):
+            place = place.removesuffix(".ipynb") + ".md"
+        return f"{before}{posixpath.relpath(place, folder)}{anchor or ''}{after}"
 
     markdown = _outside_code(markdown, lambda line: _LINK.sub(relink, line))
     if uri.startswith(("api/", "source/")):
@@ -80,22 +84,26 @@ def _outside_code(markdown, change):
 # === Files of the repository ===
 
 
-def _in_repository(folder, target, docs):
-    """The path in the repository that a link of a page leads to, outside of docs/; or None."""
+def _target(uri, target):
+    """The path in the repository of what a page links, a file that is there; or None."""
     if "://" in target or target.startswith(("mailto:", "/")):
         return None
-    path = posixpath.normpath(posixpath.join(docs.name, folder, target))
-    if path.startswith((docs.name + "/", "..")) or not (ROOT / path).is_file():
-        return None
-    return path
+    origin = uri.removeprefix(_SOURCE).removesuffix(".md") if uri.startswith(_SOURCE) else None
+    folder = posixpath.dirname(origin or f"{DOCS}{uri}")
+    path = posixpath.normpath(posixpath.join(folder, target))
+    return path if not path.startswith("..") and (ROOT / path).is_file() else None
 
 
-def _page_of(path):
-    return f"source/{path}.md"
+def _place(path):
+    """Where a file of the repository is in the site: a page's or file's URI."""
+    return path.removeprefix(DOCS) if path.startswith(DOCS) else f"{_SOURCE}{path}.md"
 
 
 def _source(path):
+    """The page of a file: what it says, if it is Markdown, or else its text as code."""
     text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".md"):
+        return text
     language = {".py": "python", ".cfg": "ini"}.get(Path(path).suffix, "text")
     return f"# {path}\n\n`````{language}\n{text.rstrip()}\n`````\n"
 

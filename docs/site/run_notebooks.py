@@ -1,4 +1,4 @@
-"""Runs the notebooks and keeps what they print and draw, for readers of the repository and the site.
+"""Runs the notebooks and keeps what they print and draw, for the repository and the site.
 
 python docs/site/run_notebooks.py
 

@@ -1,4 +1,4 @@
-"""Every command of README and docs/: its flags exist, and what runs it is known, or why nothing does."""
+"""Every command of README and docs/: its flags exist, and what runs it or why nothing does."""
 
 import ast
 import configparser
@@ -22,25 +22,17 @@ SETUP.read(ROOT / "setup.cfg")
 
 # What is not run, as it is written, by any test; the first that fits a command tells why.
 NOT_RUN = [
-    (r"isa-tf NAME|tools\.NAME|experiments\.NAME", "it stands for any of them"),
-    (r"^pip |^make (test|test-slow|demo|lint|record|docs|docs-test)\b", "it is what runs tests, or before them"),
-    (r"^bash ", "it is what runs tests"),
-    (r"^make (web|parity|golden|test-beam|test-serve)\b", "it fetches packages, and runs its own tests"),
-    (r"^docker ", "docker is not at hand; the requests are run by tests/formats/test_tf_serving.py"),
-    (r"^ray ", "it needs several machines"),
+    (r"isa-tf NAME", "it stands for any of them"),
+    (r"^pip |^bash |^make (test|test-slow|demo|lint|docs|docs-test)\b", "it is what runs tests"),
+    (r"^make (web|parity|test-serve)\b", "it fetches packages, and runs tests of its own"),
+    (r"^docker ", "no docker at hand; tests/formats/test_tf_serving.py runs the requests"),
     (r"^curl ", "tests/serving/test_app.py sends the same requests"),
-    (r"FlinkRunner|srun|/shared/|--strategy=tpu|=\.\.\.", "it needs a cluster, GPUs or TPUs"),
+    (r"Flink|/shared/|--strategy=tpu|=\.\.\.", "it needs a cluster, GPUs or TPUs"),
     (r"--camera", "it needs a camera; tests/tools/test_predict_videos.py has one of frames"),
-    (
-        r"recipes\.py:|recipes:|mask_rcnn\.py:|configs/(camvid|context|frozen)\.py",
-        "it needs a publisher's data, and mostly GPUs; tests/experiments run its config on small images",
-    ),
-    (
-        r"tools\.(benchmark|beside_torch|bench_input|bench_slide|load)\b",
-        "it measures for minutes to hours; its test runs it on small sizes",
-    ),
+    (r"(recipes|mask_rcnn|camvid|context|frozen)(\.py)?:|camvid\.py", "it needs published data"),
+    (r"tools\.(benchmark|beside_torch|bench_\w+|load)\b", "its test measures small sizes"),
     (r"tools\.(torture|draw_docs)\b", "it takes minutes; its parts are tested"),
-    (r"experiments\.ablate", "it trains for hours; tests/experiments/test_ablate.py trains two steps"),
+    (r"experiments\.ablate", "it takes hours; tests/experiments/test_ablate.py trains two steps"),
 ]
 # What runs each program on small data: a test, or the pages that are walked.
 WALKED = ("docs/quickstart.md", "docs/own_data.md", "docs/fine_tuning.md", "docs/deploy.md")

@@ -47,7 +47,8 @@ def test_contents_have_every_page():
     text = (ROOT / "mkdocs.yml").read_text()
     contents = set(re.findall(r"(\S+\.md)$", text, re.MULTILINE))
     pages = {page.relative_to(DOCS).as_posix() for page in handbook.PAGES[1:]}
-    books = {book.relative_to(DOCS).with_suffix(".md").as_posix() for book in DOCS.rglob("*.ipynb")}
+    books = DOCS.rglob("*.ipynb")
+    books = {book.relative_to(DOCS).with_suffix(".md").as_posix() for book in books}
     assert contents == pages | books
 
 
@@ -95,7 +96,8 @@ Reference: somebody.
         f"Makes {link} of `other`.",
         "Second paragraph, of\ntwo lines.",
         '<span class="doc-section-title">Args:</span>',
-        "- `size`: int, its size. Defaults to 8.\n- `rows`, `columns`: ints.\n- `**kwargs`: others.",
+        "- `size`: int, its size. Defaults to 8.\n"
+        "- `rows`, `columns`: ints.\n- `**kwargs`: others.",
         '<span class="doc-section-title">Call arguments:</span>',
         "- `inputs`: a map.",
         '<span class="doc-section-title">Shapes:</span>',

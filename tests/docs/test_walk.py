@@ -23,7 +23,9 @@ SMALL = [
     (r"image_size=\(384, 512\)", "image_size=(64, 96)"),
 ]
 # The example of a command, and what makes it short where its config does not.
-SHORT = {"--config=synthetic": ["--config.train.steps=2", "--config.data.options.num_examples.train=32"]}
+SHORT = {
+    "--config=synthetic": ["--config.train.steps=2", "--config.data.options.num_examples.train=32"]
+}
 
 pytestmark = pytest.mark.slow
 
