@@ -89,7 +89,7 @@ parity: $(PARITY)/installed $(PADDLE)/installed
 golden: $(PARITY)/installed
 	$(PARITY)/bin/python tests/parity/make_golden.py
 
-# A browser opens build/site/index.html; for the search, `python -m http.server -d build/site`.
+# A browser opens build/site/index.html.
 docs: $(DOCS)/installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 
