@@ -134,6 +134,23 @@ else:
             said.insert(0, above.pop().lstrip()[2:])
         return "\n".join(said)
 
+    def _bring_forward(room):
+        """Puts a public function where a file of the same name hides it, as in `inference.fuse`."""
+        names = room.exports or ()
+        hidden = {
+            name: room.imports[name]
+            for name in names
+            if not room.members[name].is_alias
+            and room.members[name].is_module
+            and room.imports.get(name, f"{room.path}.{name}") != f"{room.path}.{name}"
+        }
+        found = {name: room.modules_collection[path] for name, path in hidden.items()}
+        for name in names:  # while these files are to be found
+            if room.members[name].is_alias:
+                room.members[name].resolve_target()
+        for name, target in found.items():
+            room.members[name] = griffe.Alias(name, target, parent=room)
+
     class Docstrings(griffe.Extension):
         """Makes Markdown of all docstrings of a package that has been read."""
 
@@ -145,6 +162,8 @@ else:
                 if not module.is_alias
             }
             self._rewrite(pkg, public)
+            for room in public:
+                _bring_forward(pkg.modules_collection[room])
 
         def _rewrite(self, scope, public):
             for member in scope.members.values():
