@@ -122,16 +122,19 @@ def _of_notebook(file, config):
             parts.append(text)
             continue
         parts.append(f"```python\n{text}\n```")
+        printed = []
         for index, output in enumerate(cell["outputs"]):
             data = output.get("data", {})
             if picture := data.get("image/png") or data.get("image/jpeg"):
                 suffix = "png" if "image/png" in data else "jpg"
                 uri = f"{stem}_{number}_{index}.{suffix}"
-                content = base64.b64decode(picture)
+                content = base64.b64decode("".join(picture))
                 yield File.generated(config, uri, content=content)
                 parts.append(f"![what the cell shows]({posixpath.basename(uri)})")
             elif shown := "".join(output.get("text") or data.get("text/plain") or ()):
-                parts.append(f"```{{ .text .output }}\n{shown.rstrip()}\n```")
+                printed.append(shown.rstrip())
+        if printed:
+            parts.append("```{ .text .output }\n" + "\n".join(printed) + "\n```")
     heading, rest = parts[0].split("\n", 1) if "\n" in parts[0] else (parts[0], "")
     download = f"This page is [a notebook](./{name}.ipynb), with what it printed when it was run."
     content = "\n\n".join([heading, download, rest.strip(), *parts[1:]])

