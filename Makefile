@@ -10,9 +10,10 @@ BEAM ?= .venv-beam
 SERVE ?= .venv-serve
 TYPES ?= .venv-types
 RELEASE ?= .venv-release
+DOCS ?= .venv-docs
 PADDLE_OUT := build/parity/paddleseg
 
-.PHONY: help demo web test test-slow test-beam test-serve parity golden record lint types release clean
+.PHONY: help demo web test test-slow test-beam test-serve parity golden docs docs-test notebooks record lint types release clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
@@ -22,6 +23,9 @@ help:
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
 	@echo "make test-serve the tests with Ray Serve (installs it apart)"
 	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"
+	@echo "make docs       the documentation as a site, in build/site (installs what makes it apart)"
+	@echo "make docs-test  runs the pages that are walked through, and the notebooks (minutes)"
+	@echo "make notebooks  runs the notebooks and keeps what they print"
 	@echo "make lint       ruff"
 	@echo "make types      mypy (installs it apart)"
 	@echo "make release    builds what would be published, and tries it; uploads nothing"
@@ -89,6 +93,24 @@ parity: $(PARITY)/installed $(PADDLE)/installed
 golden: $(PARITY)/installed
 	$(PARITY)/bin/python tests/parity/make_golden.py
 
+# A browser opens build/site/index.html.
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+docs-test: $(DOCS)/installed
+	$(DOCS)/bin/python -m pytest --nbmake docs/notebooks
+	$(DOCS)/bin/python -m pytest -m slow tests/docs
+
+# The notebooks with what they print, after their code has changed.
+notebooks: $(DOCS)/installed
+	$(DOCS)/bin/python docs/site/run_notebooks.py
+
+$(DOCS)/installed: setup.cfg
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --editable '.[docs,pretrained]'
+	touch $@
+
 record: $(VENV)/installed
 	$(BIN)/python -m tools.command --record
 
@@ -119,4 +141,4 @@ release: $(RELEASE)/installed web
 	PYTHON=$(PYTHON) bash tools/try_wheel.sh dist/*.whl
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) $(TYPES) $(RELEASE) dist web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) $(TYPES) $(RELEASE) $(DOCS) dist web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache

@@ -2,7 +2,9 @@
 
 import tensorflow as tf
 
-POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+POSITIVE = 1
+NEGATIVE = 0
+IGNORED = -1
 
 
 def match_boxes(quality, low, high, valid=None, ignored=None, allow_low_quality_matches=False):

@@ -11,7 +11,10 @@ from isa_tf.names import class_name
 
 IGNORE_COLOR = (224, 224, 224)
 # What `difference` tells apart, and its colours, which the colour-blind can tell apart too.
-BOTH_RIGHT, ONLY_FIRST, ONLY_SECOND, BOTH_WRONG = range(4)
+BOTH_RIGHT = 0
+ONLY_FIRST = 1
+ONLY_SECOND = 2
+BOTH_WRONG = 3
 DIFFERENCE_PALETTE = ((244, 245, 246), (213, 94, 0), (0, 114, 178), (150, 153, 158))
 # Of a prediction beside the truth.
 ERROR_COLOR = (213, 94, 0)
