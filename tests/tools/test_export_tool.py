@@ -66,7 +66,8 @@ def test_it_is_compared_on_what_the_model_is_to_see(run, model, tmp_path):
         ([*scored, more], 480),
         ([*scored, one], 224),
     ):
-        status, printed = run(export, f"--model={model}", "--format=keras", *given)
+        written = ["--format=keras", f"--output={tmp_path / 'out'}"]
+        status, printed = run(export, f"--model={model}", *written, *given)
         assert status == 0 and f" of {pixels} pixels agree" in printed, printed
 
 
