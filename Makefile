@@ -13,6 +13,12 @@ RELEASE ?= .venv-release
 DOCS ?= .venv-docs
 PADDLE_OUT := build/parity/paddleseg
 
+# Of the folder that the target lies in; what is installed there comes next.
+define environment
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --upgrade pip
+endef
+
 .PHONY: help demo web test test-slow test-beam test-serve parity golden docs docs-test notebooks record lint types release clean
 
 help:
@@ -33,8 +39,7 @@ help:
 	@echo "make clean      remove the environment and what building left"
 
 $(VENV)/installed: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(environment)
 	$(BIN)/python -m pip install --quiet --editable '.[test,pretrained]'
 	touch $@
 
@@ -56,28 +61,30 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 # Beam wants other versions of some packages.
-test-beam: setup.cfg
-	$(PYTHON) -m venv $(BEAM)
-	$(BEAM)/bin/python -m pip install --quiet --upgrade pip
+$(BEAM)/installed: setup.cfg
+	$(environment)
 	$(BEAM)/bin/python -m pip install --quiet --editable '.[test,beam]'
+	touch $@
+
+test-beam: $(BEAM)/installed
 	$(BEAM)/bin/python -m pytest -k beam tests/data tests/tools/test_predict_beam.py
 
-test-serve: setup.cfg
-	$(PYTHON) -m venv $(SERVE)
-	$(SERVE)/bin/python -m pip install --quiet --upgrade pip
+$(SERVE)/installed: setup.cfg
+	$(environment)
 	$(SERVE)/bin/python -m pip install --quiet --editable '.[test,serve]'
+	touch $@
+
+test-serve: $(SERVE)/installed
 	$(SERVE)/bin/python -m pytest tests/serving tests/tools/test_serve.py
 
 # Every framework in an environment of its own kind; minutes, and some GB on disk.
 $(PARITY)/installed: setup.cfg tests/parity/requirements.txt
-	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/python -m pip install --quiet --upgrade pip
+	$(environment)
 	$(PARITY)/bin/python -m pip install --quiet --editable '.[test]' -r tests/parity/requirements.txt
 	touch $@
 
 $(PADDLE)/installed: tests/parity/requirements-paddle.txt
-	$(PYTHON) -m venv $(PADDLE)
-	$(PADDLE)/bin/python -m pip install --quiet --upgrade pip
+	$(environment)
 	$(PADDLE)/bin/python -m pip install --quiet -r tests/parity/requirements-paddle.txt
 	touch $@
 
@@ -106,8 +113,7 @@ notebooks: $(DOCS)/installed
 	$(DOCS)/bin/python docs/site/run_notebooks.py
 
 $(DOCS)/installed: setup.cfg
-	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(environment)
 	$(DOCS)/bin/python -m pip install --quiet --editable '.[docs,pretrained]'
 	touch $@
 
@@ -120,8 +126,7 @@ lint: $(VENV)/installed
 
 # What is annotated, see [mypy] in setup.cfg. It reads what the package imports, so that is installed too.
 $(TYPES)/installed: setup.cfg
-	$(PYTHON) -m venv $(TYPES)
-	$(TYPES)/bin/python -m pip install --quiet --upgrade pip
+	$(environment)
 	$(TYPES)/bin/python -m pip install --quiet --editable '.[types]'
 	touch $@
 
@@ -129,8 +134,8 @@ types: $(TYPES)/installed
 	$(TYPES)/bin/python -m mypy
 
 $(RELEASE)/installed: setup.cfg
-	$(PYTHON) -m venv $(RELEASE)
-	$(RELEASE)/bin/python -m pip install --quiet --upgrade pip build twine
+	$(environment)
+	$(RELEASE)/bin/python -m pip install --quiet build twine
 	touch $@
 
 # The sdist, the wheel made of it, and the wheel where there is no checkout.

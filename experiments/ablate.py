@@ -82,6 +82,8 @@ _CONTROL = "pointwise"
 AGAINST = {"context": "none", "variant": "published", "levels": "2"}
 AGAINST |= dict.fromkeys(_FROZEN, _CONTROL)
 RUN = "run.json"
+# Behind a score's name in results.csv: the mean of its differences from that, and its interval.
+DIFFERENCE = ("_difference", "_difference_low", "_difference_high")
 # Of Student's distribution with 1, 2, ... degrees of freedom, 97.5 % lie below.
 _STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160),
@@ -377,7 +379,7 @@ class Study:
                 row |= {f"{what}_seed{s}": v for s, v in zip(self.seeds, values, strict=True)}
             if self.against:
                 found = self.differences(variant, self.scores[0]) or (None, None, None)
-                names = (f"{self.scores[0]}_difference{part}" for part in ("", "_low", "_high"))
+                names = (self.scores[0] + part for part in DIFFERENCE)
                 row |= dict(zip(names, found, strict=True))
             rows.append(row)
         return rows

@@ -68,8 +68,9 @@ def read_gain(named, variant):
     if variant not in found:
         raise ValueError(f"{path}: {unknown('variant', variant, found)}")
     row = found[variant]
-    score = next(name for name in row if name.endswith("_difference")).removesuffix("_difference")
-    gained = [row[f"{score}_difference{part}"] for part in ("", "_low", "_high")]
+    first = ablate.DIFFERENCE[0]
+    score = next(name for name in row if name.endswith(first)).removesuffix(first)
+    gained = [row[score + part] for part in ablate.DIFFERENCE]
     mean, low, high = (100 * float(value) if value else None for value in gained)
     columns = [name for name in row if name.startswith(f"{score}_seed")]
     seeds = sum(bool(row[name] and found[against][name]) for name in columns)

@@ -139,14 +139,14 @@ class Backbone(keras.Model):
 
     def _load_keras(self, path):
         """Loads what is kept of such a backbone: with or without its contexts, cut off or not."""
-        kept, inside = count_arrays(path), 0
-        for layer in self.context_layers().values():
-            inside += len(layer.weights)
-        if kept == len(self.weights):
+        inside = sum(len(layer.weights) for layer in self.context_layers().values())
+        if not inside and self.last_level is None:
             self.load_weights(path)
-        elif inside and kept == len(self.weights) - inside:
+            return
+        kept = count_arrays(path)
+        if inside and kept == len(self.weights) - inside:
             self._load_part(lambda plain: plain.load_weights(path), context_at=None)
-        elif self.last_level is not None:
+        elif self.last_level is not None and kept != len(self.weights):
             self._load_part(lambda whole: whole._load_keras(path), last_level=None)
         else:
             self.load_weights(path)  # which says what does not fit

@@ -1,15 +1,13 @@
 """Each battery finds what is wrong with a subject that is made so, and says what."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from outside import Arrays, Stripes
 
 import isa_tf
 from isa_tf.backbones.backbone import Backbone, image_input, normalize
-from isa_tf.formats.base import check_model
 from isa_tf.testing import (
     BackboneBattery,
     ContextBattery,
@@ -324,23 +322,6 @@ def test_a_model_that_is_not(make, check, message):
 # === Data sets ===
 
 
-class Stripes(isa_tf.data.SegmentationDataset):
-    """Bright stripes are class 1."""
-
-    def __init__(self):
-        super().__init__("stripes", ("dark", "bright"), ("train", "val"))
-
-    def examples(self, split):
-        self._check_split(split)
-        return tuple(f"{split}{i}" for i in range(3))
-
-    def read(self, split, index):
-        self._check_split(split)
-        label = np.zeros((32, 48), np.uint8)
-        label[:, 8 * index : 8 * index + 16] = 1
-        return np.repeat(label[..., None] * np.uint8(255), 3, axis=-1), label
-
-
 class OtherSize(Stripes):
     def read(self, split, index):
         image, label = super().read(split, index)
@@ -438,31 +419,6 @@ def test_instances_that_are_not(cls, check, message):
 
 
 # === Formats ===
-
-
-class Arrays(isa_tf.formats.Format):
-    """The weights as arrays beside the config, in one file."""
-
-    name, suffix = "arrays", ".npz"
-
-    def export(self, model, path):
-        check_model(model)
-        path = self.check_path(path)
-        text = json.dumps(keras.saving.serialize_keras_object(model))
-        with isa_tf.files.replacing(path) as new:
-            weights = {f"w{i}": w for i, w in enumerate(model.get_weights())}
-            np.savez(new, text=np.array(text), **weights)
-        return path
-
-    def load(self, path, num_threads=None, protocol=None):
-        try:
-            with np.load(path) as file:
-                arrays = dict(file)
-        except Exception as error:
-            raise ValueError(f"{path}: no such file ({error})") from error
-        model = keras.saving.deserialize_keras_object(json.loads(str(arrays["text"])))
-        model.set_weights([arrays[f"w{i}"] for i in range(len(arrays) - 1)])
-        return isa_tf.inference.predictor_of_model(model, protocol)
 
 
 class Talkative(Arrays):
