@@ -201,7 +201,7 @@ def check_run(config, folder):
                 f"{config.train.steps}; choose another workdir"
             )
     if folder.exists():
-        setup.claim(folder, setup.for_replicas(config, 1))
+        setup.prepare_workdir(folder, setup.for_replicas(config, 1))
 
 
 def read_run(config, folder):

@@ -127,7 +127,7 @@ def make_run(workdir, config, strategy=None):
     return training.Run(workdir, json.loads(config.to_json()), may_change, strategy)
 
 
-def claim(workdir, config):
+def prepare_workdir(workdir, config):
     """Makes the work directory of an experiment, or checks that it is this one's and free."""
     with make_run(workdir, config) as run:
         return run.workdir

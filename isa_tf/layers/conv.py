@@ -26,7 +26,7 @@ def leaky_relu_001(x: tf.Tensor) -> tf.Tensor:
     return keras.ops.leaky_relu(x, negative_slope=0.01)
 
 
-def float64(variable: keras.Variable) -> np.ndarray:
+def as_float64(variable: keras.Variable) -> np.ndarray:
     """A variable's value as a float64 array."""
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
@@ -148,7 +148,7 @@ class ConvNormAct(keras.layers.Layer):
         """Kernel and bias, as float64 arrays, of the convolution that has the norm in it."""
         norm = self.norm
         weights = (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta, self.conv.kernel)
-        mean, variance, gamma, beta, kernel = map(float64, weights)
+        mean, variance, gamma, beta, kernel = map(as_float64, weights)
         scale = gamma / np.sqrt(variance + norm.epsilon)
         return kernel * (scale[:, None] if self.filters is None else scale), beta - mean * scale
 

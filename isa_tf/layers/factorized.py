@@ -127,13 +127,13 @@ class FactorizedAttention(SparseAttention):
     ) -> Any:
         """(context, affinities) of maps of queries, keys and values, of any size."""
         size, levels = ops.spatial_size(value), self.kinds_of(partition)
-        query, offset, heard = pad_and_mask(query, partition, self.mask_padding)
+        query, offset, padding_mask = pad_and_mask(query, partition, self.mask_padding)
         key, _ = ops.pad_to_partition(key, partition)
         maps = query, key, self.pad_values(value, partition)
         padded = ops.spatial_size(query)
         query, key, value = (ops.to_groups(x, partition, levels[0]) for x in maps)
         context, affinities = self._gather(
-            query, key, value, heard, partition, padded, return_affinity
+            query, key, value, padding_mask, partition, padded, return_affinity
         )
         context = ops.from_groups(context, partition, levels[-1], padded)
         return ops.crop(context, offset, size), affinities
@@ -142,14 +142,14 @@ class FactorizedAttention(SparseAttention):
         """A map of values, padded."""
         return ops.pad_to_partition(value, partition)[0]
 
-    def _gather(self, query, key, value, heard, partition, size, return_affinity=True):
+    def _gather(self, query, key, value, padding_mask, partition, size, return_affinity=True):
         """(context, affinities): of groups of the first level that runs, groups of the last."""
         levels, affinities = self.kinds_of(partition), []
         query = ops.scale_queries(query)  # once for all levels
         at = levels[0]  # the level that these are the groups of
         for level in levels:
             attend = functools.partial(
-                self._attend_level, query, key, value, heard, partition, size, at, level
+                self._attend_level, query, key, value, padding_mask, partition, size, at, level
             )
             _, *radices = ops.group_shape(size, partition, level)
             unsure = self.levels == AUTO and level not in (levels[0], levels[-1])
@@ -164,10 +164,10 @@ class FactorizedAttention(SparseAttention):
                 query, key, value, affinity = attend()
                 affinities.append(affinity)
                 at = level
-            heard = heard and heard.after(partition, level)
+            padding_mask = padding_mask and padding_mask.after(partition, level)
         return value, affinities
 
-    def _attend_level(self, query, key, value, heard, partition, size, at, level):
+    def _attend_level(self, query, key, value, padding_mask, partition, size, at, level):
         """(query, key, context, affinity) of the groups of `level`, of such of the level `at`."""
         count, height, width = ops.group_shape(size, partition, level)
 
@@ -176,7 +176,7 @@ class FactorizedAttention(SparseAttention):
             return tf.reshape(x, (-1, count, height * width, x.shape[-1]))
 
         query, key = groups_of(query), groups_of(key)
-        mask = None if heard is None else heard.key_mask(partition, level)
+        mask = None if padding_mask is None else padding_mask.key_mask(partition, level)
         query = self.refuse_too_large(query, partition, level, size)
         context, affinity = self.attend_groups(
             query,

@@ -387,9 +387,9 @@ class InterlacedSparseAttention(AttentionModule):
     def _run(self, branch, x, partition, training):
         """What attentions that follow each other make of a map, and their affinities."""
         size, affinities = ops.spatial_size(x), []
-        x, offset, heard = pad_and_mask(x, partition, self.mask_padding)
+        x, offset, padding_mask = pad_and_mask(x, partition, self.mask_padding)
         for layer in branch:
-            x, heard, affinity = layer.attend(x, partition, heard, training)
+            x, padding_mask, affinity = layer.attend(x, partition, padding_mask, training)
             affinities.append(affinity)
         return ops.crop(x, offset, size), affinities
 

@@ -41,7 +41,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             kwargs["aggregation"] = "mean"
         return super().add_weight(*args, name=name, **kwargs)
 
-    def learns(self, inputs: tf.Tensor) -> Any:
+    def uses_batch_statistics(self, inputs: tf.Tensor) -> Any:
         """Whether training normalises by the batch's statistics in the fused operation."""
         return self.trainable and self._can_fuse(inputs)
 
@@ -64,7 +64,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             outputs, *_ = self.normalize(inputs, *self.scale_and_offset(), statistics)
             return outputs
         outputs, mean, variance, *_ = self.normalize(inputs, *self.scale_and_offset())
-        self.take_up(mean, variance)
+        self.update_moving_statistics(mean, variance)
         return outputs
 
     def _compose(self, inputs):
@@ -88,7 +88,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             squares = sum_over_replicas(squares + count * tf.square(mean - shared))
             mean, count = shared, whole
         variance = squares / count
-        self.take_up(
+        self.update_moving_statistics(
             tf.cast(mean, self.moving_mean.dtype),
             tf.cast(squares / tf.maximum(count - 1, 1), self.moving_variance.dtype),
         )
@@ -103,7 +103,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         )
         return tf.cast(outputs, self.compute_dtype)
 
-    def take_up(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+    def update_moving_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         """Moves the moving statistics towards those of a batch."""
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))

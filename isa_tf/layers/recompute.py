@@ -65,7 +65,7 @@ class Recomputed(keras.layers.Layer):
         return keras.Sequential(twins, name=self.name)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if training and all(conv.norm.learns(inputs) for conv in self.convs):
+        if training and all(conv.norm.uses_batch_statistics(inputs) for conv in self.convs):
             return self._train(inputs)
         for conv in self.convs:
             inputs = conv(inputs, training=training)
@@ -76,7 +76,7 @@ class Recomputed(keras.layers.Layer):
         pairs = [conv.norm.scale_and_offset() for conv in self.convs]
         outputs, *statistics = _normalized(self.convs, self.convolve_again, inputs, kernels, pairs)
         for conv, mean, variance in zip(self.convs, statistics[::2], statistics[1::2], strict=True):
-            conv.norm.take_up(mean, variance)
+            conv.norm.update_moving_statistics(mean, variance)
         return self.convs[-1].activation(outputs)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:

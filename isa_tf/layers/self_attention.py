@@ -9,7 +9,7 @@ import tensorflow as tf
 from isa_tf import ops, runtime
 from isa_tf.hints import Partition, Shape
 from isa_tf.layers import twin
-from isa_tf.layers.conv import float64
+from isa_tf.layers.conv import as_float64
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.position import PositionBias
 
@@ -92,14 +92,14 @@ def pad_and_mask(inputs: tf.Tensor, partition: Any, mask_padding: bool) -> Any:
     """Pads a map to its partition.
 
     Returns:
-        (padded, offset, heard): the map, where the image begins in it, and the `ops.Heard` of the
-        image, `None` where nothing is to be masked.
+        (padded, offset, padding_mask): the map, where the image begins in it, and the
+        `ops.PaddingMask` of the image, `None` where nothing is to be masked.
     """
     padded, offset = ops.pad_to_partition(inputs, partition)
     if padded is inputs or not mask_padding:
         return padded, offset, None
     size = ops.spatial_size(inputs)
-    return padded, offset, ops.Heard.image(offset, size, ops.spatial_size(padded))
+    return padded, offset, ops.PaddingMask.of_image(offset, size, ops.spatial_size(padded))
 
 
 def attention_arguments(layer: Any) -> dict[str, Any]:
@@ -223,26 +223,30 @@ class SelfAttention2D(AttentionModule):
         if self.bias is not None:
             twin.fill_twin(self.bias, other.bias)
         kernel, bias = self.output_conv.folded()
-        other.value.take((float64(self.value.kernel)[0, 0] @ kernel[0, 0])[None, None], bias)
+        other.value.take((as_float64(self.value.kernel)[0, 0] @ kernel[0, 0])[None, None], bias)
 
     def attend(
-        self, x: tf.Tensor, partition: Any, heard: ops.Heard | None, training: bool | None = None
+        self,
+        x: tf.Tensor,
+        partition: Any,
+        padding_mask: ops.PaddingMask | None,
+        training: bool | None = None,
     ) -> Any:
         """Attention inside the groups of a map that its partition divides.
 
         Args:
             x: tensor (B, H, W, C).
             partition: (P_h, P_w), dividing (H, W).
-            heard: `ops.Heard` of the map, or `None` for no mask.
+            padding_mask: `ops.PaddingMask` of the map, or `None` for no mask.
             training: bool.
 
         Returns:
-            (output, heard, affinity): the map (B, H, W, filters), what its positions have heard
+            (output, padding_mask, affinity): the map (B, H, W, filters), the mask of its positions
             now, and the affinity (B, groups, positions, positions).
         """
         size = ops.spatial_size(x)
         groups = grouped(x, partition, self.kind)
-        mask = None if heard is None else heard.key_mask(partition, self.kind)
+        mask = None if padding_mask is None else padding_mask.key_mask(partition, self.kind)
         groups = self.refuse_too_large(groups, partition, self.kind, size)
         query, key = self.queries_and_keys(groups, training)
         context, affinity = self.attend_groups(
@@ -255,7 +259,7 @@ class SelfAttention2D(AttentionModule):
         )
         output = self.read_out(context, training)
         output = ops.from_groups(output, partition, self.kind, size)
-        return output, heard and heard.after(partition, self.kind), affinity
+        return output, padding_mask and padding_mask.after(partition, self.kind), affinity
 
     def is_compiled(self, partition: Any) -> bool:
         """Whether XLA compiles the attention proper of this partition."""
@@ -338,8 +342,8 @@ class SelfAttention2D(AttentionModule):
     ) -> Any:
         size = ops.spatial_size(inputs)
         partition = self.resolve_partition(size)
-        x, offset, heard = pad_and_mask(inputs, partition, self.mask_padding)
-        x, _, affinity = self.attend(x, partition, heard, training)
+        x, offset, padding_mask = pad_and_mask(inputs, partition, self.mask_padding)
+        x, _, affinity = self.attend(x, partition, padding_mask, training)
         x = self.drop(ops.crop(x, offset, size), training=training)
         return (x, affinity) if return_affinity else x
 

@@ -364,8 +364,8 @@ def _permuted(x, shape, order):
     return np.transpose(x, order) if isinstance(x, np.ndarray) else tf.transpose(x, order)
 
 
-class Heard:
-    """Which positions of a padded map have heard anything of the image.
+class PaddingMask:
+    """The mask of a padded map: which positions have heard anything of the image.
 
     At first the image's own positions; after an attention every position whose group had one that
     had. Rows and columns are independent, so two vectors of bools say it all.
@@ -379,7 +379,7 @@ class Heard:
         self.rows, self.columns = rows, columns
 
     @classmethod
-    def image(cls, offset, size, padded_size):
+    def of_image(cls, offset, size, padded_size):
         """The positions of the image: `size` at `offset` in a map of `padded_size`."""
         xp = _array_module(*offset, *size, *padded_size)
 
@@ -398,7 +398,7 @@ class Heard:
         spread = [
             xp.logical_or(xp.any(d, axis=level, keepdims=True), xp.zeros_like(d)) for d in digits
         ]
-        return Heard(*(xp.reshape(d, (-1,)) for d in spread))
+        return PaddingMask(*(xp.reshape(d, (-1,)) for d in spread))
 
     def key_mask(self, partition, level):
         """Bools (groups, positions of a group), or `None` where all are known to be true."""

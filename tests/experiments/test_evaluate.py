@@ -125,17 +125,17 @@ def test_scores_are_those_of_the_protocol(config, tmp_path):
 
 
 def test_the_protocol_may_change_in_a_workdir(config, tmp_path):
-    setup.claim(tmp_path, config)
+    setup.prepare_workdir(tmp_path, config)
     config.test.flip = True
-    setup.claim(tmp_path, config)
+    setup.prepare_workdir(tmp_path, config)
     # A workdir from before there were protocols.
     kept = json.loads((tmp_path / training.CONFIG).read_text())
     del kept["test"]
     (tmp_path / training.CONFIG).write_text(json.dumps(kept))
-    setup.claim(tmp_path, config)
+    setup.prepare_workdir(tmp_path, config)
     config.train.learning_rate = 7.0
     with pytest.raises(ValueError, match="differs in train.learning_rate "):
-        setup.claim(tmp_path, config)
+        setup.prepare_workdir(tmp_path, config)
 
 
 def test_a_report_beside_the_scores(config, tmp_path):

@@ -162,24 +162,24 @@ def test_what_a_strategy_cannot_do_is_refused(config, tmp_path, mirrored):
 
 
 def test_workdir_of_another_experiment_is_refused(config, tmp_path):
-    setup.claim(tmp_path / "a", config)
+    setup.prepare_workdir(tmp_path / "a", config)
     kept = (tmp_path / "a" / training.CONFIG).read_text()
     config.model.head_filters = 8
     with pytest.raises(ValueError, match="another experiment.*model.head_filters"):
-        setup.claim(tmp_path / "a", config)
+        setup.prepare_workdir(tmp_path / "a", config)
     assert (tmp_path / "a" / training.CONFIG).read_text() == kept
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
-        setup.claim(tmp_path / "b", config)
+        setup.prepare_workdir(tmp_path / "b", config)
     assert (tmp_path / "b" / "thesis.txt").read_text() == "mine"
 
 
 def test_length_and_place_may_change(config, tmp_path):
-    setup.claim(tmp_path / "a", config)
+    setup.prepare_workdir(tmp_path / "a", config)
     config.train.steps = 100
     config.data.data_dir = "elsewhere"
-    setup.claim(tmp_path / "a", config)
+    setup.prepare_workdir(tmp_path / "a", config)
 
 
 @pytest.mark.parametrize(

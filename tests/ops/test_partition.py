@@ -231,7 +231,7 @@ def orders(partition):
 
 
 def heard_by_ops(size, partition, order, padded, offset):
-    heard = ops.Heard.image(offset, size, padded)
+    heard = ops.PaddingMask.of_image(offset, size, padded)
     masks = []
     for kind in order:
         masks.append(heard.key_mask(partition, kind))
