@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.torture import free_ports
+from experiments.faults.kills import free_ports
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
 ROOT = SCRIPT.parents[1]

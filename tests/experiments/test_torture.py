@@ -5,35 +5,35 @@ import collections
 import pytest
 from absl import app
 
+from experiments import torture
+from experiments.faults import compared, damages, kills, restoring
+from experiments.faults.sources import prepare
 from experiments.train import train
 from isa_tf import training
-from tools import torture
 
 
 @pytest.fixture
 def sources(tmp_path):
-    torture.FLAGS.unparse_flags()
-    torture.FLAGS(["tool", "--steps=16"])
-    return torture.prepare(tmp_path / "damages", other=False)
+    return prepare(tmp_path / "damages", steps=16, other=False)
 
 
 @pytest.mark.slow
 def test_a_kill_and_some_damages(sources, tmp_path):
     # The command's training is that which was done here, so there is no need of another.
-    start = torture.Start(tmp_path / "killed", 1, tmp_path / "output")
+    start = kills.Start(tmp_path / "killed", 16, 1, tmp_path / "output")
     faults = []
-    moment = torture.Moment("writing", 2, "safetensors")
-    torture._await(start, tmp_path / "killed", moment, 8, faults)
+    moment = kills.Moment("writing", 2, "safetensors")
+    kills.await_moment(start, tmp_path / "killed", moment, 16, 8, faults)
     start.kill([0])
-    step, what, wrong = torture.examine(tmp_path / "killed")
+    step, what, wrong = kills.examine(tmp_path / "killed")
     assert not faults and not wrong and step < 16, (start.said(), what)
     train(sources.config, tmp_path / "killed", verbose=0)
-    assert torture.differences(tmp_path / "damages/end", tmp_path / "killed") == []
-    assert torture.differences(tmp_path / "damages/end", tmp_path / "damages/halfway") != []
+    assert compared.differences(tmp_path / "damages/end", tmp_path / "killed") == []
+    assert compared.differences(tmp_path / "damages/end", tmp_path / "damages/halfway") != []
 
-    restorer = torture.Restorer(sources)
-    damages = torture.draw_damages(sources, seed=0, each=2)
-    assert len(damages) >= 60
+    restorer = restoring.Restorer(sources)
+    drawn = damages.draw_damages(sources, seed=0, each=2)
+    assert len(drawn) >= 60
     newest = str(sources.newest)
     expected = {
         (training.CONFIG, "emptied"): "recovered",
@@ -45,7 +45,7 @@ def test_a_kill_and_some_damages(sources, tmp_path):
         (newest, "both cut"): "refused",
         (".lock", "removed"): "harmless",
     }
-    for damage in damages:
+    for damage in drawn:
         outcome = expected.pop((damage.file, damage.kind), None)
         if outcome is None:
             continue
@@ -58,22 +58,22 @@ def test_a_kill_and_some_damages(sources, tmp_path):
     # damage that must be refused.
     copy = sources.copy("halfway", tmp_path / "damaged")
     (copy / newest).unlink()
-    hidden = torture.Damage(newest, "removed", None)
+    hidden = damages.Damage(newest, "removed", None)
     assert restorer.judge(hidden, copy, False)[0] == "fault"
     (copy / training.LOG).write_text("step\n1\n")
-    strict = torture.Damage(training.LOG, "changed", None, ("refused",))
+    strict = damages.Damage(training.LOG, "changed", None, ("refused",))
     outcome, why = restorer.judge(strict, copy, False)
     assert outcome == "fault" and "recovered, where it must be refused" in why
 
 
 def test_moments_are_of_every_kind_and_a_third_in_writing():
     for seed in range(3):
-        moments = torture.draw_moments(12, seed)
+        moments = kills.draw_moments(12, seed)
         counts = collections.Counter(moment.kind for moment in moments)
         assert counts == {"writing": 6, "validating": 3, "time": 3}
         suffixes = {moment.suffix for moment in moments if moment.kind == "writing"}
         assert {"safetensors", "best.keras", "log.csv", "best.json", "config.json"} == suffixes
-    assert torture.draw_moments(12, 0) != torture.draw_moments(12, 1)
+    assert kills.draw_moments(12, 0) != kills.draw_moments(12, 1)
 
 
 def test_usage(run, tmp_path):

@@ -1,0 +1,1 @@
+"""Faults done to a small training: kills, and damages of its files (see `experiments.torture`)."""
