@@ -268,7 +268,9 @@ def false_alarms(start):
     The best model may be, by a kill between it and its score: the validation is done again.
     """
     lines = "\n".join(path.read_text(errors="replace") for path in start.output).splitlines()
-    warned = [line for line in lines if re.match(r"W\d{4} .* (run|checkpoint)\.py:\d+\]", line)]
+    warned = [
+        line for line in lines if re.match(r"W\d{4} .* (run|workdir|checkpoint)\.py:\d+\]", line)
+    ]
     best = f"{training.BEST} is damaged"
     return [f"it takes for damaged what was killed: {w}" for w in warned if best not in w]
 

@@ -9,16 +9,7 @@ from isa_tf.training.callbacks import Pace, read_log
 from isa_tf.training.checkpoint import Checkpoints, Damaged
 from isa_tf.training.optimizers import AdamW, CoupledSGD, LossScale, WholeGradient, make_optimizer
 from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
-from isa_tf.training.run import (
-    BEST,
-    BEST_SCORE,
-    CHECKPOINTS,
-    CONFIG,
-    LOG,
-    Interrupted,
-    Run,
-    best_score,
-)
+from isa_tf.training.run import Interrupted, Run
 from isa_tf.training.strategy import (
     STRATEGIES,
     agree,
@@ -32,6 +23,7 @@ from isa_tf.training.strategy import (
     over_workers,
     worker_index,
 )
+from isa_tf.training.workdir import BEST, BEST_SCORE, CHECKPOINTS, CONFIG, LOG, best_score
 
 __all__ = [
     "BEST",

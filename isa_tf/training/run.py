@@ -1,45 +1,25 @@
 """A training from its first step to its last, whatever comes between."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
 import signal
 import time
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from isa_tf import files
 from isa_tf.compat import symbolic_build
-from isa_tf.names import differences, flat
 from isa_tf.training import strategy as strategies
 from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
-from isa_tf.training.callbacks import (
-    Pace,
-    Progress,
-    TensorBoard,
-    duration,
-    memory_gib,
-    read_log,
-    write_log,
-)
-from isa_tf.training.checkpoint import Checkpoints, Damaged
+from isa_tf.training.callbacks import Pace, Progress, TensorBoard, duration, memory_gib
+from isa_tf.training.checkpoint import Damaged
 from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
+from isa_tf.training.workdir import TENSORBOARD, Workdir
 
-CONFIG = "config.json"
-LOG = "log.csv"
-BEST = "best.keras"
-BEST_SCORE = "best.json"
-CHECKPOINTS = "checkpoints"
-_TENSORBOARD = "tensorboard"
-LOCK = ".lock"
-_OF_VERSION_01 = "last.keras"
 _ASK_EVERY = 10
 # A loss scale that has been halved so often has not met a finite gradient for long.
 _LEAST_SCALE = 2.0**-24
@@ -108,11 +88,9 @@ class Run:
     """
 
     def __init__(self, workdir, config=None, may_change=(), strategy=None):
-        self.workdir = Path(workdir)
-        self.config = json.loads(json.dumps(config or {}))
-        self.may_change = tuple(may_change)
+        self.folder = Workdir(workdir, config or {}, may_change)
+        self.workdir, self.checkpoints = self.folder.path, self.folder.checkpoints
         self.strategy = strategy or tf.distribute.get_strategy()
-        self.checkpoints = Checkpoints(self.workdir / CHECKPOINTS)
         self._stop = None  # the signal that told the run to
         self._stack = None
 
@@ -122,7 +100,7 @@ class Run:
         self.chief = strategies.is_chief(self.strategy)
         self._stack = contextlib.ExitStack()
         with self._stack as stack:
-            self._by_chief(lambda: self._take(stack))
+            self._by_chief(lambda: stack.enter_context(self.folder.owned()))
             stack.enter_context(self._signals())
             self._stack = stack.pop_all()
         return self
@@ -140,61 +118,6 @@ class Run:
                 error = caught
         if strategies.any_of(self.strategy, error is not None):
             raise error or RuntimeError("the chief worker stopped; it says why")
-
-    def _take(self, stack):
-        self._check_folder()
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(files.lock(self.workdir / LOCK))
-        self._claim()
-        for folder in (self.workdir, self.checkpoints.folder):
-            files.sweep(folder)
-
-    def _check_folder(self):
-        path = self.workdir / CONFIG
-        if self.workdir.exists() and not path.exists():
-            if any(p.name != LOCK for p in self.workdir.iterdir()):
-                raise ValueError(
-                    f"{self.workdir} is not empty and holds no {CONFIG}; choose another workdir"
-                )
-        if (self.workdir / _OF_VERSION_01).exists():
-            raise ValueError(
-                f"{self.workdir / _OF_VERSION_01} is the state of a run of version 0.1, which this "
-                "version cannot go on from; end it with that version, or choose another workdir"
-            )
-
-    def _claim(self):
-        """Writes the config, or checks that the folder's is the same."""
-        path = self.workdir / CONFIG
-        if path.exists():
-            theirs, reason = _read_json(path)
-            if theirs is None:
-                theirs = self._config_of_checkpoint(path, reason)
-            differing = [n for n in differences(theirs, self.config) if not self._changes(n)]
-            if differing:
-                raise ValueError(
-                    f"{self.workdir} belongs to another experiment, which differs in "
-                    f"{', '.join(differing)} (see {path}); choose another workdir"
-                )
-        files.write_json(path, self.config, indent=2)
-
-    def _config_of_checkpoint(self, path, reason):
-        """The config that the newest checkpoint holds, where the file is damaged."""
-        with contextlib.suppress(Damaged):
-            if found := self.checkpoints.newest():
-                logger.warning("%s: %s; written anew from the checkpoint", path, reason)
-                return found[0]["config"]
-        raise ValueError(
-            f"{path}: {reason}, and no checkpoint tells whose {self.workdir} is; put the file back "
-            "from a copy, or choose another workdir"
-        )
-
-    def _changes(self, name):
-        return any(name == free or name.startswith(f"{free}.") for free in self.may_change)
-
-    def _identity(self):
-        """A digest of what may not change, by which checkpoints know their run."""
-        fixed = [(n, v) for n, v in flat(self.config) if not self._changes(n)]
-        return hashlib.sha256(json.dumps(sorted(fixed)).encode()).hexdigest()
 
     # === Signals ===
 
@@ -329,7 +252,7 @@ class Run:
         self._end = self.step
         if self.step > steps:  # of an earlier phase, or done before `steps` was lowered
             return self._best()
-        self._tensorboard = TensorBoard(self.workdir / _TENSORBOARD) if self.chief else None
+        self._tensorboard = TensorBoard(self.workdir / TENSORBOARD) if self.chief else None
         self._progress = Progress(steps, verbose if self.chief else 0)
         self._begin = time.monotonic() - self.seconds
         self._pace, self._since_log = Pace(), Pace()
@@ -472,7 +395,7 @@ class Run:
             return
         first, last = self.profile
         if self.step == first and not self._profiling:
-            tf.profiler.experimental.start(str(self.workdir / _TENSORBOARD))
+            tf.profiler.experimental.start(str(self.workdir / TENSORBOARD))
             self._profiling = True
         elif self._profiling and self.step >= last:
             tf.profiler.experimental.stop()
@@ -559,16 +482,10 @@ class Run:
             # Without an optimizer the file is a third of the size, and loads anywhere.
             self._copy = self.whole.from_config(self.whole.get_config())
         self._copy.set_weights(self.whole.get_weights())
-        files.save_model(self._copy, self.workdir / BEST)
-        self.best["sha256"] = files.digest(self.workdir / BEST)
-        self._write_best()
-
-    def _write_best(self):
-        best = {name: self.best[name] for name in ("step", self.monitor, "sha256")}
-        files.write_json(self.workdir / BEST_SCORE, best)
+        self.folder.keep_best(self._copy, self.best)
 
     def _tell(self, row, picture):
-        write_log(self.workdir / LOG, self.rows)
+        self.folder.write_log(self.rows)
         self._tensorboard.write(self.step, row, picture)
 
     # === State ===
@@ -591,8 +508,8 @@ class Run:
         if _NORM in arrays and not np.isfinite(arrays[_NORM]):
             arrays[_NORM] = np.zeros_like(arrays[_NORM])  # the loss scale has left the step out
         facts = {
-            "config": self.config,
-            "run": self._identity(),
+            "config": self.folder.config,
+            "run": self.folder.identity(),
             "best": self.best,
             "rows": self.rows,
             "seconds": round(time.monotonic() - self._begin, 1),
@@ -640,14 +557,7 @@ class Run:
             self.best = None
 
     def _begin_anew(self):
-        # TensorBoard's folder is made once the first state is kept, the others by validations.
-        traces = (LOG, BEST, BEST_SCORE, _TENSORBOARD)
-        left = [n for n in traces if (self.workdir / n).exists()]
-        if left:
-            raise ValueError(
-                f"{self.checkpoints.folder} holds no checkpoint any more, though a training has "
-                f"left {', '.join(left)}; put one back from a copy, or choose another workdir"
-            )
+        self.folder.check_new()
         self.step, self.rows, self.seconds, self.train_logs, self.best = 0, [], 0.0, None, None
         self._begin, self._end = time.monotonic(), 0
         # So that a folder whose checkpoints are gone is not taken for one that has just begun.
@@ -655,7 +565,7 @@ class Run:
 
     def _check_state(self, facts, arrays, variables):
         """Raises ValueError where a checkpoint is not of this run, model and optimizer."""
-        if facts.get("run") != self._identity():
+        if facts.get("run") != self.folder.identity():
             raise ValueError("it is of another run, whose config differs")
         expected = {name: (tuple(v.shape), str(v.dtype)) for name, v in variables.items()}
         found = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}
@@ -677,49 +587,9 @@ class Run:
             raise ValueError(f"of an impossible step: {step}, its optimizer counts {iterations}")
 
     def _mend(self):
-        """Brings the files beside the checkpoint to what it says, naming what was not so."""
-        self.checkpoints.set_aside(after=self.step)
-        path = self.workdir / LOG
-        try:
-            # It may hold more: rows of the validation that this state stands before, and of those
-            # after a state that is damaged.
-            pending = self.train_logs is not None
-            found = [r for r in read_log(path) if r["step"] < self.step + (not pending)]
-            if found != self.rows:
-                logger.warning("%s: not what the checkpoint knows; written anew from it", path)
-        except ValueError as error:
-            logger.warning("%s; written anew from the checkpoint", error)
-        if self.rows:
-            write_log(path, self.rows)
-        else:
-            path.unlink(missing_ok=True)
-        path, model = self.workdir / BEST_SCORE, self.workdir / BEST
-        if self.best is None:
-            return
-        digest = files.digest(model) if model.exists() else None
-        theirs, reason = _read_json(path)
-        if digest == self.best["sha256"]:
-            if theirs != self.best:
-                reason = reason or "not what the checkpoint knows"
-                logger.warning("%s: %s; written anew from the checkpoint", path, reason)
-                self._write_best()
-            return
-        if digest is None:
-            what = "gone"
-        elif theirs is None or theirs.get("sha256") != digest:
-            what = "damaged: not what was written"
-        elif not self._comes_later(theirs.get("step")):
-            what = "not the one that the checkpoint knows"
-        else:  # a validation was stopped after it was written, and will be done again
-            return
-        logger.warning("%s is %s; the next validation writes it anew", model, what)
-        self.best = None
-
-    def _comes_later(self, step):
-        """Whether the validation of a step is still to come for the state that is gone on from."""
-        if not isinstance(step, int):
-            return False
-        return step > self.step or (step == self.step and self.train_logs is not None)
+        pending = self.train_logs is not None
+        if not self.folder.mend(self.step, self.rows, self.best, pending):
+            self.best = None
 
     def restore_metrics(self):
         """Gives the metrics what they had counted of an epoch that is gone on with."""
@@ -749,34 +619,6 @@ class _Watch(keras.callbacks.Callback):
     def on_test_batch_end(self, batch, logs=None):
         total = (self.params or {}).get("steps")
         self.run._after_validated(batch + 1, total, self.begin)
-
-
-def best_score(workdir):
-    """What is known of the best model of a run: {"step": ..., monitor: ...}, or `None`.
-
-    Raises:
-        ValueError: for a file that holds nothing of the kind.
-    """
-    path = Path(workdir) / BEST_SCORE
-    if not path.exists():
-        return None
-    found, reason = _read_json(path)
-    if found is None:
-        raise ValueError(f"{path}: {reason}; the run writes it anew when it goes on")
-    return {name: value for name, value in found.items() if name != "sha256"}
-
-
-def _read_json(path):
-    """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"cannot be read ({error})"
-    if not isinstance(found, dict):
-        return None, f"holds no dictionary but {str(found)[:40]}"
-    if any(isinstance(v, float) and not math.isfinite(v) for v in found.values()):
-        return None, "holds a number that is not finite"
-    return found, None
 
 
 def _difference(ours, theirs):
