@@ -120,7 +120,10 @@ def factorized(x, layer, partition, kinds, mask):
     query, key, value = (pad(y, partition)[0] for y in project(x, layer))
     heard = image = pad(x, partition)[1]
     for kind in kinds:
-        value = gather(query, key, value, partition, kind, heard if mask else None)
+        keys, seen = key, heard if mask else None
+        value = gather(query, keys, value, partition, kind, seen)
+        if layer.carries:
+            key = gather(query, keys, key, partition, kind, seen)
         heard = spread(heard, partition, kind)
     return conv_norm_relu(value[image].reshape(*x.shape[:2], -1), layer.output_conv)
 

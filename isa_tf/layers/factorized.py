@@ -29,6 +29,12 @@ class FactorizedAttention(SparseAttention):
     and keys, and read out once. (Of more levels: by each in turn.) Every position hears every
     other.
 
+    A position that passes on what it has heard looks as it did, if keys are of the map that came
+    in: the next level cannot attend to it for that, and weighs it like any other. With two levels a
+    network learns to make do; with three it learned nothing on images where only context helps
+    (docs/levels.md). With `carry_keys=True` every level gathers keys as it gathers values, so that
+    the next one attends to what was heard. It costs no weights, and a product more a level.
+
     A map that the partition does not divide is padded with zeros after the projections: the
     normalisations see the map alone, and a padded position, whose query is zero, weighs all
     positions of its group alike.
@@ -41,6 +47,8 @@ class FactorizedAttention(SparseAttention):
             at hand, with `partition="auto"`. Defaults to 2.
         order: "long_short", from the longest range to the shortest; "short_long"; or one alone:
             "long", "short". Defaults to "long_short".
+        carry_keys: bool, whether keys are gathered with the values for the next level. Defaults to
+            `None`: where there are more than two levels, or "auto".
         **kwargs: those of `SelfAttention2D`, with the same meaning.
 
     Call arguments:
@@ -72,12 +80,16 @@ class FactorizedAttention(SparseAttention):
         partition: Partition = 8,
         levels: int | str = 2,
         order: str = "long_short",
+        carry_keys: bool | None = None,
         **kwargs: Any,
     ) -> None:
         check_levels(levels, auto=True)
         check_order(order)
         self.levels = levels
         self.order = order
+        self.carry_keys = carry_keys
+        # Of "auto" always: one set of weights, whatever the map at hand.
+        self.carries = (levels == AUTO or levels > 2) if carry_keys is None else carry_keys
         super().__init__(partition, **kwargs)
 
     def kinds_of(self, partition: Any) -> Any:
@@ -158,8 +170,8 @@ class FactorizedAttention(SparseAttention):
                 there_and_back = functools.partial(
                     self._there_and_back, attend, partition, size, at, level
                 )
-                keep = functools.partial(tf.identity, value)
-                value = tf.cond(tf.reduce_prod(radices) > 1, there_and_back, keep)
+                keep = functools.partial(tf.nest.map_structure, tf.identity, (key, value))
+                key, value = tf.cond(tf.reduce_prod(radices) > 1, there_and_back, keep)
             else:
                 query, key, value, affinity = attend()
                 affinities.append(affinity)
@@ -168,7 +180,10 @@ class FactorizedAttention(SparseAttention):
         return value, affinities
 
     def _attend_level(self, query, key, value, padding_mask, partition, size, at, level):
-        """(query, key, context, affinity) of the groups of `level`, of such of the level `at`."""
+        """(query, key, context, affinity) of the groups of `level`, of such of the level `at`.
+
+        The keys are those for the next level.
+        """
         count, height, width = ops.group_shape(size, partition, level)
 
         def groups_of(x):
@@ -178,21 +193,24 @@ class FactorizedAttention(SparseAttention):
         query, key = groups_of(query), groups_of(key)
         mask = None if padding_mask is None else padding_mask.key_mask(partition, level)
         query = self.refuse_too_large(query, partition, level, size)
+        compiled = self.is_compiled(partition)
         context, affinity = self.attend_groups(
             query,
             key,
             lambda: groups_of(value),
             mask,
-            self.is_compiled(partition),
+            compiled,
             scaled=True,
             bias=self.bias_of(partition, level, size),
         )
+        if self.carries and level != self.kinds_of(partition)[-1]:
+            key = ops.gather_values(affinity, key, compiled)
         return query, key, context, affinity
 
     def _there_and_back(self, attend, partition, size, at, level):
-        """What `attend` gathers in the groups of `level`, as groups of the level `at`."""
-        *_, context, _ = attend()
-        return ops.regroup(context, partition, level, at, size)
+        """Keys and what `attend` gathers in the groups of `level`, as groups of the level `at`."""
+        _, *gathered, _ = attend()
+        return tuple(ops.regroup(x, partition, level, at, size) for x in gathered)
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
@@ -203,7 +221,8 @@ class FactorizedAttention(SparseAttention):
         return (x, affinities) if return_affinity else x
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "levels": self.levels, "order": self.order}
+        own = {"levels": self.levels, "order": self.order, "carry_keys": self.carry_keys}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("isa_tf")

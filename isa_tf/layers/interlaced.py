@@ -219,6 +219,8 @@ class InterlacedSparseAttention(AttentionModule):
             has weights). Defaults to 2, the paper's.
         share_projections: bool, whether all levels share query, key, value and output. Defaults to
             `False`, as in the paper.
+        carry_keys: bool, of shared projections, see `FactorizedAttention`. Defaults to `None`:
+            where there are more than two levels.
         query_scale: float, see `SelfAttention2D`. Defaults to 1.
         key_initializer: str, see `SelfAttention2D`. Defaults to "he_normal".
         position_bias: bool, see `SelfAttention2D`. Defaults to `False`.
@@ -239,8 +241,8 @@ class InterlacedSparseAttention(AttentionModule):
     Raises:
         ValueError: for a partition, filters, key_filters or depth below 1, an unknown order, fewer
             than two levels or a partition of another number of them, `levels="auto"` without what
-            it needs, residual without fusion or with other filters than the input's, or an input
-            that is no map.
+            it needs, `carry_keys=True` without shared projections, residual without fusion or with
+            other filters than the input's, or an input that is no map.
 
     Example:
 
@@ -269,6 +271,7 @@ class InterlacedSparseAttention(AttentionModule):
         jit_compile: bool = False,
         levels: int | str = 2,
         share_projections: bool = False,
+        carry_keys: bool | None = None,
         query_scale: float = 1.0,
         key_initializer: str | keras.initializers.Initializer = "he_normal",
         position_bias: bool = False,
@@ -282,6 +285,10 @@ class InterlacedSparseAttention(AttentionModule):
         if levels == AUTO and not share_projections:
             raise ValueError(
                 'levels="auto" needs share_projections=True: else each level has weights'
+            )
+        if carry_keys and not share_projections:
+            raise ValueError(
+                "carry_keys=True needs share_projections=True: else each level has keys of its own"
             )
         if self.residual and not fuse:
             raise ValueError("residual=True needs fuse=True: it is the fusion that begins at zero")
@@ -299,6 +306,7 @@ class InterlacedSparseAttention(AttentionModule):
         self.jit_compile = jit_compile
         self.levels = levels
         self.share_projections = share_projections
+        self.carry_keys = carry_keys
         self.query_scale = query_scale
         self.key_initializer = key_initializer
         self.position_bias = position_bias
@@ -321,7 +329,7 @@ class InterlacedSparseAttention(AttentionModule):
             **self.norm_arguments,
         }
         if self.share_projections:
-            shared = {"levels": self.levels, "order": self.order}
+            shared = {"levels": self.levels, "order": self.order, "carry_keys": self.carry_keys}
             return [self.factorized_layer(**arguments, **shared, name=f"{branch}_shared{run}")]
         levels = ordered_levels(self.order, self.levels)
         if self.levels == 2:
@@ -408,6 +416,7 @@ class InterlacedSparseAttention(AttentionModule):
             "fuse": self.fuse,
             "levels": self.levels,
             "share_projections": self.share_projections,
+            "carry_keys": self.carry_keys,
             "zero_context": self.zero_context,
         }
 

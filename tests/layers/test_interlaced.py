@@ -57,6 +57,8 @@ REFERENCE_CASES = [
     *[((10, 13), {"partition": 4, "share_projections": True, "order": o}) for o in ORDERS],
     ((8, 12), {"partition": 4, "share_projections": True, "depth": 2}),
     ((10, 13), {"partition": 2, "levels": 3, "share_projections": True}),
+    ((10, 13), {"partition": 2, "levels": 3, "share_projections": True, "carry_keys": False}),
+    ((10, 13), {"partition": 4, "share_projections": True, "carry_keys": True}),
     (
         (7, 10),
         {
@@ -291,14 +293,31 @@ def test_growth_of_three_levels(share_projections):
 
 
 def test_products_are_those_of_the_radices():
-    """K channels of queries and keys, C of values, once for every affinity."""
-    for share_projections in (False, True):
+    """K channels of queries and keys, C of values, once for every affinity; carried keys K more."""
+    padded = 8 * 12  # of 6 x 9
+    radices = 2 * 3, 2 * 4, 2 * 1
+    for shared, carries in [(False, False), (True, False), (True, True)]:
         layer = made(
-            channels=8, partition=((2, 4), (2, 1)), levels=3, share_projections=share_projections
+            channels=8,
+            partition=((2, 4), (2, 1)),
+            levels=3,
+            share_projections=shared,
+            carry_keys=carries,
         )
-        padded = 8 * 12  # of 6 x 9
-        radices = 2 * 3, 2 * 4, 2 * 1
-        assert products(layer, (6, 9)) == 2 * padded * sum(radices) * (4 + 8)
+        carried = 4 * sum(radices[:2]) if carries else 0
+        assert products(layer, (6, 9)) == 2 * padded * (sum(radices) * (4 + 8) + carried)
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_carried_keys_tell_what_was_heard(levels):
+    """The last affinities depend on positions far from their groups, else on these alone."""
+    for carries in (False, True, None):
+        layer = made(FactorizedAttention, partition=2, levels=levels, carry_keys=carries)
+        x = a_map(8, 8, batch=1)
+        far = np.zeros(x.shape)
+        far[0, 7, 7] = 1.0  # not in the group of (0, 0), which is 2 x 2
+        last = [layer(x + change, return_affinity=True)[1][-1][0, 0] for change in (0, far)]
+        assert np.any(last[0] != last[1]) == (levels == 3 if carries is None else carries)
 
 
 def test_shared_projections_are_made_once():
@@ -563,6 +582,8 @@ def test_bad_levels_of_one_attention_are_refused(cls):
 def test_levels_that_need_something_else_are_refused():
     with pytest.raises(ValueError, match="needs share_projections=True"):
         InterlacedSparseAttention("auto", levels="auto")
+    with pytest.raises(ValueError, match="carry_keys=True needs share_projections=True"):
+        InterlacedSparseAttention(carry_keys=True)
     for partition in (8, [8, "auto"]):
         with pytest.raises(ValueError, match='needs partition="auto", got 8'):
             InterlacedSparseAttention(partition, levels="auto", share_projections=True)
