@@ -19,11 +19,11 @@ $(PYTHON) -m venv $(@D)
 $(@D)/bin/python -m pip install --quiet --upgrade pip
 endef
 
-.PHONY: help demo web test test-slow test-beam test-serve parity golden docs docs-test notebooks record lint types release clean
+.PHONY: help demo web test test-slow test-beam test-serve parity golden docs docs-test notebooks record lint types walk release clean
 
 help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
-	@echo "make web        builds the page of tools.demo_web (Node.js 18 and npm)"
+	@echo "make web        builds the page of isa-tf web (Node.js 18 and npm)"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
@@ -34,7 +34,8 @@ help:
 	@echo "make notebooks  runs the notebooks and keeps what they print"
 	@echo "make lint       ruff"
 	@echo "make types      mypy (installs it apart)"
-	@echo "make release    builds what would be published, and tries it; uploads nothing"
+	@echo "make walk       a stranger's walk: the wheel in a fresh environment, from 20 images to the browser (minutes)"
+	@echo "make release    builds what would be published, and walks with it; uploads nothing"
 	@echo "make record     the help of isa-tf, after flags have changed"
 	@echo "make clean      remove the environment and what building left"
 
@@ -138,12 +139,25 @@ $(RELEASE)/installed: setup.cfg
 	$(RELEASE)/bin/python -m pip install --quiet build twine
 	touch $@
 
-# The sdist, the wheel made of it, and the wheel where there is no checkout.
-release: $(RELEASE)/installed web
-	rm -rf dist
-	$(RELEASE)/bin/python -m build --outdir dist .
+# The sdist and the wheel made of it, in a folder.
+define built
+rm -rf $(1)
+$(RELEASE)/bin/python -m build --outdir $(1) .
+endef
+
+# The wheel of a folder where there is no checkout: its installation and every command are in the test.
+define walked
+PYTHON=$(PYTHON) ISA_TF_WHEEL="$$(echo $(1)/*.whl)" $(BIN)/python -m pytest -s -m slow tests/docs/test_wheel.py
+endef
+
+walk: $(VENV)/installed $(RELEASE)/installed web
+	$(call built,build/walk)
+	$(call walked,build/walk)
+
+release: $(VENV)/installed $(RELEASE)/installed web
+	$(call built,dist)
 	$(RELEASE)/bin/python -m twine check --strict dist/*
-	PYTHON=$(PYTHON) bash tools/try_wheel.sh dist/*.whl
+	$(call walked,dist)
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(PADDLE) $(BEAM) $(SERVE) $(TYPES) $(RELEASE) $(DOCS) dist web/node_modules isa_tf/web/page build *.egg-info .pytest_cache .ruff_cache

@@ -10,6 +10,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers that each count on all processors wait for one another.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
+# Tracing makes objects by the million, of which few are garbage before the end of a file.
+gc.set_threshold(100_000, 20, 20)
+
 import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402

@@ -93,8 +93,9 @@ def _command(page, line):
         line = line[found.end() :]
     if not _PROGRAM.match(line.removeprefix("srun ")):
         return None
-    # What may be left out stands in brackets.
-    words = [word.strip("[]") for word in shlex.split(line, comments=True)]
+    # What may be left out stands in brackets; '.[extra]' has brackets of its own.
+    words = [word.removeprefix("[") for word in shlex.split(line, comments=True)]
+    words = [word if "[" in word else word.removesuffix("]") for word in words]
     if words[0] == "srun":
         words = words[1:]
     count = 3 if words[0] == "python" else 2 if words[0] in ("isa-tf", "make") else 1

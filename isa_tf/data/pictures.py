@@ -36,6 +36,8 @@ def read_image(path, contents=None, upright=True):
     with _opened(path, contents) as image:
         _check_image_mode(path, image)
         image = ImageOps.exif_transpose(image) if upright else image
+        if isinstance(image.info.get("transparency"), bytes):  # or Pillow warns; as it asks for
+            image = image.convert("RGBA")
         return np.asarray(image.convert("RGB"))
 
 

@@ -117,9 +117,8 @@ class SwapAveragedWeights(keras.callbacks.Callback):
     >>> optimizer = isa_tf.training.make_optimizer("sgd", 0.01, steps=2, ema=0.9)
     >>> model.compile(optimizer, isa_tf.losses.PixelCrossEntropy())
     >>> averaged = [SwapAveragedWeights(train.take(2))]
-    >>> history = model.fit(
-    ...     train, steps_per_epoch=2, validation_data=val, callbacks=averaged, verbose=0
-    ... )
+    >>> shown = {"validation_data": val, "callbacks": averaged, "verbose": 0}
+    >>> history = model.fit(train, steps_per_epoch=2, shuffle=False, **shown)
     """
 
     def __init__(self, batches: tf.data.Dataset) -> None:

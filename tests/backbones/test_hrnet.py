@@ -63,7 +63,7 @@ def test_every_scale_hears_of_every_other():
     name = "stage2_module1"
     blocks = [model.get_layer(f"{name}_branch{i}_block1_relu").output for i in (1, 2)]
     sums = [model.get_layer(f"{name}_fuse{i}_relu").output for i in (1, 2)]
-    fine, coarse, *found = keras.Model(model.inputs, blocks + sums)(image(44, 36))
+    fine, coarse, *found = keras.Model(model.input, blocks + sums)(image(44, 36))
     up = model.get_layer(f"{name}_fuse1_from2")(coarse).numpy()
     down = model.get_layer(f"{name}_fuse2_from1_conv1")(fine)
     assert (up < 0).any()  # no activation before the sum

@@ -23,7 +23,7 @@ SETUP.read(ROOT / "setup.cfg")
 # What is not run, as it is written, by any test; the first that fits a command tells why.
 NOT_RUN = [
     (r"isa-tf NAME", "it stands for any of them"),
-    (r"^pip |^bash |^make (test|test-slow|demo|lint|types|docs|docs-test)\b", "it runs tests"),
+    (r"^pip |^bash |^make (test|test-slow|demo|lint|types|docs|docs-test|walk)\b", "it runs tests"),
     (r"^make (web|parity|test-\w+)\b", "it fetches packages, and runs tests of its own"),
     (r"^make (golden|record|notebooks|release)\b", "it makes what tests hold against the code"),
     (r"^ray ", "it needs several machines"),

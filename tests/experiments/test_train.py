@@ -300,18 +300,20 @@ def test_precisions_learn_alike(tmp_path):
         assert abs(score - scores["float32"]) <= 0.02, scores
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """The synthetic data, and a network without the block, of weights that hide nothing."""
+    config = synthetic.get_config()
+    config.model.context = "none"
+    dataset = segmentation.make_dataset(config)
+    model = segmentation.make_model(config, dataset)
+    rng = np.random.default_rng(0)
+    model.set_weights([w + 0.1 * rng.random(w.shape) for w in model.get_weights()])
+    return dataset, model
+
+
 class TestDemonstration:
     """The labels cannot be told from what the plain network sees."""
-
-    @pytest.fixture(scope="class")
-    def plain(self):
-        config = synthetic.get_config()
-        config.model.context = "none"
-        dataset = segmentation.make_dataset(config)
-        model = segmentation.make_model(config, dataset)
-        rng = np.random.default_rng(0)
-        model.set_weights([w + 0.1 * rng.random(w.shape) for w in model.get_weights()])
-        return dataset, model
 
     def test_no_gradient_from_beacon_to_ships(self, plain):
         dataset, model = plain

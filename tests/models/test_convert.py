@@ -34,7 +34,7 @@ def test_golden(coordinates, network):
     assert agree.mean() >= 0.9999
     # Batch statistics would differ, so the auxiliary head is read as it is in evaluation.
     layers = {name: model.get_layer(name).output for name in (LOGITS, AUXILIARY)}
-    both = keras.Model(model.inputs, layers)(image)
+    both = keras.Model(model.input, layers)(image)
     assert relative_error(both[AUXILIARY], wanted[f"auxiliary_{coordinates}"]) < 1e-4
 
 

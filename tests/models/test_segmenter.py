@@ -129,7 +129,7 @@ def test_input_scale_reads_an_enlarged_image():
 
     def classifier(model, x):
         layer = model.get_layer("logits_classifier")
-        return keras.Model(model.inputs, layer.output)(x)
+        return keras.Model(model.input, layer.output)(x)
 
     x = images(1, 21, 34)
     enlarged = tf.image.resize(x, (32, 51))
@@ -142,7 +142,7 @@ def test_input_scale_reads_an_enlarged_image():
 def test_decoder_reads_the_finer_maps():
     model = made(decoder_levels=("c1",), decoder_filters=8)
     fine = model.get_layer("decoder_c1_pointwise2").output
-    entry = keras.Model(model.inputs, fine)
+    entry = keras.Model(model.input, fine)
     assert entry(images(1, 32, 48)).shape == (1, 16, 24, 8)
     assert model(images(1, 33, 47)).shape == (1, 33, 47, 3)
 

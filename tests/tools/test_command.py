@@ -70,11 +70,9 @@ def test_no_package_of_a_name_that_others_have_is_installed(site):
 
 
 def test_all_that_is_of_the_package_is_installed(site):
-    # Under either name, what lies in the checkout, but for trained models and what tries a wheel.
+    # Under either name, what lies in the checkout, but for trained models.
     assert files_of(site / "isa_tf") == files_of(ROOT / "isa_tf")
-    assert files_of(site / "isa_tf_command" / "tools") == files_of(ROOT / "tools") - {
-        "try_wheel.sh"
-    }
+    assert files_of(site / "isa_tf_command" / "tools") == files_of(ROOT / "tools")
     kept = {name for name in files_of(ROOT / "experiments") if not name.startswith("trained")}
     assert files_of(site / "isa_tf_command" / "experiments") == kept
 

@@ -8,6 +8,9 @@ import tensorflow as tf
 from isa_tf import training
 from isa_tf.layers import ConvNormAct
 
+# Of `fit`: Keras warns where it is to shuffle what it cannot.
+QUIET = {"shuffle": False, "verbose": 0}
+
 
 def make_model(synchronized=False):
     keras.utils.set_random_seed(0)
@@ -113,7 +116,7 @@ def test_validation_sees_the_average_with_its_own_statistics():
             seen["before"] = [v.numpy() for v in model.non_trainable_variables]
 
     swap = training.SwapAveragedWeights(make_batches(2, seed=1))
-    model.fit(batches, validation_data=batches.take(1), callbacks=[Look(), swap], verbose=0)
+    model.fit(batches, validation_data=batches.take(1), callbacks=[Look(), swap], **QUIET)
     for a, b in zip(seen["after"], seen["before"], strict=True):
         np.testing.assert_array_equal(a, b)
     expected = make_model()
@@ -170,7 +173,7 @@ def test_after_validation_all_is_as_it_was_to_the_bit(replicas, loss_scale, mirr
 
     look, swap = Look(), training.SwapAveragedWeights(make_batches(2, seed=1))
     batches = make_batches(5).map(lambda x, y: (x, y, tf.ones((4,))))
-    model.fit(batches, validation_data=batches.take(1), epochs=2, callbacks=[look, swap], verbose=0)
+    model.fit(batches, validation_data=batches.take(1), epochs=2, callbacks=[look, swap], **QUIET)
     assert seen == [True] * 4
     for before, after in zip(look.before, state(), strict=True):  # nor at the end of `fit`
         np.testing.assert_array_equal(before, after)
@@ -184,5 +187,5 @@ def test_there_must_be_averages():
             make_batches(1),
             validation_data=make_batches(1),
             callbacks=[training.SwapAveragedWeights(make_batches(1))],
-            verbose=0,
+            **QUIET,
         )

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -453,6 +454,19 @@ def test_an_unknown_monitor_is_named(tmp_path):
         fit(tmp_path, make_model(), monitor="accuracy")
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    fit(folder, make_model())
+    return folder
+
+
+@pytest.fixture
+def finished(straight, tmp_path):
+    """A workdir of a finished run, a copy of one that all tests share."""
+    return shutil.copytree(straight, tmp_path / "run")
+
+
 # === Whose the directory is ===
 
 
@@ -475,15 +489,14 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     assert list(contents(tmp_path).values()) == [b"mine"]
 
 
-def test_a_second_process_is_refused(tmp_path):
-    fit(tmp_path, make_model())
-    before = contents(tmp_path)
+def test_a_second_process_is_refused(finished):
+    before = contents(finished)
     holder = subprocess.Popen(
         [
             *(sys.executable, "-c"),
             "import sys, time; from isa_tf.files import lock\n"
             "with lock(sys.argv[1]): print('held', flush=True); time.sleep(600)",
-            str(tmp_path / ".lock"),
+            str(finished / ".lock"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -492,15 +505,15 @@ def test_a_second_process_is_refused(tmp_path):
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(OSError, match=f"in use by process {holder.pid}"):
-            fit(tmp_path, make_model())
+            fit(finished, make_model())
         del before[next(path for path in before if path.name == ".lock")]
-        after = contents(tmp_path)
+        after = contents(finished)
         assert {path: after[path] for path in before} == before
     finally:
         holder.kill()  # the lock dies with its process
         holder.wait()
-    fit(tmp_path, make_model())
-    with lock(tmp_path / ".lock"):
+    fit(finished, make_model())
+    with lock(finished / ".lock"):
         pass
 
 
@@ -511,14 +524,13 @@ def test_a_run_of_version_01_is_refused(tmp_path):
         fit(tmp_path, make_model())
 
 
-def test_never_silently_from_the_beginning(tmp_path):
-    fit(tmp_path, make_model())
-    for path in (tmp_path / training.CHECKPOINTS).iterdir():
+def test_never_silently_from_the_beginning(finished):
+    for path in (finished / training.CHECKPOINTS).iterdir():
         path.unlink()
-    before = contents(tmp_path)
+    before = contents(finished)
     with pytest.raises(ValueError, match="no checkpoint any more"):
-        fit(tmp_path, make_model())
-    assert contents(tmp_path) == before
+        fit(finished, make_model())
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize(
@@ -531,16 +543,15 @@ def test_never_silently_from_the_beginning(tmp_path):
         ('{"step": 3, "miou": 0.5}', "not what the checkpoint knows"),
     ],
 )
-def test_a_damaged_score_is_named_and_mended(tmp_path, damage, said, caplog):
-    fit(tmp_path, make_model())
-    path = tmp_path / training.BEST_SCORE
+def test_a_damaged_score_is_named_and_mended(finished, damage, said, caplog):
+    path = finished / training.BEST_SCORE
     kept = path.read_text()
     path.write_text(damage)
     if said != "not what the checkpoint knows":
         with pytest.raises(ValueError, match=f"best.json: .*{said}"):
-            training.best_score(tmp_path)
+            training.best_score(finished)
     with caplog.at_level(logging.WARNING):
-        fit(tmp_path, make_model())
+        fit(finished, make_model())
     assert f"{path}: " in caplog.text and said in caplog.text
     assert path.read_text() == kept
 
@@ -575,56 +586,52 @@ def test_a_damaged_config_is_named_and_mended(tmp_path, caplog):
     ],
     ids=["cut", "field too many", "no number", "emptied"],
 )
-def test_a_damaged_log_is_named_and_mended(tmp_path, damage, caplog):
-    fit(tmp_path, make_model())
-    path = tmp_path / training.LOG
+def test_a_damaged_log_is_named_and_mended(finished, damage, caplog):
+    path = finished / training.LOG
     kept = path.read_text()
     path.write_text(damage(kept))
     with caplog.at_level(logging.WARNING):
-        fit(tmp_path, make_model())
+        fit(finished, make_model())
     assert f"{path}: " in caplog.text
     assert path.read_text() == kept
 
 
-def test_a_lost_best_model_is_named_and_made_anew(tmp_path, caplog):
-    fit(tmp_path, make_model())
-    best = keras.models.load_model(tmp_path / training.BEST).get_weights()
+def test_a_lost_best_model_is_named_and_made_anew(finished, caplog):
+    best = keras.models.load_model(finished / training.BEST).get_weights()
     for damage in (b"", None):
         if damage is None:
-            (tmp_path / training.BEST).unlink()
+            (finished / training.BEST).unlink()
         else:
-            (tmp_path / training.BEST).write_bytes(damage)
+            (finished / training.BEST).write_bytes(damage)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            found = fit(tmp_path, make_model())
+            found = fit(finished, make_model())
         assert "best.keras is" in caplog.text
         assert found["step"] == STEPS  # what there is left to keep
-        model = keras.models.load_model(tmp_path / training.BEST)
+        model = keras.models.load_model(finished / training.BEST)
         assert len(model.get_weights()) == len(best)
 
 
-def test_a_checkpoint_of_something_else_is_named(tmp_path):
-    fit(tmp_path, make_model())
-    before = contents(tmp_path)
+def test_a_checkpoint_of_something_else_is_named(finished):
+    before = contents(finished)
     with pytest.raises(training.Damaged, match="it is of another optimizer"):
-        fit(tmp_path, make_model("adamw"))
+        fit(finished, make_model("adamw"))
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
     model.compile(training.make_optimizer("sgd", 0.1, 9), PixelCrossEntropy(), metrics=[MeanIoU(3)])
     with pytest.raises(training.Damaged, match="it is of another model"):
-        fit(tmp_path, model)
-    assert contents(tmp_path) == before
+        fit(finished, model)
+    assert contents(finished) == before
 
 
-def test_impossible_steps_are_named_and_the_one_before_is_used(tmp_path, caplog):
-    fit(tmp_path, make_model())
-    checkpoints = training.Checkpoints(tmp_path / training.CHECKPOINTS)
+def test_impossible_steps_are_named_and_the_one_before_is_used(finished, caplog):
+    checkpoints = training.Checkpoints(finished / training.CHECKPOINTS)
     facts, arrays = checkpoints.read(checkpoints.paths()[0])
     newest, before = checkpoints.paths()
     newest.unlink()
     checkpoints.write(11, arrays, facts)  # its optimizer has counted 12
     with caplog.at_level(logging.WARNING):
-        fit(tmp_path, make_model(), steps=10)
+        fit(finished, make_model(), steps=10)
     assert "impossible step: 11" in caplog.text and f"going on from {before.name}" in caplog.text
 
 
