@@ -15,13 +15,16 @@ from isa_tf.layers import (
 )
 from isa_tf.models.detection_parts import PYRAMID_LEVELS, Parts
 from isa_tf.models.quantize import refuse_to_quantize
+from isa_tf.presets import PresetModel
 
 # In the order in which they are reported.
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box", "mask")
+# The layers whose outputs are of classes, by the head that they end.
+OF_CLASSES = {"box_head": ("logits", "codes"), "mask_head": ("logits",)}
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class MaskRCNN(keras.Model):
+class MaskRCNN(PresetModel):
     """Mask R-CNN with a feature pyramid: finds objects, tells their classes, and cuts them out.
 
     A backbone's maps become a pyramid; a proposal network says where objects may be; in these boxes
@@ -235,6 +238,46 @@ class MaskRCNN(keras.Model):
         self.momentum = momentum
         self.synchronized = synchronized
         _freeze(backbone, freeze_at, freeze_norm)
+
+    def for_classes(self, num_classes, class_names=None, palette=None, category_ids=None):
+        """The detector for other classes: new classifiers, and all other weights as they are.
+
+        New are the last layers of box and mask head, whose outputs are of classes.
+
+        Args:
+            num_classes: int, without the background.
+            class_names: names of these classes, or `None`. Defaults to `None`.
+            palette: their colours, RGB 0..255, or `None`. Defaults to `None`.
+            category_ids: the data set's own ids of them, or `None`. Defaults to `None`.
+
+        Returns:
+            `MaskRCNN` of its own.
+
+        Raises:
+            ValueError: for names, colours and ids that are not as many.
+
+        Example:
+
+        >>> backbone = isa_tf.backbones.create("resnet18", filters=8)
+        >>> model = MaskRCNN(backbone, num_classes=3, filters=16, box_units=(32,))
+        >>> model.for_classes(5).get_layer("box_head").output_shape
+        [(None, 6), (None, 20)]
+        """
+        changes = {
+            "num_classes": num_classes,
+            "class_names": class_names,
+            "palette": palette,
+            "category_ids": category_ids,
+        }
+        other = type(self).from_config({**self.get_config(), **changes})
+        for ours, theirs in zip(other.layers, self.layers, strict=True):
+            if ours.name not in OF_CLASSES:
+                ours.set_weights(theirs.get_weights())
+                continue
+            for layer, own in zip(ours.layers, theirs.layers, strict=True):
+                if layer.name not in OF_CLASSES[ours.name]:
+                    layer.set_weights(own.get_weights())
+        return other
 
     # === Calls ===
 

@@ -17,6 +17,7 @@ from isa_tf.layers import (
 )
 from isa_tf.layers.conv import BN_MOMENTUM
 from isa_tf.models.quantize import refuse_to_quantize
+from isa_tf.presets import PresetModel
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"
@@ -24,7 +25,7 @@ IMAGE = "image"  # what the head of a model reads beside the maps, for its size
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class Segmenter(keras.Model):
+class Segmenter(PresetModel):
     """A semantic segmentation model around one context module.
 
     A map of the backbone, mostly its last, is narrowed by a convolution, goes through the
@@ -241,6 +242,44 @@ class Segmenter(keras.Model):
         """
         return SegmenterHead(self)
 
+    def for_classes(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        palette: Colors | None = None,
+    ) -> "Segmenter":
+        """The model for other classes: new classifiers, and all other weights as they are.
+
+        Args:
+            num_classes: int; all rows of the classifiers are new, be they as many as before.
+            class_names: names of these classes, or `None`. Defaults to `None`.
+            palette: their colours, RGB 0..255, or `None`. Defaults to `None`.
+
+        Returns:
+            `Segmenter` of its own; the pairs that change places in a mirror are forgotten.
+
+        Raises:
+            ValueError: for names and colours that are not as many.
+
+        Example:
+
+        >>> Segmenter("tiny", num_classes=3, head_filters=8).for_classes(5).num_classes
+        5
+        """
+        protocol = dict(self.protocol or {})
+        protocol.pop("flip_pairs", None)  # of the other classes
+        changes = {
+            "num_classes": num_classes,
+            "class_names": class_names,
+            "palette": palette,
+            "protocol": protocol or None,
+        }
+        other = type(self).from_config({**self.get_config(), **changes})
+        for ours, theirs in zip(other.layers, self.layers, strict=True):
+            if not ours.name.endswith("_classifier"):
+                ours.set_weights(theirs.get_weights())
+        return other
+
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             inputs = self._standardize_inputs(inputs)
@@ -354,6 +393,10 @@ class SegmenterHead(Segmenter):
     def segmenter(self) -> Segmenter:
         """The whole model."""
         return self._whole()
+
+    def save_to_preset(self, folder: StrPath) -> None:
+        """Refused: it is the whole model that is saved."""
+        raise ValueError(f"{folder}: {self.name} is saved with its model, `head.segmenter`")
 
 
 def _logits(outputs):
