@@ -13,6 +13,7 @@ import numpy as np
 from isa_tf.backbones.contexts import check_no_context
 from isa_tf.files import check_inflated
 from isa_tf.hints import DType, StrPath
+from isa_tf.layers.policy import checked_policy
 from isa_tf.presets import PresetModel
 from isa_tf.weights import read_checkpoint
 
@@ -70,6 +71,7 @@ class Backbone(PresetModel):
         **kwargs: Any,
     ) -> None:
         check_no_context(context_at, type(self).__name__)
+        policy = checked_policy(dtype, type(self).__name__)
         takes_contexts = context_names is not None
         if set(feature_maps) != set(feature_strides):
             raise ValueError(
@@ -91,7 +93,7 @@ class Backbone(PresetModel):
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
         if not trainable:  # said now, as Keras would say it before it knows of the layers
             self.trainable = False
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
         self.feature_strides = feature_strides
         self.last_level = last_level
         self._takes_contexts = takes_contexts

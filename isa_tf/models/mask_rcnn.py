@@ -13,7 +13,9 @@ from isa_tf.layers import (
     PyramidAnchors,
     PyramidRoIAlign,
 )
+from isa_tf.layers.policy import checked_policy
 from isa_tf.models.detection_parts import PYRAMID_LEVELS, Parts
+from isa_tf.models.fitting import refuse_class_weight
 from isa_tf.models.quantize import refuse_to_quantize
 from isa_tf.presets import PresetModel
 
@@ -145,6 +147,7 @@ class MaskRCNN(PresetModel):
         dtype=None,
         **kwargs,
     ):
+        policy = checked_policy(dtype, type(self).__name__)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         for name, given in (
@@ -207,7 +210,7 @@ class MaskRCNN(PresetModel):
         self.loss_parts = []
 
         # === Config ===
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
         self.backbone = backbone
         self.num_classes = num_classes
         self.freeze_at = freeze_at
@@ -308,6 +311,11 @@ class MaskRCNN(PresetModel):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, class_weight=None, **kwargs):
+        """`keras.Model.fit`; `class_weight` is refused: instances cannot be weighed."""
+        refuse_class_weight(self, class_weight)
+        return super().fit(*args, **kwargs)
 
     def test_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)

@@ -16,6 +16,8 @@ from isa_tf.layers import (
     create_context,
 )
 from isa_tf.layers.conv import BN_MOMENTUM
+from isa_tf.layers.policy import checked_policy
+from isa_tf.models.fitting import refuse_class_weight
 from isa_tf.models.quantize import refuse_to_quantize
 from isa_tf.presets import PresetModel
 
@@ -125,6 +127,7 @@ class Segmenter(PresetModel):
         dtype: DType = None,
         **kwargs: Any,
     ) -> None:
+        policy = checked_policy(dtype, type(self).__name__)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         for name, given in (("class_names", class_names), ("palette", palette)):
@@ -195,7 +198,7 @@ class Segmenter(PresetModel):
         self._maps = {level: maps[level] for level in dict.fromkeys(levels)}
 
         # === Config ===
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
         self.backbone = backbone
         self.context = context
         self.num_classes = num_classes
@@ -295,6 +298,31 @@ class Segmenter(PresetModel):
     def _run_through_graph(self, *args, **kwargs):
         # What `keras.models.clone_model` makes its copy by, which has no `call` of ours.
         return _logits(super()._run_through_graph(*args, **kwargs))
+
+    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
+        """`keras.Model.fit`, which cannot weigh the classes of pixels: the loss does.
+
+        Args:
+            class_weight: refused: `class_weights` of a loss of `isa_tf.losses` are it.
+            *args, **kwargs: of `keras.Model.fit`; sample weights are (B,) or (B, H, W).
+
+        Raises:
+            ValueError: for `class_weight`, with what there is instead.
+        """
+        refuse_class_weight(self, class_weight)
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """`keras.Model.train_on_batch`; `class_weight` is refused, as in `fit`."""
+        refuse_class_weight(self, class_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def compute_loss(
         self,
