@@ -315,21 +315,45 @@ def _load_folder(folder, config, load_weights=True, **arguments):
         raise ValueError(f"{folder}: {config['class_name']} cannot be made ({told})") from error
     if load_weights:
         try:
-            with warnings.catch_warnings():
-                # Keras warns of parts that it finds nothing for, and leaves them as they began.
-                warnings.simplefilter("error", UserWarning)
-                model.load_preset_weights(folder / WEIGHTS)
+            _take_weights(model, folder / WEIGHTS)
         except (ValueError, UserWarning) as error:
-            raise ValueError(
-                f"{folder}: its weights are not those of {_told_of(config, arguments)} "
-                f"({str(error).splitlines()[0]}); load_weights=False is without them"
-            ) from error
+            if not arguments:
+                told = str(error).splitlines()[0]
+                raise ValueError(f"{folder}: its weights are not its model's ({told})") from error
+            # Keras counts layers where it loads, so that a part left out moves all others.
+            whole = revive(config["config"])
+            _take_weights(whole, folder / WEIGHTS)
+            _take_by_name(model, whole, folder)
     return model.for_classes(**given) if given else model
 
 
-def _told_of(config, arguments):
-    name = config["class_name"]
-    return f"{name} with {', '.join(sorted(arguments))} as given" if arguments else f"the {name}"
+def _take_weights(model, path):
+    with warnings.catch_warnings():
+        # Keras warns of parts that it finds nothing for, and leaves them as they began.
+        warnings.simplefilter("error", UserWarning)
+        model.load_preset_weights(path)
+
+
+def _take_by_name(model, whole, folder):
+    """Gives a model's layers the weights of those of the same names, or says which do not fit."""
+    theirs = {layer.name: layer for layer in whole.layers}
+    others = [
+        layer.name
+        for layer in model.layers
+        if layer.weights and _shapes(layer) != _shapes(theirs.get(layer.name))
+    ]
+    if others:
+        raise ValueError(
+            f"{folder}: with these arguments its weights do not fit {', '.join(others)}; "
+            "load_weights=False is without them"
+        )
+    for layer in model.layers:
+        if layer.weights:
+            layer.set_weights(theirs[layer.name].get_weights())
+
+
+def _shapes(layer):
+    return None if layer is None else [tuple(weight.shape) for weight in layer.weights]
 
 
 def _made(config, arguments, make, where):
@@ -452,7 +476,7 @@ def _check_saved(model, new, folder):
         ) from error
     pairs = zip(again.weights, model.weights, strict=False)
     same = len(again.weights) == len(model.weights) and all(
-        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs
+        a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs
     )
     if not same:
         raise ValueError(

@@ -32,6 +32,15 @@ cases = pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
 
 
 EVERY = ("strides", "config")
+# Presets, summaries and dtype maps are the same whatever the depth.
+SHALLOW = {
+    "resnet18": {"last_level": "c3", "filters": 8, "context_at": {"c2": "isa"}},
+    "efficientnet_lite0": {"last_level": "c2"},
+    "hrnet_w18": {"modules": (1, 1, 1), "blocks": 1, "filters": 4, "last_level": "c2"},
+    "tiny": {"output_stride": 8},
+    "keras:MobileNetV2": {"last_level": "c2", "alpha": 0.35},
+}
+OF_SHALLOW = ("presets", "summary", "dtype_map")
 # One of each kind for what takes longer.
 FEW = ["resnet18", "efficientnet_lite0", "tiny"]
 
@@ -43,9 +52,15 @@ def test_strides_and_config(name, arguments, check):
 
 
 @pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("check", [c for c in BackboneBattery.list_checks() if c not in EVERY])
+@pytest.mark.parametrize("check", [c for c in BackboneBattery.list_checks() if c not in EVERY + OF_SHALLOW]
+)
 def test_battery(name, check):
     BackboneBattery(name, {"output_stride": 8}).run(check)
+
+
+@pytest.mark.parametrize(("name", "arguments"), SHALLOW.items(), ids=SHALLOW)
+def test_conventions_of_keras(name, arguments):
+    BackboneBattery(name, arguments).run(*OF_SHALLOW)
 
 
 @cases
