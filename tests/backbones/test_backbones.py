@@ -33,13 +33,15 @@ cases = pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
 
 EVERY = ("strides", "config")
 # Presets, summaries and dtype maps are the same whatever the depth.
-SHALLOW = {
-    "resnet18": {"last_level": "c3", "filters": 8, "context_at": {"c2": "isa"}},
-    "efficientnet_lite0": {"last_level": "c2"},
-    "hrnet_w18": {"modules": (1, 1, 1), "blocks": 1, "filters": 4, "last_level": "c2"},
-    "tiny": {"output_stride": 8},
-    "keras:MobileNetV2": {"last_level": "c2", "alpha": 0.35},
-}
+SHALLOW = [
+    ("tiny", {"output_stride": 8}),
+    ("resnet18", {"last_level": "c3", "filters": 8, "context_at": {"c2": "isa"}}),
+    pytest.param("efficientnet_lite0", {"last_level": "c2"}, marks=pytest.mark.slow),
+    pytest.param(
+        "hrnet_w18", {"modules": (1, 1, 1), "blocks": 1, "filters": 4}, marks=pytest.mark.slow
+    ),
+    pytest.param("keras:MobileNetV2", {"alpha": 0.35}, marks=pytest.mark.slow),
+]
 OF_SHALLOW = ("presets", "summary", "dtype_map")
 # One of each kind for what takes longer.
 FEW = ["resnet18", "efficientnet_lite0", "tiny"]
@@ -58,7 +60,7 @@ def test_battery(name, check):
     BackboneBattery(name, {"output_stride": 8}).run(check)
 
 
-@pytest.mark.parametrize(("name", "arguments"), SHALLOW.items(), ids=SHALLOW)
+@pytest.mark.parametrize(("name", "arguments"), SHALLOW)
 def test_conventions_of_keras(name, arguments):
     BackboneBattery(name, arguments).run(*OF_SHALLOW)
 
