@@ -8,7 +8,7 @@ either.
 """
 
 import datetime
-import json
+import functools
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 import h5py
 import keras
-import numpy as np
 
 from isa_tf import plugins
 from isa_tf.files import digest, read_json, replacing_folder, write_json
@@ -106,7 +105,7 @@ def register(
     _NAMED.register(f"{name}/{version}", entry)
 
 
-def list_names(kind: type = keras.Model) -> list[str]:
+def list_names(kind: type[Any] = keras.Model) -> list[str]:
     """The names of the registered presets of a class.
 
     Args:
@@ -132,7 +131,7 @@ def _told(kind):
     return found
 
 
-def _versions():
+def _versions() -> dict[str, dict[int, Named]]:
     """{name: {version: `Named`}} of all that is registered, by aliases too.
 
     What plug-ins add is among them, as one may have a newer version.
@@ -187,7 +186,9 @@ def find(preset: StrPath) -> Named | Path:
 def _newest(folder):
     """The folder of a preset: itself, or the newest of its versions."""
     if folder.is_file():
-        told = "isa_tf.models.load reads it" if folder.suffix == ".keras" else "a preset is a folder"
+        told = (
+            "isa_tf.models.load reads it" if folder.suffix == ".keras" else "a preset is a folder"
+        )
         raise ValueError(f"{folder}: a file; {told}")
     if not folder.is_dir():
         versions = _inside(folder.parent)
@@ -213,7 +214,7 @@ def _refuse_version(what, version, versions) -> NoReturn:
 
 
 def load(
-    preset: StrPath, kind: type = keras.Model, load_weights: bool = True, **arguments: Any
+    preset: StrPath, kind: type[Any] = keras.Model, load_weights: bool = True, **arguments: Any
 ) -> keras.Model:
     """The model of a preset; arguments and errors as of `PresetModel.from_preset`.
 
@@ -230,16 +231,15 @@ def load(
     4
     """
     found = find(preset)
-    if isinstance(found, Named) and not callable(found.source):
-        found = _newest(Path(found.source))
-    if isinstance(found, Path):
-        config = _read_config(found)
-        made = keras.saving.get_registered_object(config.get("registered_name"))
-
-        def make(**more):
-            return _load_folder(found, config, **more)
+    make: Callable[..., keras.Model]
+    source = found.source if isinstance(found, Named) else found
+    if callable(source):
+        made, make = getattr(found, "kind", None), source
     else:
-        made, make = found.kind, found.source
+        folder = _newest(Path(source))
+        config = _read_config(folder)
+        made = keras.saving.get_registered_object(config.get("registered_name"))
+        make = functools.partial(_load_folder, folder, config)
     if made is None or issubclass(made, kind):
         model = make(load_weights=load_weights, **arguments)
         if isinstance(model, kind):
@@ -248,7 +248,7 @@ def load(
     part = getattr(kind, "preset_part", None)
     if part is None or not issubclass(made, PresetModel):
         _refuse_kind(preset, made, kind)
-    whole = getattr(make(load_weights=load_weights), part, None)
+    whole: Any = getattr(make(load_weights=load_weights), part, None)
     if not isinstance(whole, kind):
         _refuse_kind(preset, made if whole is None else type(whole), kind)
     # One of its own, as the other's layers belong to the whole model.
@@ -578,6 +578,6 @@ class PresetModel(keras.Model):
         """Takes the weights of a preset's file; for a class whose files may fit otherwise too."""
         self.load_weights(path)
 
-    def for_classes(self, num_classes: int, **labels: Any) -> Self:
+    def for_classes(self, num_classes: int, **labels: Any) -> Any:
         """The model for other classes than its own, where its class knows how."""
         raise ValueError(f"{self.name}: {type(self).__name__} has no classifiers to change")

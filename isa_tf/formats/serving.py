@@ -104,7 +104,8 @@ def float32_clone(model):
     """
     check_model(model)
     if not any(
-        layer.compute_dtype in HALF or layer.variable_dtype in HALF for layer in flatten_layers(model)
+        layer.compute_dtype in HALF or layer.variable_dtype in HALF
+        for layer in flatten_layers(model)
     ):
         return model
     config = _widen(keras.saving.serialize_keras_object(model))
@@ -141,7 +142,9 @@ def _widen(config):
         return {**config, "config": {"name": "float32"}} if name.endswith(HALF) else config
     return {
         key: "float32"
-        if key in ("dtype", "product_dtype", "default_policy") and isinstance(value, str) and value.endswith(HALF)
+        if key in ("dtype", "product_dtype", "default_policy")
+        and isinstance(value, str)
+        and value.endswith(HALF)
         else _widen(value)
         for key, value in config.items()
     }

@@ -1,7 +1,5 @@
 """What dtype policies layers and models of this package cannot follow."""
 
-from typing import Any
-
 import keras
 
 from isa_tf.hints import DType

@@ -245,7 +245,7 @@ class Segmenter(PresetModel):
         """
         return SegmenterHead(self)
 
-    def for_classes(
+    def for_classes(  # type: ignore[override]  # which labels there are is the class's own
         self,
         num_classes: int,
         class_names: Sequence[str] | None = None,

@@ -54,7 +54,8 @@ def test_strides_and_config(name, arguments, check):
 
 
 @pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("check", [c for c in BackboneBattery.list_checks() if c not in EVERY + OF_SHALLOW]
+@pytest.mark.parametrize(
+    "check", [c for c in BackboneBattery.list_checks() if c not in EVERY + OF_SHALLOW]
 )
 def test_battery(name, check):
     BackboneBattery(name, {"output_stride": 8}).run(check)

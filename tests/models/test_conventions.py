@@ -119,7 +119,9 @@ def test_a_detectors_summary_tells_names_and_shapes():
     model = make_detector(False)
     battery = Battery()
     battery.subject = "detector"
-    inside = [layer.name for head in ("rpn_head", "box_head") for layer in model.get_layer(head).layers]
+    inside = [
+        layer.name for head in ("rpn_head", "box_head") for layer in model.get_layer(head).layers
+    ]
     battery.expect_summary(model, [*(layer.name for layer in model.layers), *inside])
     with pytest.raises(AssertionError, match="detector: its summary does not name nothing_such"):
         battery.expect_summary(model, ["nothing_such"])
