@@ -90,12 +90,11 @@ def register(
 
     Example:
 
-    >>> model = isa_tf.models.Segmenter("tiny", num_classes=3, head_filters=8)
-    >>> for version in (1, 2):
-    ...     model.save_to_preset(f"coast/{version}")
-    ...     register("coast", f"coast/{version}", version)
-    >>> isa_tf.models.from_preset("coast").num_classes  # the second
-    3
+    >>> for version, stride in ((1, 4), (2, 8)):
+    ...     isa_tf.backbones.TinyNet(output_stride=stride).save_to_preset(f"small/{version}")
+    ...     register("small", f"small/{version}", version)
+    >>> [load(handle).output_stride for handle in ("small", "small/1")]
+    [8, 4]
     """
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"the version of a preset is an int from 1 on, got {version!r}")
@@ -507,7 +506,7 @@ class PresetModel(keras.Model):
 
     Example:
 
-    >>> model = isa_tf.models.Segmenter("tiny", num_classes=3, head_filters=8)
+    >>> model = isa_tf.models.Segmenter("tiny", None, num_classes=3, head_filters=8)
     >>> model.save_to_preset("coast_preset")
     >>> isa_tf.models.Segmenter.from_preset("coast_preset", dropout=0.3).dropout
     0.3
@@ -550,7 +549,8 @@ class PresetModel(keras.Model):
 
         Example:
 
-        >>> isa_tf.models.Segmenter("tiny", num_classes=3, head_filters=8).save_to_preset("kept")
+        >>> model = isa_tf.models.Segmenter("tiny", None, num_classes=3, head_filters=8)
+        >>> model.save_to_preset("kept")
         >>> other = isa_tf.models.Segmenter.from_preset("kept", num_classes=5)
         >>> backbone = isa_tf.backbones.Backbone.from_preset("kept")
         >>> other.num_classes, backbone.name

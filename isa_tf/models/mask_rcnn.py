@@ -261,9 +261,7 @@ class MaskRCNN(PresetModel):
 
         Example:
 
-        >>> backbone = isa_tf.backbones.create("resnet18", filters=8)
-        >>> model = MaskRCNN(backbone, num_classes=3, filters=16, box_units=(32,))
-        >>> model.for_classes(5).get_layer("box_head").output_shape
+        >>> detector.for_classes(5).get_layer("box_head").output_shape
         [(None, 6), (None, 20)]
         """
         changes = {

@@ -266,7 +266,7 @@ class Segmenter(PresetModel):
 
         Example:
 
-        >>> Segmenter("tiny", num_classes=3, head_filters=8).for_classes(5).num_classes
+        >>> model.for_classes(5).num_classes
         5
         """
         protocol = dict(self.protocol or {})
