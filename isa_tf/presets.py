@@ -276,7 +276,8 @@ def _read_config(folder):
         if content is None:
             raise ValueError(f"{folder / name}: no JSON, or not the whole of it")
     written = metadata.get("isa_tf_version")
-    if written is None or not isinstance(metadata.get("format"), int):
+    numbers = (metadata.get("format"), metadata.get("weights_bytes"))
+    if written is None or not all(isinstance(number, int) for number in numbers):
         raise ValueError(f"{folder}: no preset of isa_tf, by its {METADATA}")
     if metadata["format"] > FORMAT:
         raise ValueError(
@@ -305,25 +306,34 @@ def _load_folder(folder, config, load_weights=True, **arguments):
     faults = plugins.load()  # they register the classes that the config may name
 
     def revive(changed):
-        return keras.saving.deserialize_keras_object({**config, "config": changed})
+        try:
+            return keras.saving.deserialize_keras_object({**config, "config": changed})
+        except (TypeError, ValueError, ImportError) as error:
+            told = "; ".join([_brief(error), *faults])
+            what = config["class_name"]
+            raise ValueError(f"{folder}: {what} cannot be made ({told})") from error
 
-    try:
-        model = _made(config, arguments, revive, folder)
-    except (TypeError, ImportError) as error:  # of a class that is not known
-        told = "; ".join([str(error).splitlines()[0], *faults])
-        raise ValueError(f"{folder}: {config['class_name']} cannot be made ({told})") from error
+    model = _made(config, arguments, revive, folder)
+    if not isinstance(model, PresetModel):
+        raise ValueError(f"{folder}: no preset of isa_tf, but of {type(model).__name__}")
     if load_weights:
         try:
             _take_weights(model, folder / WEIGHTS)
         except (ValueError, UserWarning) as error:
             if not arguments:
-                told = str(error).splitlines()[0]
+                told = _brief(error)
                 raise ValueError(f"{folder}: its weights are not its model's ({told})") from error
             # Keras counts layers where it loads, so that a part left out moves all others.
             whole = revive(config["config"])
             _take_weights(whole, folder / WEIGHTS)
             _take_by_name(model, whole, folder)
     return model.for_classes(**given) if given else model
+
+
+def _brief(error):
+    """What an error of Keras says, without the config that it tells along."""
+    text = str(error).rpartition("Exception encountered: ")[2]
+    return text.partition(" Full object config")[0].partition("\n")[0]
 
 
 def _take_weights(model, path):
@@ -376,11 +386,18 @@ def _is_nested(value):
 
 def _share(config, shared, given=()):
     """A model's config whose parts are told what all of them are told."""
+    if shared and "graph" in config:  # of a backbone whose config has each layer's
+        raise ValueError(
+            f"{config.get('name')}: a network of Keras's keeps the {', '.join(shared)} that it was "
+            "saved with; isa_tf.backbones.create makes one of another"
+        )
     config = dict(config)
     parts = {name: config[name] for name in ("backbone", "context") if name in config}
     for name, part in parts.items():
         if _is_nested(part) and not (name in given and "class_name" in given[name]):
-            config[name] = _told_too(part, shared)
+            own = given[name] if name in given and isinstance(given[name], Mapping) else ()
+            told = {key: value for key, value in shared.items() if key not in own}
+            config[name] = _told_too(part, told)
     if isinstance(config.get("context_at"), Mapping):
         places = config["context_at"].items()
         config["context_at"] = {
@@ -399,14 +416,14 @@ def _check_weights(folder):
     _check_there(folder, WEIGHTS)
     path = folder / WEIGHTS
     told = read_json(folder / METADATA) or {}
-    size, expected = path.stat().st_size, told.get("weights_bytes", "?")
-    if size != expected or digest(path) != told.get("weights_sha256"):
+    size, expected = path.stat().st_size, told.get("weights_bytes", 0)
+    if size != expected:
         raise ValueError(
             f"{path}: not the file that was saved, or not the whole of it: {size:,} bytes for "
             f"{expected:,}"
-            if size != expected
-            else f"{path}: not the file that was saved: its bytes have another sum (SHA-256)"
         )
+    if digest(path) != told.get("weights_sha256"):
+        raise ValueError(f"{path}: not the file that was saved: its bytes have another sum")
     with h5py.File(path) as weights:
         check_declared(weights, size)
 

@@ -79,6 +79,9 @@ def test_other_arguments(folder, model):
     assert same(without.get_layer("head"), model.get_layer("head"))
     inside = Segmenter.from_preset(folder, backbone={"name": "other"})
     assert inside.backbone.name == "other" and same(inside, model)
+    mixed = Segmenter.from_preset(folder, dtype="mixed_bfloat16", backbone={"dtype": "float32"})
+    found = (mixed.get_layer("head"), mixed.backbone.get_layer("conv1"))
+    assert [layer.compute_dtype for layer in found] == ["bfloat16", "float32"]
     with pytest.raises(ValueError, match='unknown argument of Segmenter .*mean "dropout"'):
         Segmenter.from_preset(folder, droput=0.3)
     with pytest.raises(ValueError, match="weights do not fit .*head, "):
@@ -118,6 +121,14 @@ def test_a_part_of_a_backbones_preset(tmp_path):
     assert list(part.feature_strides) == ["c1", "c2", "c3"]
     name = "stage2_block1_conv1"
     assert same(part.get_layer(name), whole.get_layer(name))
+
+
+def test_a_network_of_keras_keeps_its_precision(tmp_path):
+    backbones.create("keras:MobileNetV2", alpha=0.35, last_level="c1").save_to_preset(
+        tmp_path / "k"
+    )
+    with pytest.raises(ValueError, match="a network of Keras's keeps the dtype that it was saved"):
+        Backbone.from_preset(tmp_path / "k", dtype="mixed_bfloat16")
 
 
 def test_a_detector(tmp_path):
@@ -231,6 +242,11 @@ def change_weights(folder):
     path.write_bytes(content)
 
 
+def become_sequential(folder):
+    config = keras.saving.serialize_keras_object(keras.Sequential([keras.Input((2,))]))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("harm", "error", "message"),
     [
@@ -241,6 +257,8 @@ def change_weights(folder):
         (lambda f: (f / "config.json").write_text("{}"), ValueError, "no config of a model"),
         (lambda f: (f / "metadata.json").write_text("[]"), ValueError, "metadata.json: no JSON"),
         (lambda f: (f / "metadata.json").write_text("{}"), ValueError, "no preset of isa_tf"),
+        (lambda f: damage(f, "config.json", config={"name": 7}), ValueError, "cannot be made"),
+        (become_sequential, ValueError, "no preset of isa_tf, but of Sequential"),
         (
             lambda f: damage(f, "metadata.json", format=2, isa_tf_version="9.1"),
             ValueError,
