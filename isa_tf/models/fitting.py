@@ -18,9 +18,9 @@ def refuse_class_weight(model: keras.Model, class_weight: Any) -> None:
 
     >>> refuse_class_weight(model, {0: 1.0, 1: 5.0})
     Traceback (most recent call last):
-    ValueError: segmenter...: Keras's class_weight is for one label an image; for labels of pixels give
-    the loss class_weights, such as isa_tf.losses.PixelCrossEntropy(class_weights=[1.0, 5.0]), or a
-    config train.class_weights
+    ValueError: segmenter...: Keras's class_weight is for one label an image; for labels of pixels
+    give the loss class_weights, such as isa_tf.losses.PixelCrossEntropy(class_weights=[1.0, 5.0]),
+    or a config train.class_weights
     """
     if class_weight is None:
         return
