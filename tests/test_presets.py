@@ -20,7 +20,7 @@ def make(**arguments):
     keras.utils.set_random_seed(3)
     model = Segmenter(
         "tiny",
-        context_options={"partition": 4},
+        "pointwise",
         head_filters=8,
         **{"num_classes": 3, "class_names": NAMES, **arguments},
     )
@@ -73,7 +73,7 @@ def test_a_folder(folder, model):
 def test_other_arguments(folder, model):
     loaded = Segmenter.from_preset(folder, dropout=0.3, dtype="mixed_bfloat16", synchronized=True)
     assert loaded.dropout == 0.3 and same(loaded, model)
-    for part in (loaded.get_layer("head"), loaded.context.fusion, loaded.backbone.layers[-1]):
+    for part in (loaded.get_layer("head"), loaded.context.outer, loaded.backbone.layers[-1]):
         assert part.compute_dtype == "bfloat16" and part.synchronized
     without = Segmenter.from_preset(folder, auxiliary_level=None)
     assert same(without.get_layer("head"), model.get_layer("head"))
@@ -136,11 +136,10 @@ def test_a_detector(tmp_path):
     model = MaskRCNN(backbone, 3, filters=8, box_units=(8,), mask_convs=1, category_ids=(7, 8, 9))
     randomize(model)
     model.save_to_preset(tmp_path / "kept")
-    loaded = MaskRCNN.from_preset(tmp_path / "kept", max_detections=4)
-    assert loaded.max_detections == 4 and same(loaded, model)
-    assert loaded.category_ids == model.category_ids and loaded.anchor_sizes == model.anchor_sizes
     assert same(ResNet.from_preset(tmp_path / "kept"), model.backbone)
-    other = MaskRCNN.from_preset(tmp_path / "kept", num_classes=5, category_ids=range(5))
+    kept = {"max_detections": 4, "num_classes": 5, "category_ids": range(5)}
+    other = MaskRCNN.from_preset(tmp_path / "kept", **kept)
+    assert other.max_detections == 4 and other.anchor_sizes == model.anchor_sizes
     assert other.category_ids == (0, 1, 2, 3, 4)
     assert other.get_layer("box_head").output_shape == [(None, 6), (None, 20)]
     assert other.get_layer("mask_head").output_shape[-1] == 5

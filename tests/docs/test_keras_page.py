@@ -1,10 +1,12 @@
 """docs/keras.md: its code runs, from top to bottom, and says what it says."""
 
+import pytest
 from handbook import DOCS, split
 
 from isa_tf.models import Segmenter
 
 
+@pytest.mark.slow
 def test_its_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks, _ = split((DOCS / "keras.md").read_text(encoding="utf-8"))
