@@ -7,6 +7,7 @@ Importing the package registers its classes with Keras, so that `keras.models.lo
 them.
 """
 
+import isa_tf.backend  # noqa: F401  first: it refuses other backends of Keras
 from isa_tf import (
     attention_maps,
     backbones,
@@ -21,6 +22,7 @@ from isa_tf import (
     models,
     ops,
     plugins,
+    presets,
     report,
     runtime,
     schedules,
@@ -50,6 +52,7 @@ __all__ = [
     "models",
     "ops",
     "plugins",
+    "presets",
     "report",
     "runtime",
     "schedules",

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from isa_tf import presets
 from isa_tf.backbones.backbone import Backbone
 from isa_tf.backbones.dilate import FAMILIES, application, dilate
 from isa_tf.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
@@ -56,6 +57,27 @@ _KERAS = "keras:"  # before the names of Keras's networks
 for _family in FAMILIES:
     for _name in _family.names:
         _BACKBONES.register(_KERAS + _name, functools.partial(application, _name))
+
+
+def _published(kind, network, weights, load_weights, **arguments):
+    """A backbone of published ImageNet weights."""
+    return kind(**{**network, "weights": weights if load_weights else None, **arguments})
+
+
+for _kind, _converters in (
+    (ResNet, resnet.SOURCES),
+    (HRNet, hrnet.SOURCES),
+    (EfficientNetLite, ("efficientnet_lite",)),
+):
+    for _entry in list_published(*_converters):
+        _weights = "imagenet" if _kind is EfficientNetLite else _entry.name
+        presets.register(
+            _entry.name,
+            functools.partial(_published, _kind, _entry.network, _weights),
+            _entry.version,
+            kind=_kind,
+            told=_entry,
+        )
 
 
 def register(name: str, factory: Callable | None = None) -> Callable:

@@ -13,6 +13,8 @@ import numpy as np
 from isa_tf.backbones.contexts import check_no_context
 from isa_tf.files import check_inflated
 from isa_tf.hints import DType, StrPath
+from isa_tf.layers.policy import checked_policy
+from isa_tf.presets import PresetModel
 from isa_tf.weights import read_checkpoint
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -23,7 +25,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 CHECKPOINTS = (".pth", ".pt", ".tar", ".bin", ".pdparams", ".safetensors", ".npz")
 
 
-class Backbone(keras.Model):
+class Backbone(PresetModel):
     """A functional model from an image to its feature maps; the base of every backbone.
 
     A subclass builds its layers, hands their tensors to this constructor and adds its own
@@ -55,6 +57,7 @@ class Backbone(keras.Model):
     """
 
     output_strides: tuple[int, ...] = OUTPUT_STRIDES
+    preset_part = "backbone"  # of a whole model's preset
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Backbone(keras.Model):
         **kwargs: Any,
     ) -> None:
         check_no_context(context_at, type(self).__name__)
+        policy = checked_policy(dtype, type(self).__name__)
         takes_contexts = context_names is not None
         if set(feature_maps) != set(feature_strides):
             raise ValueError(
@@ -89,7 +93,7 @@ class Backbone(keras.Model):
         super().__init__(inputs=inputs, outputs=dict(feature_maps), **kwargs)
         if not trainable:  # said now, as Keras would say it before it knows of the layers
             self.trainable = False
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
         self.feature_strides = feature_strides
         self.last_level = last_level
         self._takes_contexts = takes_contexts
@@ -124,7 +128,7 @@ class Backbone(keras.Model):
             except (ValueError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{path}: {error}") from None
         if path.name.endswith((".weights.h5", ".keras")):
-            self._load_keras(path)
+            self.load_preset_weights(path)
         elif convert is not None and path.suffix in CHECKPOINTS:
             tensors = read_checkpoint(path)
             if self.last_level is None:
@@ -137,7 +141,7 @@ class Backbone(keras.Model):
                 f"file ({', '.join(CHECKPOINTS)}), got {str(path)!r}"
             )
 
-    def _load_keras(self, path):
+    def load_preset_weights(self, path: Path) -> None:
         """Loads what is kept of such a backbone: with or without its contexts, cut off or not."""
         inside = sum(len(layer.weights) for layer in self.context_layers().values())
         if not inside and self.last_level is None:
@@ -147,7 +151,7 @@ class Backbone(keras.Model):
         if inside and kept == len(self.weights) - inside:
             self._load_part(lambda plain: plain.load_weights(path), context_at=None)
         elif self.last_level is not None and kept != len(self.weights):
-            self._load_part(lambda whole: whole._load_keras(path), last_level=None)
+            self._load_part(lambda whole: whole.load_preset_weights(path), last_level=None)
         else:
             self.load_weights(path)  # which says what does not fit
 

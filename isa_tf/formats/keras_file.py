@@ -16,6 +16,7 @@ from isa_tf.formats.base import Format, check_model
 from isa_tf.hints import StrPath
 from isa_tf.inference import InstancePredictor, Predictor, predictor_of_model
 from isa_tf.inference.protocol import ProtocolBase
+from isa_tf.weights.reader import check_declared
 
 # What Keras packs into its zip archive.
 _CONFIG, _WEIGHTS, _WEIGHTS_NPZ = "config.json", "model.weights.h5", "model.weights.npz"
@@ -114,23 +115,9 @@ def _check_weights(path):
                 files.check_inflated(weights)
         if _WEIGHTS not in names:
             return
-        declared, size = 0, archive.getinfo(_WEIGHTS).file_size
+        size = archive.getinfo(_WEIGHTS).file_size
         with archive.open(_WEIGHTS) as member, h5py.File(member) as weights:
-            for data in _datasets(weights):
-                # Not `nbytes`, which overflows.
-                declared += int(np.prod(data.shape, dtype=object)) * data.dtype.itemsize
-    allowed = files.INFLATED_FREE + files.INFLATED_RATIO * size
-    if declared > allowed:
-        raise ValueError(
-            f"weights of {size:,} bytes that would inflate to {declared:,}; at most {allowed:,} "
-            "are read of them"
-        )
-
-
-def _datasets(group):
-    found = []
-    group.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-    return found
+            check_declared(weights, size)
 
 
 def _rewrite(path, half):

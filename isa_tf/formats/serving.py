@@ -103,8 +103,10 @@ def float32_clone(model):
     'float32'
     """
     check_model(model)
-    policies = [layer.dtype_policy for layer in flatten_layers(model)]
-    if not any(p.compute_dtype in HALF or p.variable_dtype in HALF for p in policies):
+    if not any(
+        layer.compute_dtype in HALF or layer.variable_dtype in HALF
+        for layer in flatten_layers(model)
+    ):
         return model
     config = _widen(keras.saving.serialize_keras_object(model))
     policy = keras.config.dtype_policy()
@@ -137,10 +139,12 @@ def _widen(config):
         return config
     if str(config.get("class_name", "")).endswith("DTypePolicy"):
         name = config.get("config", {}).get("name", "")
-        return "float32" if name.endswith(HALF) else config
+        return {**config, "config": {"name": "float32"}} if name.endswith(HALF) else config
     return {
         key: "float32"
-        if key in ("dtype", "product_dtype") and isinstance(value, str) and value.endswith(HALF)
+        if key in ("dtype", "product_dtype", "default_policy")
+        and isinstance(value, str)
+        and value.endswith(HALF)
         else _widen(value)
         for key, value in config.items()
     }

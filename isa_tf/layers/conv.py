@@ -10,6 +10,7 @@ from isa_tf import ops
 from isa_tf.hints import Activation, Shape
 from isa_tf.layers.fused import ConvBiasAct, check_kernel, check_map, is_filtered
 from isa_tf.layers.normalization import FusedBatchNormalization
+from isa_tf.layers.policy import checked_policy
 from isa_tf.layers.twin import TwinOptions
 
 # The epsilon of the published ISA networks, and PyTorch's momentum of 0.1 in Keras's terms.
@@ -86,6 +87,7 @@ class ConvNormAct(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        checked_policy(self.dtype_policy, self.name)
         if filters is not None and filters < 1:
             raise ValueError(f"filters must be at least 1, got {filters}")
         check_kernel(kernel_size, padding)
@@ -140,6 +142,7 @@ class ConvNormAct(keras.layers.Layer):
         )
         self.thinned = self.kernel_size == 1 and self.strides > 1 and shape[-1] < _LEAST_STRIDED
         if self.pad is not None:
+            self.pad.build(shape)
             shape = self.pad.compute_output_shape(shape)
         self.conv.build(shape)
         self.norm.build(self.conv.compute_output_shape(shape))
@@ -177,7 +180,8 @@ class ConvNormAct(keras.layers.Layer):
             x = self.convolve(inputs, tf.convert_to_tensor(self.conv.kernel))
         else:
             x = self.conv(self._padded(inputs))
-        return self.activation(self.norm(x, training=training))
+        x = self.activation(self.norm(x, training=training))
+        return tf.cast(x, self.compute_dtype)  # a `DTypePolicyMap` may tell the norm another
 
     def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The convolution of training, with this kernel."""

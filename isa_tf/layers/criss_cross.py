@@ -128,9 +128,9 @@ class RecurrentCrissCrossAttention(ContextModule):
         x = inputs
         for _ in range(self.recurrence):
             query, key = (tf.cast(layer(x), self.wide_dtype) for layer in (self.query, self.key))
-            x = self.gamma * _criss_cross(query, key, self.value(x)) + x
+            x = self.gamma * _criss_cross(query, key, self.own(self.value(x))) + x
         if self.fusion is None:
-            return self.drop(x, training=training)  # the input is in it already
+            return self.own(self.drop(x, training=training))  # the input is in it already
         x = self.fusion(tf.concat([inputs, x], axis=-1), training=training)
         return self.finish(inputs, x, training)
 

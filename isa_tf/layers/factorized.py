@@ -117,14 +117,14 @@ class FactorizedAttention(SparseAttention):
         size, levels = ops.spatial_size(x), self.kinds_of(partition)
         if not ops.is_divided(size, partition):
             query, key = self.queries_and_keys(x, training)
-            value = self.value(x)
+            value = self.own(self.value(x))
             context, affinities = self.gather_levels(query, key, value, partition, return_affinity)
             return self.read_out(context, training), affinities
         # What is between this and the end is of single positions or of groups: nothing needs the
         # map, and the input is one map to regroup, its projections are two or three.
         groups = ops.to_groups(x, partition, levels[0])
         query, key = self.queries_and_keys(groups, training)
-        value = self.value(groups)
+        value = self.own(self.value(groups))
         context, affinities = self._gather(query, key, value, None, partition, size)
         output = self.read_out(context, training)
         return ops.from_groups(output, partition, levels[-1], size), affinities
@@ -217,7 +217,7 @@ class FactorizedAttention(SparseAttention):
     ) -> Any:
         partition = self.resolve_partition(ops.spatial_size(inputs))
         x, affinities = self.attend_levels(inputs, partition, training, return_affinity)
-        x = self.drop(x, training=training)
+        x = self.own(self.drop(x, training=training))
         return (x, affinities) if return_affinity else x
 
     def get_config(self) -> dict[str, Any]:

@@ -386,7 +386,7 @@ class InterlacedSparseAttention(AttentionModule):
             affinities += found
         if self.fusion is not None:
             maps.append(inputs if self.widen is None else self.widen(inputs, training=training))
-        x = maps[0] if len(maps) == 1 else tf.concat(maps, axis=-1)
+        x = maps[0] if len(maps) == 1 else tf.concat([self.own(x) for x in maps], axis=-1)
         if self.fusion is not None:
             x = self.fusion(x, training=training)
         x = self.finish(inputs, x, training)

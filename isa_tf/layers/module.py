@@ -9,6 +9,7 @@ from isa_tf.hints import Activation, Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import BN_EPSILON, BN_MOMENTUM, ConvNormAct
 from isa_tf.layers.fused import ConvBiasAct, check_map
+from isa_tf.layers.policy import checked_policy
 from isa_tf.layers.twin import TwinOptions
 
 
@@ -47,7 +48,7 @@ class ContextModule(keras.layers.Layer):
     Raises:
         ValueError: for filters below 1, a dropout outside [0, 1), an input that is no map, a module
             that cannot be residual, or not otherwise; or, where it adds to its input, filters
-            other than the input's channels.
+            other than the input's channels; and for a policy that `checked_policy` refuses.
     """
 
     residual = False  # whether the output is added to the input; by itself, on the class
@@ -68,6 +69,7 @@ class ContextModule(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        checked_policy(self.dtype_policy, self.name)
         check_positive(filters=filters)
         if residual is not None and bool(residual) != self.residual:
             if not self.both_forms:
@@ -88,6 +90,7 @@ class ContextModule(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         check_map(self, input_shape)
         channels = input_shape[-1]
+        self.drop.build(input_shape)  # a layer looks its path up in a `DTypePolicyMap` once built
         if self.residual and self.filters not in (None, channels):
             raise ValueError(
                 f"{self.name} adds to its input of {channels} channels; filters must be None or "
@@ -111,6 +114,13 @@ class ContextModule(keras.layers.Layer):
         """The dtype of long sums: float32 where the computations are in half precision."""
         return keras.backend.result_type(self.compute_dtype, "float32")
 
+    def own(self, x: tf.Tensor) -> tf.Tensor:
+        """What a layer inside gave, in the dtype of this one: a `DTypePolicyMap` may tell others.
+
+        What is joined with something else goes through it: the input, another layer's output.
+        """
+        return tf.cast(x, self.compute_dtype)
+
     def conv_norm(
         self, name: str, filters: int | None, reads: int, **arguments: Any
     ) -> keras.layers.Layer:
@@ -129,7 +139,8 @@ class ContextModule(keras.layers.Layer):
 
     def finish(self, inputs: tf.Tensor, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """The module's output, of what was read out."""
-        return self.drop(inputs + x if self.residual else x, training=training)
+        x = inputs + self.own(x) if self.residual else x
+        return self.own(self.drop(x, training=training))
 
     def linear(
         self,
@@ -220,8 +231,8 @@ class ModuleTwin:
     ) -> keras.layers.Layer:
         arguments = {**self.norm_arguments, **arguments}
         of_training = ("epsilon", "momentum", "synchronized")
-        for name in (*of_training, "gamma_initializer", "kernel_initializer"):
-            arguments.pop(name, None)
+        for told in (*of_training, "gamma_initializer", "kernel_initializer"):
+            arguments.pop(told, None)
         layer = ConvBiasAct(filters, name=name, **arguments)
         layer.build((None, None, None, reads))
         return layer

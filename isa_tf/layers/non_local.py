@@ -103,7 +103,7 @@ class NonLocal2D(AttentionModule):
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
     ) -> Any:
         read = _pool(inputs) if self.sub_sample == "before" else inputs
-        query, key, value = self.theta(inputs), self.phi(read), self.g(read)
+        query, key, value = map(self.own, (self.theta(inputs), self.phi(read), self.g(read)))
         if self.sub_sample is True:
             key, value = _pool(key), _pool(value)
         if not self.use_scale:

@@ -131,9 +131,8 @@ class PyramidPooling(ContextModule):
         maps = [inputs]
         pooled = adaptive_average_pool(inputs, self.pool_sizes)
         for layer, x in zip(self.pools, pooled, strict=True):
-            x = layer(tf.cast(x, self.compute_dtype), training=training)
-            x = ops.resize_bilinear(x, size, self.coordinates)
-            maps.append(tf.cast(x, self.compute_dtype))
+            x = layer(self.own(x), training=training)
+            maps.append(self.own(ops.resize_bilinear(x, size, self.coordinates)))
         x = self.fusion(tf.concat(maps, axis=-1), training=training)
         return self.finish(inputs, x, training)
 
@@ -226,8 +225,9 @@ class AtrousSpatialPyramidPooling(ContextModule):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         mean = tf.reduce_mean(tf.cast(inputs, self.wide_dtype), axis=(1, 2), keepdims=True)
-        mean = self.image_pool(tf.cast(mean, self.compute_dtype), training=training)
-        maps = [layer(inputs, training=training) for layer in (self.pointwise, *self.dilated)]
+        mean = self.own(self.image_pool(self.own(mean), training=training))
+        branches = (self.pointwise, *self.dilated)
+        maps = [self.own(layer(inputs, training=training)) for layer in branches]
         maps.insert(0, tf.broadcast_to(mean, tf.shape(maps[0])))
         x = self.fusion(tf.concat(maps, axis=-1), training=training)
         return self.finish(inputs, x, training)

@@ -69,7 +69,7 @@ class Recomputed(keras.layers.Layer):
             return self._train(inputs)
         for conv in self.convs:
             inputs = conv(inputs, training=training)
-        return inputs
+        return tf.cast(inputs, self.compute_dtype)  # a `DTypePolicyMap` may tell the last another
 
     def _train(self, inputs):
         kernels = [tf.convert_to_tensor(conv.conv.kernel) for conv in self.convs]

@@ -252,7 +252,7 @@ class SelfAttention2D(AttentionModule):
         context, affinity = self.attend_groups(
             query,
             key,
-            lambda: self.value(groups),
+            lambda: self.own(self.value(groups)),
             mask,
             self.is_compiled(partition),
             bias=self.bias_of(partition, self.kind, size),
@@ -286,7 +286,7 @@ class SelfAttention2D(AttentionModule):
             query = layer(query, training=training)
         for layer in self.key:
             key = layer(key, training=training)
-        return query, key
+        return self.own(query), self.own(key)
 
     def bias_of(self, partition: Any, level: Any, size: Any) -> Any:
         """The position bias of the groups of a level of a map; `None` for none."""
@@ -344,7 +344,7 @@ class SelfAttention2D(AttentionModule):
         partition = self.resolve_partition(size)
         x, offset, padding_mask = pad_and_mask(inputs, partition, self.mask_padding)
         x, _, affinity = self.attend(x, partition, padding_mask, training)
-        x = self.drop(ops.crop(x, offset, size), training=training)
+        x = self.own(self.drop(ops.crop(x, offset, size), training=training))
         return (x, affinity) if return_affinity else x
 
     def get_config(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import keras
 
 from isa_tf import formats
 from isa_tf.hints import Colors, StrPath
-from isa_tf.models.segmenter import Segmenter
+from isa_tf.presets import PresetModel
 
 
 def load(
@@ -25,12 +25,12 @@ def load(
         palette: colours of the other classes, RGB 0..255, or `None`. Defaults to `None`.
 
     Returns:
-        `keras.Model`, a `Segmenter` where there are other classes; not compiled.
+        `keras.Model`, not compiled.
 
     Raises:
         FileNotFoundError: where there is nothing at the path.
-        ValueError: for a file that is no Keras model; for other classes of a model that is no
-            `Segmenter`, or names and colours that are not as many.
+        ValueError: for a file that is no Keras model; for other classes of a model that is neither
+            `Segmenter` nor `MaskRCNN`, or names and colours that are not as many.
 
     Example:
 
@@ -43,18 +43,8 @@ def load(
         if class_names is not None or palette is not None:
             raise ValueError("class_names and palette go with num_classes")
         return model
-    if not isinstance(model, Segmenter):
-        raise ValueError(f"{path}: only a Segmenter has classifiers to change, not {model.name}")
-    protocol = dict(model.protocol or {})
-    protocol.pop("flip_pairs", None)  # of the other classes
-    changes = {
-        "num_classes": num_classes,
-        "class_names": class_names,
-        "palette": palette,
-        "protocol": protocol or None,
-    }
-    other = Segmenter.from_config({**model.get_config(), **changes})
-    for ours, theirs in zip(other.layers, model.layers, strict=True):
-        if not ours.name.endswith("_classifier"):
-            ours.set_weights(theirs.get_weights())
-    return other
+    if not isinstance(model, PresetModel):
+        raise ValueError(
+            f"{path}: a Segmenter or a MaskRCNN has classifiers to change, not {model.name}"
+        )
+    return model.for_classes(num_classes, class_names=class_names, palette=palette)

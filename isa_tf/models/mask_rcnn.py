@@ -13,15 +13,20 @@ from isa_tf.layers import (
     PyramidAnchors,
     PyramidRoIAlign,
 )
+from isa_tf.layers.policy import checked_policy
 from isa_tf.models.detection_parts import PYRAMID_LEVELS, Parts
+from isa_tf.models.fitting import refuse_class_weight
 from isa_tf.models.quantize import refuse_to_quantize
+from isa_tf.presets import PresetModel
 
 # In the order in which they are reported.
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box", "mask")
+# The layers whose outputs are of classes, by the head that they end.
+OF_CLASSES = {"box_head": ("logits", "codes"), "mask_head": ("logits",)}
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class MaskRCNN(keras.Model):
+class MaskRCNN(PresetModel):
     """Mask R-CNN with a feature pyramid: finds objects, tells their classes, and cuts them out.
 
     A backbone's maps become a pyramid; a proposal network says where objects may be; in these boxes
@@ -142,6 +147,7 @@ class MaskRCNN(keras.Model):
         dtype=None,
         **kwargs,
     ):
+        policy = checked_policy(dtype, type(self).__name__)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         for name, given in (
@@ -204,7 +210,7 @@ class MaskRCNN(keras.Model):
         self.loss_parts = []
 
         # === Config ===
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
         self.backbone = backbone
         self.num_classes = num_classes
         self.freeze_at = freeze_at
@@ -236,6 +242,44 @@ class MaskRCNN(keras.Model):
         self.synchronized = synchronized
         _freeze(backbone, freeze_at, freeze_norm)
 
+    def for_classes(self, num_classes, class_names=None, palette=None, category_ids=None):
+        """The detector for other classes: new classifiers, and all other weights as they are.
+
+        New are the last layers of box and mask head, whose outputs are of classes.
+
+        Args:
+            num_classes: int, without the background.
+            class_names: names of these classes, or `None`. Defaults to `None`.
+            palette: their colours, RGB 0..255, or `None`. Defaults to `None`.
+            category_ids: the data set's own ids of them, or `None`. Defaults to `None`.
+
+        Returns:
+            `MaskRCNN` of its own.
+
+        Raises:
+            ValueError: for names, colours and ids that are not as many.
+
+        Example:
+
+        >>> detector.for_classes(5).get_layer("box_head").output_shape
+        [(None, 6), (None, 20)]
+        """
+        changes = {
+            "num_classes": num_classes,
+            "class_names": class_names,
+            "palette": palette,
+            "category_ids": category_ids,
+        }
+        other = type(self).from_config({**self.get_config(), **changes})
+        for ours, theirs in zip(other.layers, self.layers, strict=True):
+            if ours.name not in OF_CLASSES:
+                ours.set_weights(theirs.get_weights())
+                continue
+            for layer, own in zip(ours.layers, theirs.layers, strict=True):
+                if layer.name not in OF_CLASSES[ours.name]:
+                    layer.set_weights(own.get_weights())
+        return other
+
     # === Calls ===
 
     @property
@@ -265,6 +309,11 @@ class MaskRCNN(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, class_weight=None, **kwargs):
+        """`keras.Model.fit`; `class_weight` is refused: instances cannot be weighed."""
+        refuse_class_weight(self, class_weight)
+        return super().fit(*args, **kwargs)
 
     def test_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)

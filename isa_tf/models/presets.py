@@ -1,17 +1,20 @@
 """Published models by name: their weights, what they cost, how they were tested."""
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
 import keras
 import numpy as np
 
+from isa_tf import presets
 from isa_tf.data import label_sets
 from isa_tf.files import save_model
 from isa_tf.hints import StrPath
 from isa_tf.models.convert import Converted, from_checkpoint
 from isa_tf.models.mask_rcnn import MaskRCNN
+from isa_tf.models.segmenter import Segmenter
 from isa_tf.names import unknown
 from isa_tf.version import __version__
 from isa_tf.weights import Published, cache, list_published
@@ -204,47 +207,82 @@ def find_preset(name: str) -> Preset:
     raise ValueError(unknown("preset", name, [preset.name for preset in _PRESETS]))
 
 
-def from_preset(name: str, num_classes: int | None = None, **arguments: Any) -> keras.Model:
-    """A published model with its weights, class names, colours and test protocol.
+def from_preset(
+    preset: StrPath,
+    num_classes: int | None = None,
+    load_weights: bool = True,
+    **arguments: Any,
+) -> keras.Model:
+    """A model by name or of a folder, with its weights, class names, colours and test protocol.
 
-    The weights are fetched into Keras's cache, checked, and converted once for each version of
-    this package and each global dtype policy; the converted `.keras` file is kept beside them.
+    Published weights are fetched into Keras's cache, checked, and converted once for each version
+    of this package and each global dtype policy; the converted `.keras` file is kept beside them.
 
     Args:
-        name: str, see `list_presets`; the stem of the weight file is accepted too.
+        preset: the name of a published model, see `list_presets` (the stem of the weight file is
+            accepted too), or of another registered preset, see `isa_tf.presets`; or the path of a
+            folder that `save_to_preset` wrote. "NAME/1" is version 1, "NAME" the newest.
         num_classes: int, for classes of one's own: the classifiers are then new. Defaults to
-            `None`, the published ones.
-        **arguments: of `from_checkpoint`: dropout, dtype, synchronized, ...
+            `None`, the preset's own.
+        load_weights: bool; `False` for random weights. (Published ones are fetched all the same,
+            since their tensors tell the architecture.) Defaults to `True`.
+        **arguments: in place of the preset's: dropout, dtype, synchronized, ...; of a published
+            model those of `from_checkpoint`.
 
     Returns:
-        `isa_tf.models.ISANet`, or `MaskRCNN` of COCO's 80 classes.
+        What the preset is of: `Segmenter` for an ISANet, `MaskRCNN`, a backbone.
 
     Raises:
-        ValueError: for an unknown name, or a file that is not the published one.
+        ValueError: for an unknown name or version, with the nearest; for a file that is not the
+            published one, or a folder as `isa_tf.presets.PresetModel.from_preset` has it.
+        FileNotFoundError: where a folder, or a file in it, is missing.
         OSError: where the weights cannot be fetched, with the address and the place where a file
             that was fetched otherwise may be put.
 
     Example:
 
+    >>> model.save_to_preset("kept_preset")
+    >>> from_preset("kept_preset").num_classes == model.num_classes
+    True
     >>> model = from_preset(  # doctest: +SKIP
     ...     "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
     ... )
-    >>> class_id, score = isa_tf.inference.Predictor.from_model(model)(images)
     """
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    return presets.load(preset, load_weights=load_weights, **arguments)
+
+
+def _load_published(name, load_weights=True, num_classes=None, **arguments):
+    """A published model, converted or as it was kept."""
     preset = find_preset(name)
+    policy = keras.config.dtype_policy()
     # Both decide what is in the file: another policy's layers would compute in another dtype.
-    policy = keras.config.dtype_policy().name
-    converted = cache.cache_folder() / f"{preset.stem}.{__version__}.{policy}.keras"
-    plain = num_classes is None and not arguments
+    converted = cache.cache_folder() / f"{preset.stem}.{__version__}.{policy.name}.keras"
+    # Of maps of policies the name tells nothing.
+    mapped = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
+    plain = num_classes is None and not arguments and not mapped
     if plain and converted.exists():
-        return keras.models.load_model(converted, compile=False)
-    path = preset.fetch()
-    logger.info("converting %s", path)
-    model = convert_published(preset, path, num_classes, **arguments).model
-    if plain:
-        save_model(model, converted)
-        logger.info("kept as %s", converted)
-    return model
+        model = keras.models.load_model(converted, compile=False)
+    else:
+        path = preset.fetch()
+        logger.info("converting %s", path)
+        model = convert_published(preset, path, num_classes, **arguments).model
+        if plain:
+            save_model(model, converted)
+            logger.info("kept as %s", converted)
+    return model if load_weights else type(model).from_config(model.get_config())
+
+
+for _each in _PRESETS:
+    presets.register(
+        _each.name,
+        functools.partial(_load_published, _each.name),
+        _each.version,
+        kind=MaskRCNN if _each.task == MaskRCNN.task else Segmenter,
+        told=_each,
+        aliases=(_each.stem, _each.file_name),
+    )
 
 
 def convert_published(

@@ -16,7 +16,10 @@ from isa_tf.layers import (
     create_context,
 )
 from isa_tf.layers.conv import BN_MOMENTUM
+from isa_tf.layers.policy import checked_policy
+from isa_tf.models.fitting import refuse_class_weight
 from isa_tf.models.quantize import refuse_to_quantize
+from isa_tf.presets import PresetModel
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"
@@ -24,7 +27,7 @@ IMAGE = "image"  # what the head of a model reads beside the maps, for its size
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class Segmenter(keras.Model):
+class Segmenter(PresetModel):
     """A semantic segmentation model around one context module.
 
     A map of the backbone, mostly its last, is narrowed by a convolution, goes through the
@@ -124,6 +127,7 @@ class Segmenter(keras.Model):
         dtype: DType = None,
         **kwargs: Any,
     ) -> None:
+        policy = checked_policy(dtype, type(self).__name__)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         for name, given in (("class_names", class_names), ("palette", palette)):
@@ -194,7 +198,7 @@ class Segmenter(keras.Model):
         self._maps = {level: maps[level] for level in dict.fromkeys(levels)}
 
         # === Config ===
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
         self.backbone = backbone
         self.context = context
         self.num_classes = num_classes
@@ -241,6 +245,44 @@ class Segmenter(keras.Model):
         """
         return SegmenterHead(self)
 
+    def for_classes(  # type: ignore[override]  # which labels there are is the class's own
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        palette: Colors | None = None,
+    ) -> "Segmenter":
+        """The model for other classes: new classifiers, and all other weights as they are.
+
+        Args:
+            num_classes: int; all rows of the classifiers are new, be they as many as before.
+            class_names: names of these classes, or `None`. Defaults to `None`.
+            palette: their colours, RGB 0..255, or `None`. Defaults to `None`.
+
+        Returns:
+            `Segmenter` of its own; the pairs that change places in a mirror are forgotten.
+
+        Raises:
+            ValueError: for names and colours that are not as many.
+
+        Example:
+
+        >>> model.for_classes(5).num_classes
+        5
+        """
+        protocol = dict(self.protocol or {})
+        protocol.pop("flip_pairs", None)  # of the other classes
+        changes = {
+            "num_classes": num_classes,
+            "class_names": class_names,
+            "palette": palette,
+            "protocol": protocol or None,
+        }
+        other = type(self).from_config({**self.get_config(), **changes})
+        for ours, theirs in zip(other.layers, self.layers, strict=True):
+            if not ours.name.endswith("_classifier"):
+                ours.set_weights(theirs.get_weights())
+        return other
+
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             inputs = self._standardize_inputs(inputs)
@@ -256,6 +298,31 @@ class Segmenter(keras.Model):
     def _run_through_graph(self, *args, **kwargs):
         # What `keras.models.clone_model` makes its copy by, which has no `call` of ours.
         return _logits(super()._run_through_graph(*args, **kwargs))
+
+    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
+        """`keras.Model.fit`, which cannot weigh the classes of pixels: the loss does.
+
+        Args:
+            class_weight: refused: `class_weights` of a loss of `isa_tf.losses` are it.
+            *args, **kwargs: of `keras.Model.fit`; sample weights are (B,) or (B, H, W).
+
+        Raises:
+            ValueError: for `class_weight`, with what there is instead.
+        """
+        refuse_class_weight(self, class_weight)
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """`keras.Model.train_on_batch`; `class_weight` is refused, as in `fit`."""
+        refuse_class_weight(self, class_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def compute_loss(
         self,
@@ -354,6 +421,10 @@ class SegmenterHead(Segmenter):
     def segmenter(self) -> Segmenter:
         """The whole model."""
         return self._whole()
+
+    def save_to_preset(self, folder: StrPath) -> None:
+        """Refused: it is the whole model that is saved."""
+        raise ValueError(f"{folder}: {self.name} is saved with its model, `head.segmenter`")
 
 
 def _logits(outputs):

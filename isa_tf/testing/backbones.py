@@ -141,6 +141,34 @@ class BackboneBattery(Battery):
         kept = again.get_config().get("weights")
         self.expect(kept is None, f"its config keeps the path of the file, {kept}")
 
+    def check_presets(self) -> None:
+        """A preset gives the same network, to the bit."""
+        self.expect_preset(self.made())
+
+    def check_summary(self) -> None:
+        """`summary` names its layers, and tells a shape of each."""
+        model = self.make()
+        self.expect_summary(model, [layer.name for layer in model.layers])
+
+    def check_dtype_map(self) -> None:
+        """A `DTypePolicyMap` tells each layer, by its path, what to compute in."""
+        first = self.make().layers[2:]
+        first = next((layer for layer in first if layer.weights), None)
+        if first is None:
+            return
+        policies = keras.dtype_policies.DTypePolicyMap("mixed_bfloat16")
+        policies[first.path] = policies[f"{first.path}/.*"] = "float32"
+        model = self.make(dtype=policies)
+        config = keras.saving.serialize_keras_object(model)
+        for each in (model, keras.saving.deserialize_keras_object(config)):
+            for layer in each.layers:
+                if layer.weights:
+                    found, expected = layer.compute_dtype, policies[layer.path].compute_dtype
+                    told = f"{layer.path} computes in {found}; by the map it is {expected}"
+                    self.expect(found == expected, told)
+            for level, features in each(image(33, 40)).items():
+                self.expect(np.isfinite(np.asarray(features, "float32")).all(), f"{level!r}")
+
     def check_mixed_precision(self) -> None:
         """Computes in bfloat16 by the policy, over float32 weights, and nearly the same."""
         model = self.make(dtype="mixed_bfloat16")

@@ -1,6 +1,11 @@
 """What every battery is, and what batteries compare by."""
 
 import inspect
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -9,6 +14,7 @@ import tensorflow as tf
 
 from isa_tf.compat import flatten_layers
 from isa_tf.layers import ConvBiasAct
+from isa_tf.names import differences
 
 
 class Battery:
@@ -68,6 +74,32 @@ class Battery:
         """Raises AssertionError with the subject and a message unless something holds."""
         if not holds:
             raise AssertionError(f"{self.subject}: {message}")
+
+    def expect_preset(self, model: Any) -> Any:
+        """Saves a model to a preset; raises unless the same one comes back, which is returned."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kept"
+            model.save_to_preset(path)
+            loaded = type(model).from_preset(path)
+        of_json = [json.loads(json.dumps(m.get_config())) for m in (model, loaded)]
+        other = differences(*of_json)
+        self.expect(not other, f"a preset's config has another {', '.join(other)}")
+        for a, b in zip(loaded.weights, model.weights, strict=True):
+            self.expect_equal(a, b, f"{b.path} of a preset")
+        return loaded
+
+    def expect_summary(self, model: Any, names: Sequence[str]) -> None:
+        """Raises unless `summary(expand_nested=True)` names layers, all with a shape."""
+        lines: list[str] = []
+        model.summary(150, expand_nested=True, print_fn=lambda text, **_: lines.append(text))
+        text = "\n".join(lines)
+        rows = [line for line in text.splitlines() if line.startswith(("│", "|"))]
+        told = [line for line in rows if re.match(r"\W*\w+ \(\w+\)", line)]
+        self.expect(told, f"its summary has no layers:\n{text}")
+        shapeless = [line for line in told if "?" in line or "(" not in line.split("│")[2]]
+        self.expect(not shapeless, f"its summary tells no shape of {' '.join(shapeless[:1])}")
+        missing = [name for name in names if not re.search(rf"\W{name} ", text)]
+        self.expect(not missing, f"its summary does not name {', '.join(missing)}")
 
     def expect_close(
         self, found: Any, expected: Any, tolerance: float, what: str, floor: float = 1e-30

@@ -383,6 +383,21 @@ class ContextBattery(LayerBattery):
         learns = any(g is not None and np.any(g) for g in gradients)
         self.expect(learns, "residual, it stays the identity: no weight has a gradient")
 
+    def check_dtype_map(self) -> None:
+        """By a `DTypePolicyMap` it computes in float32 amid bfloat16, as it does alone."""
+        policies = keras.dtype_policies.DTypePolicyMap("mixed_bfloat16")
+        policies["context"] = policies["context/.*"] = "float32"
+        plain = self.made(dtype="float32", name="context")
+        config = json.loads(json.dumps(self.make(dtype=policies, name="context").get_config()))
+        layer = self.cls.from_config(config)
+        layer.build(self.shapes)
+        layer.set_weights(plain.get_weights())
+        for part in flatten_layers(layer):
+            self.expect(part.compute_dtype == "float32", f"{part.path}: {part.compute_dtype}")
+        found, expected = self.call(layer), self.call(plain)
+        self.expect(found.dtype == tf.float32, f"gives {found.dtype.name} by a DTypePolicyMap")
+        self.expect_close(found, expected, 1e-6, "by a DTypePolicyMap")
+
     def check_segmenter(self) -> None:
         """A `Segmenter` is made with it, of a config, and saved with it."""
         if isinstance(self.module, str):

@@ -19,6 +19,7 @@ from isa_tf.layers.position import PositionBias
 from isa_tf.losses import PixelCrossEntropy
 from isa_tf.models import Segmenter
 from isa_tf.names import differences
+from isa_tf.presets import PresetModel
 from isa_tf.testing.battery import Battery, randomize
 
 NAMES = ("void", "sky", "tree", "road", "wall", "sign", "Bäume")
@@ -94,6 +95,21 @@ class ModelBattery(Battery):
         self.expect(not other, f"a file tells another {', '.join(other)}")
         other = differences(*(json.loads(json.dumps(m.get_config())) for m in (model, loaded)))
         self.expect(not other, f"a file's config has another {', '.join(other)}")
+
+    def check_presets(self) -> None:
+        """A preset gives the same model; of models that have none nothing is asked."""
+        model, x = self.made(), pixels(*SIZES[0])
+        if isinstance(model, PresetModel):
+            loaded = self.expect_preset(model)
+            self.expect_equal(loaded(x), model(x), "logits of a preset")
+            other = differences(contract_of(model).to_dict(), contract_of(loaded).to_dict())
+            self.expect(not other, f"a preset tells another {', '.join(other)}")
+
+    def check_summary(self) -> None:
+        """`summary` names its layers, and tells a shape of each."""
+        model = self.made()
+        model(pixels(*SIZES[0]))
+        self.expect_summary(model, [layer.name for layer in model.layers])
 
     def check_fit(self) -> None:
         """Every weight has a gradient in training, and `fit` lowers the loss."""

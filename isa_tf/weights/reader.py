@@ -16,11 +16,12 @@ import struct
 import zipfile
 from pathlib import Path
 
+import h5py
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from isa_tf.files import check_inflated
+from isa_tf.files import INFLATED_FREE, INFLATED_RATIO, check_inflated
 
 _HEAD = 512  # bytes of a file that tell its format
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -177,6 +178,34 @@ class _Refused(ValueError):
 
 def _describe(error):
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def check_declared(group: h5py.Group, size: int) -> None:
+    """Refuses weights that declare far more bytes than there are, before any are read.
+
+    Args:
+        group: an open HDF5 file, or a group of it.
+        size: int, bytes of the file.
+
+    Raises:
+        ValueError: where they declare more than `files.INFLATED_FREE` and `files.INFLATED_RATIO`
+            times the size.
+    """
+    declared = 0
+
+    def add(_, item):
+        nonlocal declared
+        if isinstance(item, h5py.Dataset):
+            # Not `nbytes`, which overflows.
+            declared += int(np.prod(item.shape, dtype=object)) * item.dtype.itemsize
+
+    group.visititems(add)
+    allowed = INFLATED_FREE + INFLATED_RATIO * size
+    if declared > allowed:
+        raise ValueError(
+            f"weights of {size:,} bytes that would inflate to {declared:,}; at most {allowed:,} "
+            "are read of them"
+        )
 
 
 def _count_bytes(shape, dtype):

@@ -32,6 +32,17 @@ cases = pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
 
 
 EVERY = ("strides", "config")
+# Presets, summaries and dtype maps are the same whatever the depth.
+SHALLOW = [
+    ("tiny", {"output_stride": 8}),
+    ("resnet18", {"last_level": "c3", "filters": 8, "context_at": {"c2": "isa"}}),
+    pytest.param("efficientnet_lite0", {"last_level": "c2"}, marks=pytest.mark.slow),
+    pytest.param(
+        "hrnet_w18", {"modules": (1, 1, 1), "blocks": 1, "filters": 4}, marks=pytest.mark.slow
+    ),
+    pytest.param("keras:MobileNetV2", {"alpha": 0.35}, marks=pytest.mark.slow),
+]
+OF_SHALLOW = ("presets", "summary", "dtype_map")
 # One of each kind for what takes longer.
 FEW = ["resnet18", "efficientnet_lite0", "tiny"]
 
@@ -43,9 +54,16 @@ def test_strides_and_config(name, arguments, check):
 
 
 @pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("check", [c for c in BackboneBattery.list_checks() if c not in EVERY])
+@pytest.mark.parametrize(
+    "check", [c for c in BackboneBattery.list_checks() if c not in EVERY + OF_SHALLOW]
+)
 def test_battery(name, check):
     BackboneBattery(name, {"output_stride": 8}).run(check)
+
+
+@pytest.mark.parametrize(("name", "arguments"), SHALLOW)
+def test_conventions_of_keras(name, arguments):
+    BackboneBattery(name, arguments).run(*OF_SHALLOW)
 
 
 @cases

@@ -19,7 +19,7 @@ SHOWN = [
 ]
 ROOMS = [f"isa_tf.{room.name}" for room in pkgutil.iter_modules(isa_tf.__path__)]
 # What is of use in the package alone.
-INSIDE = {f"isa_tf.{name}" for name in ("compat", "hints", "names", "version")}
+INSIDE = {f"isa_tf.{name}" for name in ("backend", "compat", "hints", "names", "version")}
 to_markdown = runpy.run_path(DOCS / "site/docstrings.py")["to_markdown"]
 
 

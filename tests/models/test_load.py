@@ -70,5 +70,5 @@ def test_what_cannot_be_loaded(kept, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.keras"):
         models.load(tmp_path / "none.keras")
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="only a Segmenter has classifiers"):
+    with pytest.raises(ValueError, match="a Segmenter or a MaskRCNN has classifiers"):
         models.load(tmp_path / "other.keras", 7)

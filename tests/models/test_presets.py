@@ -14,7 +14,7 @@ from golden import MASK_RCNN, MASK_RCNN_FEW, checkpoint_arrays
 import isa_tf
 from isa_tf.backbones import ResNet
 from isa_tf.cost import count_flops
-from isa_tf.models import ISANet, Segmenter, convert, from_preset, list_presets, presets
+from isa_tf.models import ISANet, MaskRCNN, Segmenter, convert, from_preset, list_presets, presets
 
 NAME = "isanet_r50-d8_4xb2-80k_cityscapes-769x769"
 
@@ -105,6 +105,38 @@ def test_other_classes(server, monkeypatch, home):
     for a, b in zip(*head, strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(server[2]) == 1
+
+
+def test_by_its_class_and_version(server, monkeypatch):
+    publish(server, monkeypatch)
+    model = Segmenter.from_preset(f"{NAME}/1")
+    assert model.class_names[0] == "road"
+    backbone = ResNet.from_preset(NAME, last_level="c2")
+    conv = "stage1_block1_conv1"
+    weights = (m.get_layer(conv).get_weights() for m in (backbone, model.backbone))
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    bare = from_preset(NAME, load_weights=False)
+    kernels = [np.asarray(m.get_layer("head").conv.kernel) for m in (bare, model)]
+    assert kernels[0].shape == kernels[1].shape and np.any(kernels[0] != kernels[1])
+    assert len(server[2]) == 1
+    with pytest.raises(ValueError, match=f"preset '{NAME}' has no version 2; there is 1"):
+        from_preset(f"{NAME}/2")
+    with pytest.raises(ValueError, match="a preset of Segmenter, not of MaskRCNN"):
+        MaskRCNN.from_preset(NAME)
+
+
+def test_nothing_is_kept_of_a_map_of_policies(server, monkeypatch, home):
+    """Maps have names that do not tell them apart."""
+    publish(server, monkeypatch)
+    before = keras.config.dtype_policy()
+    policies = keras.dtype_policies.DTypePolicyMap("float32", {"head": before})
+    keras.config.set_dtype_policy(policies)
+    try:
+        from_preset(NAME)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert not list(home.glob("*.keras"))
 
 
 def test_a_file_carried_by_hand(home, monkeypatch, server):

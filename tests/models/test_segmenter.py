@@ -66,7 +66,7 @@ def compiled(model, rate=0.05, **arguments):
 @pytest.mark.parametrize("arguments", CASES.values(), ids=CASES.keys())
 def test_battery(arguments, capsys):
     battery = ModelBattery(lambda: Segmenter(**{"backbone": "tiny", **SMALL, **arguments}))
-    slow = {"fit"} if "backbone" in arguments else set()
+    slow = {"fit", "presets", "summary"} if "backbone" in arguments else set()
     battery.run(*(name for name in battery.list_checks() if name not in slow))
     model = made(**arguments)
     model.summary()

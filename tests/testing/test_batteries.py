@@ -114,6 +114,13 @@ class NoIdentity(Sound):
         return super().call(inputs, training) + 1.0
 
 
+class Rounds(Sound):
+    def call(self, inputs, training=None):
+        default = getattr(self.dtype_policy, "default_policy", self.dtype_policy)
+        x = tf.cast(inputs, default.compute_dtype)  # not the one of its path
+        return super().call(tf.cast(x, inputs.dtype), training)
+
+
 class NoArguments(Sound):
     def __init__(self, weight=1.0, activation="relu", **kwargs):
         super().__init__(weight, activation="relu", **kwargs)
@@ -142,6 +149,7 @@ def test_a_module_by_name():
         (Random, "graph", "output in a graph: differs by"),
         (ItsTwinIsOther, "twin", "its twin by .*: differs by"),
         (NoIdentity, "residual", "fresh, residual, training=False: 100.0% of the values"),
+        (Rounds, "dtype_map", "by a DTypePolicyMap: differs by"),
         (NoArguments, "arguments", "does not keep activation, which all modules have"),
     ],
 )
@@ -197,6 +205,23 @@ class OneConvolution(Backbone):
         return {**super().get_config(), "filters": self.filters, "weights": None}
 
 
+@keras.saving.register_keras_serializable("test_batteries")
+class OneOfMany(Backbone):
+    """Two convolutions, which are told the first one's policy."""
+
+    def __init__(self, filters=8, dtype=None, **kwargs):
+        image = image_input()
+        conv = isa_tf.layers.ConvNormAct(filters, 3, strides=4, dtype=dtype, name="conv1")
+        x = conv(normalize(127.5, 127.5)(image))
+        told = conv.compute_dtype
+        x = isa_tf.layers.ConvNormAct(filters, dtype=told, name="conv2")(x)
+        super().__init__(image, {"c2": x}, {"c2": 4}, dtype=dtype, **kwargs)
+        self.filters = filters
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
 class WrongStride(OneConvolution):
     told = 8
 
@@ -206,6 +231,13 @@ class ForgetsFilters(OneConvolution):
         config = super().get_config()
         del config["filters"]
         return config
+
+
+class LosesWeights(OneConvolution):
+    def load_preset_weights(self, path):
+        super().load_preset_weights(path)
+        if path.parent.name == "kept":  # not where it is written aside
+            self.get_layer("conv").norm.beta.assign(np.zeros(self.filters))
 
 
 class NoFile(OneConvolution):
@@ -222,6 +254,11 @@ class KeepsThePath(OneConvolution):
         return {**super().get_config(), "weights": self.file}
 
 
+class Unnamed(OneConvolution):
+    def summary(self, *args, **kwargs):
+        return keras.Sequential([keras.layers.Dense(1)]).summary(*args, **kwargs)
+
+
 class IgnoresDtype(OneConvolution):
     def __init__(self, dtype=None, **kwargs):
         super().__init__(dtype="float32", **kwargs)
@@ -236,9 +273,12 @@ def test_a_sound_backbone():
     [
         (WrongStride, "strides", r"WrongStride: of images of 64x64, 'c2' is \(1, 16, 16, 6\); by"),
         (ForgetsFilters, "config", "made of its config has shapes"),
+        (LosesWeights, "presets", "conv/.* of a preset: .* of the values differ"),
         (NoFile, "weights_file", "conv.* of a file: .* of the values differ"),
         (KeepsThePath, "weights_file", "its config keeps the path of the file, .*weights.h5"),
         (IgnoresDtype, "mixed_precision", "'c2' by mixed_bfloat16 is float32"),
+        (Unnamed, "summary", "its summary tells no shape of"),
+        (OneOfMany, "dtype_map", "conv2 computes in float32; by the map it is bfloat16"),
     ],
 )
 def test_a_backbone_that_is_not(cls, check, message):
