@@ -1,4 +1,4 @@
-"""What a context module, or a whole model, costs: parameters, operations, time and memory.
+r"""What a context module, or a whole model, costs: parameters, operations, time and memory.
 
     python -m tools.benchmark context --size=128x128 --channels=512
     python -m tools.benchmark context --sizes=64,96,128,192,256 \
@@ -29,8 +29,7 @@ deploy: the same models in every format that leaves the package, ISANet with Res
 stride 8, 256x512, and the kept model of CamVid, 360x480: time from a photo to its class ids and
 scores, size, the share of the pixels of val that are as by Keras, and mIoU. Each is a process of
 its own, all called in turn. OpenVINO's int8 is NNCF's, where it is installed. It has flags of its
-own, --deploy_...; the files stay in --output, of which it writes deploy.md and
-deploy.json.
+own, --deploy_...; the files stay in --output, of which it writes deploy.md and deploy.json.
 
 compare: row by row, what is slower, bigger or missing in the second of two stored results,
 NAME.json, or of two folders of them; by more than --threshold, the ratio of new to old. It warns

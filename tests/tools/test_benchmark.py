@@ -8,7 +8,7 @@ from absl import app
 
 from isa_tf import runtime
 from tools import benchmark
-from tools.bench import contexts, costs, measure, memory, pictures, processes, timing
+from tools.bench import contexts, costs, measure, memory, pictures, timing
 
 
 def case(**more):

@@ -25,11 +25,6 @@ def describe(packages=()):
         dict: "machine" (a dict: "cpu", "cores", "instructions", "memory_gb", "system", "load"),
         "versions" (of "python", "isa_tf" and packages), "commit" and "dirty", both `None` outside
         of a checkout.
-
-    Example:
-
-    >>> describe()["machine"]["cores"]
-    2
     """
     commit, dirty = revision()
     facts = {
