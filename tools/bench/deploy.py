@@ -99,12 +99,14 @@ def report(result, given):
         size = "x".join(map(str, CASES[case]))
         rows = [row for row in result.rows if row["case"] == case]
         lines += [f"{case}, {size}, {rows[0]['photos']} photos to compare on:", ""]
-        # Rounded down: 100 % means all.
-        percents = ({"percent": np.floor(1e5 * r["agreement"]) / 1e3} for r in rows)
-        shown = [row | (next(percents) if "agreement" in row else {}) for row in rows]
-        lines += [tables.of_dicts(COLUMNS, shown), ""]
+        lines += [tables.of_dicts(COLUMNS, [row | _percent(row) for row in rows]), ""]
     lines.append(result.footer(f"{given['threads']} threads, {given['rounds']} rounds"))
     return "\n".join(lines)
+
+
+def _percent(row):
+    """How much is as by Keras; rounded down, so that 100 % means all."""
+    return {"percent": np.floor(1e5 * row["agreement"]) / 1e3} if "agreement" in row else {}
 
 
 def _make_files(wanted, folders, given):

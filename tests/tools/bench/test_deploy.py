@@ -67,9 +67,11 @@ def test_scores_are_those_of_the_class_ids(tmp_path):
 def test_report_rounds_agreement_down():
     row = {"case": "camvid", "name": OTHER, "ms": 12.4, "mb": 1.26, "photos": 34, "miou": 0.75}
     more = {"agreement": 0.9999999, "ratio": 0.7}
-    result = results.of_now("tools.benchmark", "deploy", [row | more], ["case", "name"], {}, {})
+    rows = [row | {"name": KERAS, "mb": None}, row | more]
+    result = results.of_now("tools.benchmark", "deploy", rows, ["case", "name"], {}, {})
     text = deploy.report(result, {"threads": 2, "rounds": 7})
     assert "camvid, 360x480, 34 photos" in text
+    assert "| Keras |  | 12 |  |  | 0.7500 |" in text
     assert "| LiteRT | 1.3 | 12 | 0.70 | 99.999 | 0.7500 |" in text
     assert "; instructions " in text and "; 2 threads, 7 rounds. `python -m tools" in text
 
