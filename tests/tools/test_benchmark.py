@@ -1,6 +1,7 @@
 """The cost tool: what it counts, measures, refuses and writes."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from absl import app
 
 from isa_tf import runtime
 from tools import benchmark
-from tools.bench import contexts, costs, measure, memory, pictures, timing
+from tools.bench import contexts, costs, measure, memory, pictures, results, timing
 
 
 def case(**more):
@@ -163,6 +164,21 @@ def test_modules_called_in_turn(run, tmp_path, monkeypatch):
     assert "forward" in shared["note"] and "core" in shared["note"] and not published["note"]
     assert not none["forward_ms"] and not none["core_ms"]
     assert (tmp_path / "context.png").stat().st_size > 5000
+    stored = results.read(tmp_path / "context.json")
+    assert [row["name"] for row in stored.rows] == modules.split(",")
+    assert len(stored.rows[0]["forward_ms_rounds"]) == 2
+    assert stored.settings == {"minimal_filtering": 256, "fused": True, "channels": 8}
+    assert stored.machine["matmul_gflops"] > 0
+    assert run(benchmark, "compare", str(tmp_path), str(tmp_path))[0] == 0
+
+
+def test_without_matplotlib_there_is_no_picture_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "run", lambda c: {"forward_ms": 2.0, "gflops": 1.0})
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = ["--modules=isa", "--size=6x8", "--notrain", f"--output={tmp_path}"]
+    status, printed = run(benchmark, "context", *arguments)
+    assert status == 0 and "no picture: matplotlib is not installed" in printed
+    assert {p.name for p in tmp_path.iterdir()} == {f"context.{e}" for e in ("csv", "json", "md")}
 
 
 def test_a_refusal_in_turn_is_told(monkeypatch):
