@@ -73,6 +73,12 @@ COLUMNS = {
     "rate": ("of matmul rate", "{:.2f}"),
     "memory_mb": ("memory (MB)", "{:.0f}"),
 }
+# By the module that a contestant needs: what is installed, of which a stored result tells.
+_PACKAGES = {
+    "mmseg": ("torch", "mmsegmentation"),
+    "torchvision": ("torch", "torchvision"),
+    "openvino": ("openvino",),
+}
 # Of a stored result.
 _IDENTITY = ("what", "size", "dtype", "batch", "contestant")
 _COSTS = {"ms": "median (ms)", "memory_mb": "memory (MB)"}
@@ -81,20 +87,20 @@ _COSTS = {"ms": "median (ms)", "memory_mb": "memory (MB)"}
 def main(argv):
     if len(argv) != 2 or argv[1] not in OURS:
         raise app.UsageError(f"What is to be timed? {', '.join(OURS)}")
-    what, rows = argv[1], []
+    what, rows, rates = argv[1], [], []
     known = beside.contestants_of(what)
     if unknown := set(_ONLY.value or ()) - set(known):
         raise app.UsageError(f"--only={','.join(unknown)}: there are {', '.join(known)}")
     if unknown := set(_DTYPES.value) - {"float32", "bfloat16"}:
         raise app.UsageError(f"--dtypes={','.join(unknown)}: there are float32 and bfloat16")
     names = [name for name in known if name in (_ONLY.value or known)]
-    theirs = ("torchvision", "torchvision") if what in DETECTOR else ("mmseg", "mmsegmentation")
     packages = []
-    for (module, *others), group in ((("torch", *theirs), THEIRS), (("openvino",) * 3, [OPENVINO])):
+    needed = {"torchvision" if what in DETECTOR else "mmseg": THEIRS, "openvino": [OPENVINO]}
+    for module, group in needed.items():
         if {*names} & {*group}:
-            if not importlib.util.find_spec(others[0]):
-                raise app.UsageError(f"{others[0]} is in the environment of `make parity` alone")
-            packages += dict.fromkeys((module, others[1]))
+            if not importlib.util.find_spec(module):
+                raise app.UsageError(f"{module} is in the environment of `make parity` alone")
+            packages += _PACKAGES[module]
     try:
         sizes = [contexts.parse_size(text) for text in _SIZES.value or SIZES[what]]
     except ValueError as error:
@@ -103,11 +109,11 @@ def main(argv):
         for dtype in _DTYPES.value:
             case = {"what": what, "size": size, "dtype": dtype, "threads": _THREADS.value}
             case["batch"] = _BATCH.value or (2 if what == "train" else 1)
-            rows += compete(case, names, _ROUNDS.value)
+            found, rate = compete(case, names, _ROUNDS.value)
+            rows, rates = [*rows, *found], [*rates, rate]
     settings = {"threads": _THREADS.value}
-    result = results.of_now(
-        "tools.beside_torch", what, rows, _IDENTITY, _COSTS, settings, packages=packages
-    )
+    given = ("tools.beside_torch", what, rows, _IDENTITY, _COSTS, settings)
+    result = results.of_now(*given, packages=packages, matmul_gflops=statistics.median(rates))
     more = f"{_THREADS.value} threads, {_ROUNDS.value} rounds"
     text = f"{tables.of_dicts(COLUMNS, rows)}\n\n{result.footer(more)}"
     output = Path(_OUTPUT.value)
@@ -117,7 +123,7 @@ def main(argv):
 
 
 def compete(case, names, rounds):
-    """A row for each contestant in one case.
+    """(a row for each contestant in one case, the rate of the better matrix product, GFLOP/s).
 
     Args:
         case: dict of "what", "size", "dtype", "batch" and "threads".
@@ -144,8 +150,9 @@ def compete(case, names, rounds):
             rates.append(contestant.ask("matmul"))
     for row in rows:
         row["ms"] = statistics.median(row["times"])
-    add_ratios(rows, float(np.percentile(rates, 90)))
-    return rows
+    rate = float(np.percentile(rates, 90))
+    add_ratios(rows, rate)
+    return rows, rate
 
 
 def add_ratios(rows, matmul_rate):
