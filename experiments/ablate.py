@@ -42,7 +42,7 @@ from isa_tf.layers import create_context, list_contexts
 from isa_tf.layers.pointwise import learnt_parameters
 from isa_tf.layers.self_attention import ORDERS
 from isa_tf.names import unknown
-from tools import command
+from tools import command, tables
 
 # A study's name is what it varies: `config.model.context`, or an argument of the module.
 STUDIES = {
@@ -393,7 +393,7 @@ class Study:
             columns.append(f"{self.labels[self.scores[0]]} against {self.against}")
         columns.append("training (s)")
         lines = [self.heading, "", f"**{self.progress()}**", ""]
-        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        rows = []
         for row in self.rows():
             variant, parameters = row[self.name], row["parameters"]
             cells = [variant, "–" if parameters is None else f"{parameters:,}"]
@@ -403,7 +403,8 @@ class Study:
             if self.against:
                 cells.append(_difference(self.differences(variant, self.scores[0])))
             cells.append(_plus_minus(row["seconds_mean"], row["seconds_sd"], 0))
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append(cells)
+        lines.append(tables.markdown(columns, rows))
         lines += ["", *(f"* {line}" for line in self.notes()), "", "![scores](results.png)", ""]
         return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from experiments.evaluate import evaluate
 from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import export, formats, inference, load_predictor, training, visualize, web
+from tools import tables
 
 CONTEXTS = ("none", "isa")
 PICTURES = 6
@@ -91,14 +92,13 @@ def _report(metrics, dataset):
         "class of every ship. mIoU over the validation images; guessing among the ship classes",
         f"gives {guess:.3f} on them.",
         "",
-        "| context module | mIoU | mIoU of the ships | training |",
-        "|---|---|---|---|",
     ]
+    rows = []
     for context in CONTEXTS:
         m = metrics[context]
-        lines.append(
-            f"| {context} | {m['miou']:.3f} | {m['context_miou']:.3f} | {m['seconds']:.0f} s |"
-        )
+        scores = (f"{m[name]:.3f}" for name in ("miou", "context_miou"))
+        rows.append([context, *scores, f"{m['seconds']:.0f} s"])
+    lines.append(tables.markdown(["context module", "mIoU", "mIoU of the ships", "training"], rows))
     lines += ["", "Pixels on which the exported ISA model agrees with Keras:", ""]
     for name, share in metrics["agreement_with_keras"].items():
         lines.append(f"* {name}: {share:.2%}")

@@ -18,6 +18,7 @@ from absl import flags
 
 from experiments import ablate, setup
 from isa_tf.names import unknown
+from tools import tables
 
 
 class Gain(NamedTuple):
@@ -79,12 +80,12 @@ def read_gain(named, variant):
 
 def table(gains):
     """The Markdown of gains."""
-    lines = ["| | | gain (points) | 95 % interval | seeds |", "|---|---|---|---|---|"]
+    rows = []
     for g in gains:
         mean = "–" if g.mean is None else f"{g.mean:+.1f}"
         between = "–" if g.low is None else f"{g.low:+.1f} to {g.high:+.1f}"
-        lines.append(f"| {g.series} | {g.place} | {mean} | {between} | {g.seeds} |")
-    return "\n".join(lines)
+        rows.append([g.series, g.place, mean, between, g.seeds])
+    return tables.markdown(["", "", "gain (points)", "95 % interval", "seeds"], rows)
 
 
 def draw(gains, title=""):

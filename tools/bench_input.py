@@ -9,7 +9,8 @@ defaults, on the folder and on what `data.prepare` makes of it; the bare loop is
 of decode_image and decode_png with as many parallel calls. They take turns, so that what else
 the machine does meets all alike; the figures are medians of the turns, the ratios those of each
 turn's two. Where others use the machine, the milliseconds of processors that an image costs say
-more than the images a second.
+more than the images a second. With --output the figures are written into that folder too, as
+input.md, input.csv and input.json, of which `tools.benchmark compare` compares two.
 """
 
 import statistics
@@ -23,6 +24,8 @@ from absl import app, flags
 from PIL import Image
 
 from isa_tf import data
+from tools import tables
+from tools.bench import results, timing
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -39,6 +42,19 @@ _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", 1, flag_values=FLA
 _PYTHON = flags.DEFINE_bool(
     "python", False, "Time reading by Pillow, in Python, as well.", flag_values=FLAGS
 )
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write into.", flag_values=FLAGS)
+
+COLUMNS = {
+    "format": ("files", "{}"),
+    "name": ("pipeline", "{}"),
+    "images_s": ("images/s", "{:.1f}"),
+    "ratio": ("of bare", "{:.2f}"),
+    "image_ms": ("an image (ms)", "{:.1f}"),
+    "busy_ms": ("processors (ms)", "{:.1f}"),
+    "busy_ratio": ("of bare", "{:.2f}"),
+}
+# Of a stored result.
+_COSTS = {"image_ms": "an image (ms)", "busy_ms": "processors (ms)"}
 
 
 class _InPython(data.FolderDataset):
@@ -121,9 +137,8 @@ def _compare(folder, dataset, prepared, batch, batches, python):
         slow = _InPython(folder, num_classes=19)
         turns["python"] = (data.train_pipeline(slow, "train", *crop), batches, batch)
     turns_of = {name: [] for name in turns}
-    for _ in range(_ROUNDS.value):
-        for name, turn in turns.items():
-            turns_of[name].append(_turn(*turn))
+    for name in timing.in_turn(turns, _ROUNDS.value):
+        turns_of[name].append(_turn(*turns[name]))
     return turns_of
 
 
@@ -133,21 +148,40 @@ def main(argv):
     unknown = set(_FORMATS.value) - {"png", "jpeg"}
     if unknown:
         raise app.UsageError(f"--formats are png and jpeg, not {', '.join(sorted(unknown))}")
-    size = (_HEIGHT.value, 2 * _HEIGHT.value)
-    print(f"{size[1]}x{size[0]} files, crops of {_CROP.value}, images a second:")
+    size, rows = (_HEIGHT.value, 2 * _HEIGHT.value), []
     for image_format in _FORMATS.value:
         with tempfile.TemporaryDirectory() as folder:
             write_pairs(Path(folder), image_format, _FILES.value, size)
             turns_of = compare(folder, _PYTHON.value)
-        for name, values in turns_of.items():
-            rate, per_second = (statistics.median(column) for column in zip(*values, strict=True))
-            pairs = zip(values, turns_of["bare"], strict=True)
-            ratios = [[a / b for a, b in zip(*pair, strict=True)] for pair in pairs]
-            wall, busy = (statistics.median(column) for column in zip(*ratios, strict=True))
-            print(
-                f"{image_format:>5} {name:<8} {rate:7.1f} ({wall:.2f} of bare)   "
-                f"{1000 / per_second:6.1f} ms of processors an image ({busy:.2f} of bare)"
-            )
+        rows += [_row(image_format, name, turns_of) for name in turns_of]
+    settings = {"files": f"{size[1]}x{size[0]}", "crop": _CROP.value, "batch": _BATCH.value}
+    result = results.of_now(
+        "tools.bench_input", "input", rows, ["format", "name"], _COSTS, settings
+    )
+    heading = f"{size[1]}x{size[0]} files, crops of {_CROP.value}:"
+    text = "\n".join([heading, "", tables.of_dicts(COLUMNS, rows), "", result.footer()])
+    if _OUTPUT.value is None:
+        print(text)
+    else:
+        written = results.write(result, _OUTPUT.value, text, COLUMNS)
+        print(f"written: {_OUTPUT.value}/input{', '.join(written)}")
+    return 0
+
+
+def _row(image_format, name, turns_of):
+    """What the turns of a pipeline, and of the bare loop in the same rounds, come to."""
+    own, bare = (list(zip(*turns_of[each], strict=True)) for each in (name, "bare"))
+    rate, per_second = map(statistics.median, own)
+    wall, busy = (statistics.median(timing.ratios(*pair)) for pair in zip(own, bare, strict=True))
+    return {
+        "format": image_format,
+        "name": name,
+        "images_s": rate,
+        "ratio": wall,
+        "image_ms": 1000 / rate,
+        "busy_ms": 1000 / per_second,
+        "busy_ratio": busy,
+    }
 
 
 if __name__ == "__main__":

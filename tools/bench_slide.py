@@ -8,17 +8,16 @@ The network is one 8x8 convolution of stride 8, resized to its image, so that wh
 what is done with its logits. Each size has a process of its own, since the most memory that one
 has had is never taken back: "peak" is that of the process, "beyond" is what the image added to
 what a window had taken before. Milliseconds are of processors, which other work on the machine
-hardly moves. Below the table, the powers of the number of pixels by which peak and time grow.
+hardly moves. Below the table, the powers of the number of pixels by which peak and time grow. With
+--output the table is written into that folder too, as slide.md, slide.csv and slide.json, of which
+`tools.benchmark compare` compares two.
 """
 
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,6 +25,8 @@ from absl import app, flags
 
 from isa_tf.inference import Predictor, Protocol
 from isa_tf.layers import ResizeLike
+from tools import tables
+from tools.bench import contexts, memory, processes, results
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -39,6 +40,15 @@ _CROP = flags.DEFINE_integer("crop_size", 769, "Side of a window.", 1, flag_valu
 _STRIDE = flags.DEFINE_integer("stride", 513, "From one to the next.", 1, flag_values=FLAGS)
 _SCALES = flags.DEFINE_list("scales", "1.0", "At which images are seen.", flag_values=FLAGS)
 _FLIP = flags.DEFINE_bool("flip", False, "See the mirror image too.", flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write into.", flag_values=FLAGS)
+
+COLUMNS = {
+    "size": ("size", "{}"),
+    "peak_mb": ("peak (MB)", "{}"),
+    "beyond_mb": ("beyond (MB)", "{}"),
+    "seconds": ("seconds", "{}"),
+    "cpu_seconds": ("of processors", "{}"),
+}
 
 
 def make_model(classes):
@@ -61,13 +71,13 @@ def measure(height, width, classes, protocol):
     images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
     side = max(protocol.crop_size or (64, 64))
     predictor(images[:, :side, :side])
-    before = peak_memory()
+    before = memory.most()
     start = time.perf_counter(), time.process_time()
     class_id, _ = predictor(images)
     seconds = time.perf_counter() - start[0], time.process_time() - start[1]
     if class_id.shape != images.shape[:3] or len(np.unique(class_id)) < min(classes, 2):
         raise ValueError(f"class ids {class_id.shape} of {len(np.unique(class_id))} kinds")
-    peak = peak_memory()
+    peak = memory.most()
     return {
         "peak_mb": round(peak / 1e6),
         "beyond_mb": round((peak - before) / 1e6),
@@ -76,53 +86,48 @@ def measure(height, width, classes, protocol):
     }
 
 
-def peak_memory():
-    """The most bytes that this process has held."""
-    import resource  # which Windows lacks
-
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def measure_apart(height, width, classes, protocol):
     """`measure` in a process of its own."""
-    given = json.dumps([height, width, classes, protocol.to_dict()])
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.bench_slide", f"--one={given}"],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{height}x{width} failed:\n{done.stderr}")
-    return json.loads(done.stdout)
+    case = [height, width, classes, protocol.to_dict()]
+    return processes.apart("tools.bench_slide", case, {"CUDA_VISIBLE_DEVICES": "-1"})
 
 
 def main(argv):
-    del argv
-    if _ONE.value:
-        height, width, classes, protocol = json.loads(_ONE.value)
-        print(json.dumps(measure(height, width, classes, Protocol.from_dict(protocol))))
-        return
+    if argv[1:2] == ["measure"]:  # what `measure_apart` starts
+        height, width, classes, protocol = json.loads(argv[2])
+        processes.tell(measure(height, width, classes, Protocol.from_dict(protocol)))
+        return 0
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     windows = {"crop_size": _CROP.value, "stride": _STRIDE.value} if _MODE.value == "slide" else {}
     scales = tuple(map(float, _SCALES.value))
     protocol = Protocol(_MODE.value, scales=scales, flip=_FLIP.value, **windows)
+    try:
+        sizes = {text: contexts.parse_size(text) for text in _SIZES.value}
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     rows = []
-    print("| size | peak (MB) | beyond (MB) | seconds | of processors |\n|---|---|---|---|---|")
-    for text in _SIZES.value:
-        size = tuple(map(int, text.split("x")))
-        row = measure_apart(*size, _CLASSES.value, protocol)
-        rows.append((math.prod(size), row))
-        print(f"| {text} | {' | '.join(map(str, row.values()))} |", flush=True)
-    for (pixels, row), (more, larger) in pairwise(rows):
-        power = [
-            math.log(larger[name] / row[name]) / math.log(more / pixels)
-            for name in ("peak_mb", "cpu_seconds")
-        ]
-        print("{:.3g} to {:.3g} pixels: memory^{:.2f}, time^{:.2f}".format(pixels, more, *power))
+    for text, size in sizes.items():
+        print(text, file=sys.stderr, flush=True)
+        found = measure_apart(*size, _CLASSES.value, protocol)
+        rows.append({"size": text, "pixels": math.prod(size), **found})
+    lines = [tables.of_dicts(COLUMNS, rows), ""]
+    for row, larger in pairwise(rows):
+        more = math.log(larger["pixels"] / row["pixels"])
+        powers = [math.log(larger[name] / row[name]) / more for name in ("peak_mb", "cpu_seconds")]
+        text = "* {:.3g} to {:.3g} pixels: memory^{:.2f}, time^{:.2f}"
+        lines.append(text.format(row["pixels"], larger["pixels"], *powers))
+    costs = {key: label for key, (label, _) in COLUMNS.items() if key != "size"}
+    settings = {"classes": _CLASSES.value, **protocol.to_dict()}
+    result = results.of_now("tools.bench_slide", "slide", rows, ["size"], costs, settings)
+    text = "\n".join([*lines, "", result.footer()])
+    if _OUTPUT.value is None:
+        print(text)
+    else:
+        written = results.write(result, _OUTPUT.value, text, COLUMNS)
+        print(f"written: {_OUTPUT.value}/slide{', '.join(written)}")
+    return 0
 
-
-_ONE = flags.DEFINE_string("one", None, "What a process measures: JSON.", flag_values=FLAGS)
 
 if __name__ == "__main__":
     app.run(main)

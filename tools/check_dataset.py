@@ -11,6 +11,7 @@ from absl import app, flags, logging
 
 from isa_tf import data
 from isa_tf.data.check import InstancesReport, check_dataset
+from tools import tables
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -60,12 +61,8 @@ def _table_of_instances(class_names, report):
 
 
 def _aligned(rows):
-    width = max(len(row[1]) for row in rows)
-    lines = (
-        "  ".join([f"  {i:>3}", f"{name:<{width}}", f"{first:>9}", *(f"{n:>6}" for n in rest)])
-        for i, name, first, *rest in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    widths = (3, 0, 9, *(6 for _ in rows[0][3:]))
+    return tables.aligned(rows, left=[1], widths=widths, indent="  ")
 
 
 def _sizes(report):

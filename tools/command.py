@@ -39,6 +39,7 @@ COMMANDS = {
     "convert": "tools.convert",
     "compare": "tools.compare",
     "affinity": "tools.visualize_affinity",
+    "benchmark": "tools.benchmark",
     "ablate": "experiments.ablate",
     "gains": "experiments.gains",
     "demo": "experiments.demo",

@@ -31,7 +31,7 @@ from isa_tf.data.pictures import read_image, read_label
 from isa_tf.formats.base import seconds_of
 from isa_tf.inference import confusion_matrix, contract_of, predictor_of_model
 from isa_tf.metrics import scores
-from tools import plugins
+from tools import plugins, tables
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -158,7 +158,8 @@ def main(argv):
         seconds = seconds_of(lambda: predictor(image))
         miou = _score(predictor, pairs) if pairs else []
         rows.insert(0, ["Keras", "", "", _ms(seconds), *miou])
-        print(_table(["format", "MB", "agreement", "time", *(["mIoU"] if pairs else [])], rows))
+        heads = ["format", "MB", "agreement", "time", *(["mIoU"] if pairs else [])]
+        print(tables.aligned([heads, *rows]))
     return 1 if failed else 0
 
 
@@ -189,16 +190,6 @@ def _ms(seconds):
 
 def _percent(share):
     return f"{np.floor(1e5 * share) / 1e3:.3f} %"  # rounded down: 100 % means all
-
-
-def _table(head, rows):
-    """Rows of texts under a head, the first column to the left."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = []
-    for row in [head, *rows]:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
-    return "\n".join(lines)
 
 
 def _options(format, given):

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from experiments.configs import instances
 from isa_tf.names import unknown
+from tools import tables
 
 BACKBONES = ("resnet50", "resnet101")
 CONTEXTS = ("none", "nonlocal", "isa", "self_attention", "rcca")
@@ -169,16 +170,17 @@ def describe(recipe):
 
 
 def table():
-    """The recipes as the lines of a Markdown table, which docs/recipes.md has."""
-    yield "| recipe | backbone | module at res4 | steps | box AP | mask AP | whose figures |"
-    yield "|---|---|---|---|---|---|---|"
+    """The recipes as a Markdown table, which docs/recipes.md has."""
+    heads = ["recipe", "backbone", "module at res4", "steps", "box AP", "mask AP", "whose figures"]
+    rows = []
     for recipe in RECIPES.values():
         figures = ["–", "–", "–"]
         if recipe.box_ap is not None:
             figures = [f"{recipe.box_ap:.1f}", f"{recipe.mask_ap:.1f}", recipe.publisher]
         network = f"ResNet-{recipe.backbone.removeprefix('resnet')}-FPN"
-        cells = [f"`{recipe.name}`", network, f"`{recipe.context}`", f"{recipe.steps:,}", *figures]
-        yield f"| {' | '.join(cells)} |"
+        names = [f"`{recipe.name}`", network, f"`{recipe.context}`", f"{recipe.steps:,}"]
+        rows.append([*names, *figures])
+    return tables.markdown(heads, rows)
 
 
 def main():

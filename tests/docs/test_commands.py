@@ -33,6 +33,7 @@ NOT_RUN = [
     (r"--camera", "it needs a camera; tests/tools/test_predict_videos.py has one of frames"),
     (r"(recipes|mask_rcnn|camvid|context|frozen)(\.py)?:|camvid\.py", "it needs published data"),
     (r"tools\.(benchmark|beside_torch|bench_\w+|load)\b", "its test measures small sizes"),
+    (r"isa-tf benchmark\b", "its test measures small sizes"),
     (r"experiments\.torture|tools\.draw_docs", "it takes minutes; its parts are tested"),
     (r"experiments\.ablate", "it takes hours; tests/experiments/test_ablate.py trains two steps"),
 ]

@@ -168,7 +168,8 @@ def test_networks_that_end_in_resizing_are_known(monkeypatch, kind):
 _MEMORY = """
 import numpy as np
 from isa_tf.inference import Predictor, Protocol, pieces
-from tools.bench_slide import make_model, peak_memory
+from tools.bench.memory import most
+from tools.bench_slide import make_model
 
 pieces.AT_ONCE_BYTES, pieces.PIECE_BYTES, pieces.VOTE_BYTES = 0, 2**22, 2**25
 model, rng, peaks = make_model(150), np.random.default_rng(0), []
@@ -181,7 +182,7 @@ for protocol, *sizes in (
     peaks.append([])
     for size in sizes:
         predictor(rng.integers(0, 256, (1, *size, 3), np.uint8))
-        peaks[-1].append(peak_memory())
+        peaks[-1].append(most())
 print(peaks)
 """
 

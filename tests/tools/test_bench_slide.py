@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from absl import app
 
 from isa_tf.inference import Protocol
 from tools import bench_slide
+from tools.bench import results
 
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])
@@ -25,4 +27,20 @@ def test_a_row_for_each_size_and_how_they_grow(run, monkeypatch, mode):
     rows = re.findall(r"^\| (\d+x\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", printed, re.M)
     assert [row[0] for row in rows] == ["40x60", "80x120"]
     assert all(int(row[1]) > 50 and float(row[3]) > 0 for row in rows)
+    assert "python -m tools.bench_slide" in printed and "instructions " in printed
     assert re.search(r"2.4e\+03 to 9.6e\+03 pixels: memory\^-?[\d.]+, time\^-?[\d.]+", printed)
+
+
+@pytest.mark.slow
+def test_a_process_for_each_size_and_what_is_stored(run, tmp_path):
+    arguments = ["--sizes=40x60", "--classes=5", "--mode=whole", f"--output={tmp_path}"]
+    status, printed = run(bench_slide, *arguments)
+    assert status == 0 and f"written: {tmp_path}/slide.md, .csv, .json" in printed
+    stored = results.read(tmp_path / "slide.json")
+    assert stored.settings["classes"] == 5 and stored.rows[0]["peak_mb"] > 50
+
+
+@pytest.mark.parametrize("arguments", [["--sizes=40x"], ["--sizes=0x60"], ["now"]])
+def test_wrong_arguments(run, arguments):
+    with pytest.raises(app.UsageError, match="HEIGHTxWIDTH|Unexpected arguments: now"):
+        run(bench_slide, *arguments)

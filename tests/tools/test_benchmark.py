@@ -1,13 +1,15 @@
 """The cost tool: what it counts, measures, refuses and writes."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
 from absl import app
 
 from isa_tf import runtime
-from tools import benchmark, benchmark_detector
+from tools import benchmark
+from tools.bench import contexts, costs, measure, memory, pictures, results, timing
 
 
 def case(**more):
@@ -31,7 +33,7 @@ def test_what_forward_is_of(run, tmp_path, monkeypatch, fuse, is_fused):
 
     cases = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(benchmark, "run_case", lambda c: cases.append(c) or {"forward_ms": 1.0})
+    monkeypatch.setattr(measure, "run", lambda c: cases.append(c) or {"forward_ms": 1.0})
     status, printed = run(benchmark, "context", "--modules=isa", *fuse, f"--output={tmp_path}")
     assert status == 0 and {c["fuse"] for c in cases[:-1]} == {is_fused}
     assert ("inference.fuse" in printed) == is_fused
@@ -40,8 +42,8 @@ def test_what_forward_is_of(run, tmp_path, monkeypatch, fuse, is_fused):
 @pytest.mark.slow
 def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
     cases = []
-    fresh = benchmark.run_case
-    monkeypatch.setattr(benchmark, "run_case", lambda c: cases.append(c) or fresh(c))
+    fresh = measure.run
+    monkeypatch.setattr(measure, "run", lambda c: cases.append(c) or fresh(c))
     arguments = ["--modules=self_attention", "--size=6x8", "--channels=8", "--seconds=0"]
     status, printed = run(benchmark, "context", *arguments, f"--output={tmp_path}")
     assert status == 0 and printed.count("| self_attention | 6x8 |") == 1
@@ -54,7 +56,7 @@ def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
         ("gemm", False),
     ]
     assert {p.name for p in tmp_path.iterdir()} == {
-        f"context.{e}" for e in ("csv", "md", "png", "svg")
+        f"context.{e}" for e in ("csv", "json", "md", "png", "svg")
     }
     (row,) = csv.DictReader((tmp_path / "context.csv").open())
     n, c, k = 48, 8, 4
@@ -74,10 +76,10 @@ def test_the_attention_proper_is_the_layer_s():
 
     from isa_tf import layers
 
-    layer, core, specs = benchmark._make_context(case(**{"pass": "core"}))
+    layer, core, specs = contexts.make(case(**{"pass": "core"}))
     query, key, value = (tf.random.stateless_normal(s.shape, (i, 0)) for i, s in enumerate(specs))
     found = core(query, key, value)
-    fused = benchmark._make_context(case(**{"pass": "core"}, fuse=True))[1](query, key, value)
+    fused = contexts.make(case(**{"pass": "core"}, fuse=True))[1](query, key, value)
     np.testing.assert_allclose(fused, found, rtol=1e-4, atol=1e-5)
     expected = value
     for attention in layer.attentions:
@@ -114,7 +116,7 @@ def test_the_attention_proper_of_more_levels(module):
     from isa_tf.cost import flops_by_kind, graph_flops
 
     given = case(module=module, size=[8, 12], batch=1, **{"pass": "core"})
-    layer, core, specs = benchmark._make_context(given)
+    layer, core, specs = contexts.make(given)
     queries, keys, values = (
         tf.random.stateless_normal(s.shape, (i, 0)) for i, s in enumerate(specs)
     )
@@ -131,7 +133,7 @@ def test_modules_called_in_turn(run, tmp_path, monkeypatch):
     order, calls = [], {}
     for name in ("a", "b"):
         calls[name] = lambda name=name: order.append(name) or []
-    found = benchmark.latencies(calls, 3)
+    found = timing.latencies(calls, 3)
     assert order == ["a", "b", "b", "a", "a", "b"]
     for times, busy in found.values():
         assert len(times) == len(busy) == 3 and min(times) > 0 and min(busy) >= 0
@@ -142,13 +144,13 @@ def test_modules_called_in_turn(run, tmp_path, monkeypatch):
         | {"core_ms_rounds": times, "core_ms_busy": busy}
         for name, (times, busy) in rounds.items()
     ]
-    benchmark.compare(found, "a", None)
+    costs.add_ratios(found, "a", None)
     assert found[0]["core_ratio"] == 1 and "note" not in found[0]
     note = "core 0.500 to 0.750 of baseline, 0.500 of its processor time"
     assert found[1]["core_ratio"] == 0.6 and found[1]["note"] == note
 
-    monkeypatch.setattr(benchmark, "run_case", benchmark.measure)
-    monkeypatch.setattr(benchmark, "GEMM", 32)
+    monkeypatch.setattr(measure, "run", measure.measure)
+    monkeypatch.setattr(timing, "GEMM", 32)
     modules = "isa:partition=2,isa:partition=2:share_projections=True,none"
     arguments = [f"--modules={modules}", "--baseline=isa:partition=2", "--size=6x8"]
     status, printed = run(
@@ -162,26 +164,41 @@ def test_modules_called_in_turn(run, tmp_path, monkeypatch):
     assert "forward" in shared["note"] and "core" in shared["note"] and not published["note"]
     assert not none["forward_ms"] and not none["core_ms"]
     assert (tmp_path / "context.png").stat().st_size > 5000
+    stored = results.read(tmp_path / "context.json")
+    assert [row["name"] for row in stored.rows] == modules.split(",")
+    assert len(stored.rows[0]["forward_ms_rounds"]) == 2
+    assert stored.settings == {"minimal_filtering": 256, "fused": True, "channels": 8}
+    assert stored.machine["matmul_gflops"] > 0
+    assert run(benchmark, "compare", str(tmp_path), str(tmp_path))[0] == 0
+
+
+def test_without_matplotlib_there_is_no_picture_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "run", lambda c: {"forward_ms": 2.0, "gflops": 1.0})
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = ["--modules=isa", "--size=6x8", "--notrain", f"--output={tmp_path}"]
+    status, printed = run(benchmark, "context", *arguments)
+    assert status == 0 and "no picture: matplotlib is not installed" in printed
+    assert {p.name for p in tmp_path.iterdir()} == {f"context.{e}" for e in ("csv", "json", "md")}
 
 
 def test_a_refusal_in_turn_is_told(monkeypatch):
     monkeypatch.setattr(runtime, "free_memory", lambda: 10**7)
     cases = [case(module=module, size=[64, 64]) for module in ("self_attention", "isa")]
-    dense, isa = benchmark.measure({"what": "turns", "cases": cases, "rounds": 1})["rows"]
+    dense, isa = measure.measure({"what": "turns", "cases": cases, "rounds": 1})["rows"]
     assert "4096x4096 float32" in dense["refused"] and "forward_ms" not in dense
     assert isa["forward_ms"] > 0 and "refused" not in isa
 
 
 def test_modules_without_attention_have_no_core():
-    assert benchmark.measure(case(module="none")) == {}
+    assert measure.measure(case(module="none")) == {}
 
 
 def test_a_model_and_its_training_step():
     shared = {"backbone": "tiny", "output_stride": 4, "num_classes": 3, "dtype": "float32"}
     model = case(what="model", size=[32, 32], jit_compile=False, **shared)
-    forward = benchmark.measure(model)
+    forward = measure.measure(model)
     assert forward["gflops"] > forward["projections"] > 0 and forward["forward_ms"] > 0
-    step = benchmark.measure({**model, "pass": "backward"})
+    step = measure.measure({**model, "pass": "backward"})
     assert step["backward_ms"] > 0 and "gflops" not in step
 
 
@@ -190,7 +207,7 @@ def test_peak_memory_sees_what_a_call_lets_go_of():
         np.ones(50_000_000 // 8).sum()  # 50 MB, freed again
         return []
 
-    found = benchmark.peak_memory(call)
+    found = memory.peak(call)
     if found is None:
         pytest.skip("this system does not tell a process's peak memory")
     assert 40 < found < 80
@@ -199,7 +216,7 @@ def test_peak_memory_sees_what_a_call_lets_go_of():
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_memory_is_that_of_the_call_whatever_allocates_it(monkeypatch, onednn):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
-    found = benchmark.run_case(case(module="self_attention", size=[64, 64], memory=True))
+    found = measure.run(case(module="self_attention", size=[64, 64], memory=True))
     if "forward_mb" not in found:
         pytest.skip("this system does not tell a process's peak memory")
     affinity = 2 * 4096**2 * 4 / 2**20  # of two maps, and a softmax reads one and makes one
@@ -208,7 +225,7 @@ def test_memory_is_that_of_the_call_whatever_allocates_it(monkeypatch, onednn):
 
 def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
     monkeypatch.setattr(runtime, "free_memory", lambda: 10**9)
-    found = benchmark.measure(case(module="self_attention", size=[256, 256], batch=1))
+    found = measure.measure(case(module="self_attention", size=[256, 256], batch=1))
     assert "65536x65536 float32, takes 17.2 GB" in found["refused"]
     assert "1.0 GB are free" in found["refused"] and "forward_ms" not in found
     assert found["products"] == pytest.approx(2 * 65536**2 * 12 / 1e9)
@@ -228,19 +245,19 @@ def rows():
 
 def test_ratios_and_growth():
     found = rows()
-    benchmark.compare(found, "self_attention", gemm=1000.0)
+    costs.add_ratios(found, "self_attention", gemm=1000.0)
     isa = [row for row in found if row["name"] == "isa"]
     assert [row["time_ratio"] for row in isa] == [1 / (2 * n) for n in (4, 8, 16)]
     assert [row["memory_ratio"] for row in isa] == [0.25] * 3
     assert isa[0]["rate"] == pytest.approx(3.0 / 0.016 / 1000)
-    exponents = benchmark.fit_exponents(found)
+    exponents = costs.fit_exponents(found)
     assert exponents["self_attention", "forward_ms"] == pytest.approx(2.0)
     assert exponents["isa", "forward_ms"] == pytest.approx(1.5)
     assert exponents["isa", "core_ms"] == pytest.approx(1.0)
     assert not any(name == "large" for name, _ in exponents)
-    text = benchmark.report(found, exponents, 1000.0, fused=True)
+    text = costs.report(found, exponents, fused=True)
     assert "| isa | 1.50 | 1.00 |" in text and "| large | 4x4 |" in text
-    assert "forward is that of `isa_tf.inference.fuse(...)`" in text
+    assert "Forward is that of `isa_tf.inference.fuse(...)`" in text
 
 
 @pytest.mark.parametrize("memory", [True, False])
@@ -249,13 +266,13 @@ def test_pictures(tmp_path, several, memory):
     shown = rows() if several else rows()[:3]
     if not memory:
         shown = [{k: v for k, v in row.items() if k != "forward_mb"} for row in shown]
-    benchmark.draw(shown, tmp_path / "picture")
+    pictures.draw(shown, tmp_path / "picture")
     assert (tmp_path / "picture.png").stat().st_size > 5000
     assert b"<svg" in (tmp_path / "picture.svg").read_bytes()[:2000]
 
 
 def test_no_picture_of_nothing(tmp_path):
-    benchmark.draw([{"name": "large", "size": "4x4", "note": "refused"}], tmp_path / "picture")
+    pictures.draw([{"name": "large", "size": "4x4", "note": "refused"}], tmp_path / "picture")
     assert not list(tmp_path.iterdir())
 
 
@@ -282,7 +299,7 @@ def part(name, kind="forward", **more):
 
 
 def test_parts_of_a_detector():
-    found = {name: benchmark.measure(part(name)) for name in ("pyramid", "proposals", "mask_head")}
+    found = {name: measure.measure(part(name)) for name in ("pyramid", "proposals", "mask_head")}
     assert all(row["forward_ms"] > 0 for row in found.values())
     assert found["proposals"]["gflops"] == found["proposals"]["parameters"] == 0
     # 1x1 from 64 .. 512 channels and 3x3 of 256, at strides 4 .. 32.
@@ -295,21 +312,21 @@ def test_parts_of_a_detector():
 
 
 def test_a_part_learns():
-    found = benchmark.measure(part("rpn_head", "backward"))
+    found = measure.measure(part("rpn_head", "backward"))
     assert found.keys() == {"backward_ms"} and found["backward_ms"] > 0
 
 
 @pytest.mark.slow
 def test_a_context_in_a_detectors_backbone():
     plain, more = (
-        benchmark.measure(part("backbone", module=name)) for name in ("none", "isa:partition=2")
+        measure.measure(part("backbone", module=name)) for name in ("none", "isa:partition=2")
     )
     assert more["parameters"] > plain["parameters"] and more["gflops"] > plain["gflops"]
 
 
 def test_what_moving_bytes_would_take(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "run_case", lambda c: {"forward_ms": 2.0, "gflops": 0.0})
-    monkeypatch.setattr(benchmark_detector, "copy_rate", lambda: 10.0)
+    monkeypatch.setattr(measure, "run", lambda c: {"forward_ms": 2.0, "gflops": 0.0})
+    monkeypatch.setattr(timing, "copy_rate", lambda: 10.0)
     arguments = ["--modules=box_align,box_head", "--contexts=isa", "--size=64x96", "--notrain"]
     status, printed = run(benchmark, "detector", *arguments, f"--output={tmp_path}")
     rows = {row["name"]: row for row in csv.DictReader((tmp_path / "detector.csv").open())}

@@ -262,7 +262,8 @@ def test_wrong_flags_are_answered_with_the_command(tmp_path):
             "python -m experiments.train --config=experiments/configs/recipes.py:ade20k-isa",
             "isa-tf train --config=recipes:ade20k-isa",
         ),
-        ("python -m tools.benchmark model", "python -m tools.benchmark model"),
+        ("python -m tools.benchmark model", "isa-tf benchmark model"),
+        ("python -m tools.beside_torch model", "python -m tools.beside_torch model"),
         ("--config=my/configs/a.py", "--config=my/configs/a.py"),
     ],
 )

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from tools.bench import steps
+from tools.bench.contexts import parse_module
+
 # From images to masks, in the order of the network; "whole" is all of it.
 PARTS = (
     "backbone",
@@ -149,14 +152,67 @@ def bytes_moved(part, size):
     return 4 * read[part] if part in read else None
 
 
-def copy_rate(seconds=1.0):
-    """Bytes that this machine reads and writes a second, GB/s, by copying 256 MB."""
-    import time
+def make(case):
+    """(model, call of its inputs, inputs, graph): one pass of a part.
 
-    source = np.ones(1 << 26, "float32")
-    target, best, end = np.empty_like(source), 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        np.copyto(target, source)
-        best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
-    return best / 1e9
+    Args:
+        case: dict of "part", "backbone", "module" (a context module at "c4", or "none"), "size",
+            "minimal_filtering", "pass" ("forward" or "backward") and, where forward is to be the
+            twin's, "fuse".
+
+    Returns:
+        The Keras model; the call; the list of what it is called with, structures of tensors; and a
+        function that gives a `tf.Graph` of its tensors.
+    """
+    import tensorflow as tf
+
+    from isa_tf import inference
+
+    part, backward = case["part"], case["pass"] == "backward"
+    name, arguments = parse_module(case["module"])
+    model = make_model(
+        case["backbone"],
+        {"name": name, **arguments} if name != "none" else "none",
+        case["minimal_filtering"] if backward else None,
+        **({"recompute": True} if backward else {}),
+    )
+    network = inference.fuse(model) if case.get("fuse") and not backward else model
+    inputs = inputs_of(part, case["size"], network, backward)
+    given = [tf.nest.map_structure(tf.constant, inputs)]
+    if not backward:
+        call = tf.function(function_of(part, network))
+    elif part == "whole":
+        given.append(tf.nest.map_structure(tf.constant, truth(case["size"])))
+        specs = tuple(tf.nest.map_structure(tf.type_spec_from_value, each) for each in given)
+        step = steps.of_detector(model, specs)
+        learnt = tf.function(lambda x: model(x, training=True))
+        return model, step, given, lambda: learnt.get_concrete_function(*given).graph
+    else:
+        call = tf.function(_learning(part, model))
+    return model, call, given, lambda: call.get_concrete_function(*given).graph
+
+
+def graph_of(part, model, inputs):
+    """The graph of a part as Keras calls it, on which operations are counted."""
+    import tensorflow as tf
+
+    plain = tf.function(function_of(part, model), jit_compile=False)
+    return plain.get_concrete_function(inputs).graph
+
+
+def _learning(part, model):
+    """The function of a part's inputs that gives the gradients of maps and weights."""
+    import tensorflow as tf
+
+    layer = layer_of(part, model)
+
+    def backward(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            parts = inputs if part == "rpn_head" else [inputs]
+            outputs = tf.nest.flatten([layer(x, training=True) for x in parts])
+            loss = tf.add_n([tf.reduce_mean(tf.cast(y, tf.float32) ** 2) for y in outputs])
+        learned = [x for x in tf.nest.flatten(inputs) if x.shape.rank == 4]
+        return tape.gradient(loss, [*learned, *layer.trainable_variables])
+
+    return backward

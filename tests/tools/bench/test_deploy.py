@@ -10,7 +10,8 @@ from absl import app
 from PIL import Image
 
 from isa_tf.metrics import scores
-from tools import benchmark, benchmark_deploy
+from tools import benchmark
+from tools.bench import deploy, results
 
 KERAS, OTHER = "Keras", "LiteRT"
 
@@ -23,6 +24,12 @@ def test_what_there_is_not(run, tmp_path):
         with pytest.raises(app.UsageError, match=message):
             run(benchmark, "deploy", flag, f"--output={tmp_path}")
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_kept_model_is_in_a_checkout_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "KEPT", tmp_path / "best.keras")
+    with pytest.raises(app.UsageError, match="camvid is of a model in a checkout"):
+        run(benchmark, "deploy", f"--output={tmp_path}")
 
 
 def test_scores_are_those_of_the_class_ids(tmp_path):
@@ -41,7 +48,7 @@ def test_scores_are_those_of_the_class_ids(tmp_path):
 
     def row(name, format):
         times = {"case": "camvid", "name": name, "times": [3.0, 1.0, 2.0]}
-        return benchmark_deploy._scores(times, tmp_path, format)
+        return deploy.scores_of(times, tmp_path, format)
 
     def miou(ids):
         """Pixel by pixel."""
@@ -60,10 +67,13 @@ def test_scores_are_those_of_the_class_ids(tmp_path):
 def test_report_rounds_agreement_down():
     row = {"case": "camvid", "name": OTHER, "ms": 12.4, "mb": 1.26, "photos": 34, "miou": 0.75}
     more = {"agreement": 0.9999999, "ratio": 0.7}
-    text = benchmark_deploy.report([row | more], "a machine", {"threads": 2, "rounds": 7})
+    rows = [row | {"name": KERAS, "mb": None}, row | more]
+    result = results.of_now("tools.benchmark", "deploy", rows, ["case", "name"], {}, {})
+    text = deploy.report(result, {"threads": 2, "rounds": 7})
     assert "camvid, 360x480, 34 photos" in text
+    assert "| Keras |  | 12 |  |  | 0.7500 |" in text
     assert "| LiteRT | 1.3 | 12 | 0.70 | 99.999 | 0.7500 |" in text
-    assert "a machine; instructions " in text and "2 threads, 7 rounds" in text
+    assert "; instructions " in text and "; 2 threads, 7 rounds. `python -m tools" in text
 
 
 def test_a_contestant_answers_what_it_is_asked(tmp_path, monkeypatch, capsys):
@@ -75,11 +85,11 @@ def test_a_contestant_answers_what_it_is_asked(tmp_path, monkeypatch, capsys):
         seen.append(photo)
         return photo[..., 0] % 11, photo[..., 0] / 255
 
-    monkeypatch.setattr(benchmark_deploy, "_predictor", lambda *given: predictor)
-    monkeypatch.setattr(benchmark_deploy, "_set_threads", lambda threads: None)
+    monkeypatch.setattr(deploy, "_predictor", lambda *given: predictor)
+    monkeypatch.setattr(deploy, "_set_threads", lambda threads: None)
     questions = [["ready"], ["call", "camvid"], ["predict", "camvid", str(tmp_path / "ids.npy")]]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, questions))))
-    benchmark_deploy.serve(OTHER, "litert", {}, {"camvid": str(tmp_path)}, 2)
+    deploy.serve(OTHER, "litert", {}, {"camvid": str(tmp_path)}, 2)
     answers = [line.split(" ", 1) for line in capsys.readouterr().out.splitlines()]
     assert [key for key, _ in answers] == ["answer"] * 3
     assert answers[0][1] == answers[2][1] == "null" and float(answers[1][1]) >= 0
@@ -109,7 +119,7 @@ def test_a_table_of_fresh_processes(run, tmp_path):
         f"--output={tmp_path / 'out'}",
     )
     assert status == 0
-    rows = json.loads((tmp_path / "out" / "deploy.json").read_text())
+    rows = results.read(tmp_path / "out" / "deploy.json").rows
     assert [row["name"] for row in rows] == ["Keras", "SavedModel", "LiteRT"]
     assert all(row["photos"] == 2 and row["ms"] > 0 and row["mb"] > 1 for row in rows)
     assert min(row["agreement"] for row in rows[1:]) > 0.995
