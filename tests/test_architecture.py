@@ -62,7 +62,7 @@ def test_imports_go_down_and_in_no_circle():
         ("isa_tf/layers/twin.py", "from isa_tf.layers import conv", "broken"),
         # The package or a tool on what stands above it.
         ("isa_tf/models/load.py", "import tools.progress", "isa_tf is not allowed to import tools"),
-        ("tools/progress.py", "import experiments.setup", "tools is not allowed"),
+        ("tools/progress.py", "import experiments.setup", "tools.progress is not allowed"),
         # A room that has no place in the plan.
         ("isa_tf/attic.py", "", "attic"),
     ],
