@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from isa_tf.losses import PixelCrossEntropy
 from isa_tf.metrics import MeanIoU
-from isa_tf.training import replicas, strategy
+from isa_tf.training import replicas, strategy, workers
 
 CLASSES = 4
 GLOBAL_BATCH = 8
@@ -145,28 +145,28 @@ def restored(variables):
 
 def talk(strategy_):
     """What workers learn of one another."""
-    index = strategy.worker_index(strategy_)
-    strategy.barrier(strategy_)
+    index = workers.worker_index(strategy_)
+    workers.barrier(strategy_)
     try:
-        strategy.agree(strategy_, 500 + index, "step")
+        workers.agree(strategy_, 500 + index, "step")
         differ = None
     except ValueError as error:
         differ = str(error)
     # Of unequal lengths, one of them none, and more than goes at once.
     rng = np.random.default_rng(index)
-    mine = rng.bytes((0, 8 * strategy._GATHERED_WORDS + 13)[index % 2])
-    gathered = [strategy.gather(strategy_, some) for some in (mine, b"ab" * (index + 1), b"")]
+    mine = rng.bytes((0, 8 * workers._GATHERED_WORDS + 13)[index % 2])
+    gathered = [workers.gather(strategy_, some) for some in (mine, b"ab" * (index + 1), b"")]
     return {
         "gathered": [[hashlib.sha256(data).hexdigest() for data in all_] for all_ in gathered],
-        "workers": strategy.num_workers(strategy_),
+        "workers": workers.num_workers(strategy_),
         "index": index,
-        "chief": strategy.is_chief(strategy_),
+        "chief": workers.is_chief(strategy_),
         "replicas": strategy_.num_replicas_in_sync,
-        "over_workers": strategy.over_workers(strategy_, 2**60 + index),
+        "over_workers": workers.over_workers(strategy_, 2**60 + index),
         "any_of": [
-            strategy.any_of(strategy_, flag) for flag in (False, index == 1, index == 0, True)
+            workers.any_of(strategy_, flag) for flag in (False, index == 1, index == 0, True)
         ],
-        "agree": strategy.agree(strategy_, "last.keras"),
+        "agree": workers.agree(strategy_, "last.keras"),
         "differ": differ,
     }
 
@@ -179,6 +179,6 @@ if __name__ == "__main__":
     chosen = strategy.make_strategy(name)
     result = {
         "talk": talk(chosen),
-        **train(chosen, die=os.environ.get("DIES") == str(strategy.worker_index(chosen))),
+        **train(chosen, die=os.environ.get("DIES") == str(workers.worker_index(chosen))),
     }
     print(json.dumps(result, default=np.ndarray.tolist))

@@ -24,7 +24,7 @@ from absl import app, flags
 
 from isa_tf import data
 from isa_tf.data.convert_labels import Source, convert_colors, convert_instances, read_colors
-from isa_tf.data.folder import FileNames
+from isa_tf.data.listing import FileNames
 from tools import command, progress
 
 # Flags of its own where it is imported, so that tools do not meet in one set.

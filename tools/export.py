@@ -26,7 +26,7 @@ from absl import app, flags
 from PIL import Image
 
 from isa_tf import formats
-from isa_tf.data.folder import list_images, match_files
+from isa_tf.data.listing import list_images, match_files
 from isa_tf.data.pictures import read_image, read_label
 from isa_tf.formats.base import seconds_of
 from isa_tf.inference import confusion_matrix, contract_of, predictor_of_model

@@ -42,7 +42,7 @@ from absl import app, flags
 
 from isa_tf import load_predictor
 from isa_tf.data import DataError
-from isa_tf.data.folder import IMAGE_SUFFIXES
+from isa_tf.data.listing import IMAGE_SUFFIXES
 from isa_tf.data.pictures import read_image
 from isa_tf.data.videos import VIDEO_SUFFIXES, Camera, Video
 from isa_tf.inference import warm_up

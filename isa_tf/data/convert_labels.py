@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from isa_tf.data import catalogue, pictures
 from isa_tf.data.base import IGNORE_LABEL, DataError
-from isa_tf.data.folder import (
+from isa_tf.data.listing import (
     EQUAL_NAMES,
     IMAGE_SUFFIXES,
     LABEL_SUFFIX,
@@ -398,7 +398,7 @@ def convert_colors(
             is passed over) or with a palette.
         output: path of the folder to make.
         colors: `ColorTable`, of `read_colors`.
-        names: `isa_tf.data.folder.FileNames`, where those of images and labels differ. Defaults
+        names: `isa_tf.data.listing.FileNames`, where those of images and labels differ. Defaults
             to equal names.
         ignore_unknown: bool, whether colours that the table does not have are ignored, 255, and
             no error. Defaults to `False`.

@@ -1,14 +1,9 @@
 """Pairs of image and label files in folders or in a CSV table."""
 
-import csv
-import fnmatch
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,14 +17,17 @@ from isa_tf.data.base import (
     voc_palette,
 )
 from isa_tf.data.groups import group
-from isa_tf.hints import Colors, StrPath
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-LABEL_SUFFIX = ".png"
-# Pictures that are not read: named as faults, where files that are no pictures are passed over.
-_UNREAD_SUFFIXES = tuple(
-    ".gif .tif .tiff .ppm .pgm .pbm .pnm .tga .psd .jfif .jp2 .j2k .jxl .heic .heif .avif".split()
+from isa_tf.data.listing import (
+    EQUAL_NAMES,
+    FileNames,
+    classes_of,
+    order_splits,
+    pairs_of_folder,
+    pairs_of_table,
+    split_by_name,
+    split_by_patterns,
 )
+from isa_tf.hints import Colors, StrPath
 
 
 class FolderDataset(SegmentationDataset):
@@ -148,15 +146,15 @@ class FolderDataset(SegmentationDataset):
             raise ValueError("A CSV table names every file; patterns are for folders.")
         faults: list[DataError] = []
         if is_table:
-            pairs = _pairs_of_table(self.data_dir, faults)
+            pairs = pairs_of_table(self.data_dir, faults)
         else:
-            pairs = _pairs_of_folder(self.data_dir, names, faults)
+            pairs = pairs_of_folder(self.data_dir, names, faults)
         if splits is not None:
             folder = self.data_dir.parent if is_table else self.data_dir
-            pairs = _split_by_patterns(pairs, dict(splits), folder)
+            pairs = split_by_patterns(pairs, dict(splits), folder)
         elif None in pairs:
-            pairs = _split_by_name(pairs[None], val_fraction)
-        class_names, colors = _classes(self.data_dir, class_names, num_classes)
+            pairs = split_by_name(pairs[None], val_fraction)
+        class_names, colors = classes_of(self.data_dir, class_names, num_classes)
         palette = palette or colors
         self._stored_classes = len(class_names)
         self._group_of = None
@@ -240,312 +238,3 @@ def _look(pair):
             reason += ": its EXIF orientation turns it, so turn the label or drop the tag"
         return _Look(DataError(label_path, reason))
     return _Look(None, image.plain and label.plain and not image.turned)
-
-
-# === Finding the pairs: {split, or None where the data have none: [(image, label), ...]} ===
-
-
-class FileNames(NamedTuple):
-    """How images and labels are named, without their last suffix.
-
-    Attributes:
-        image: str with one star, which stands for what an image and its label share. Defaults
-            to "*".
-        label: the same of labels.
-    """
-
-    image: str = "*"
-    label: str = "*"
-
-    def check(self) -> None:
-        """Raises ValueError for what is no such pattern."""
-        for what, pattern in self._asdict().items():
-            if not isinstance(pattern, str) or pattern.count("*") != 1 or "/" in pattern:
-                raise ValueError(
-                    f"`{what}_pattern` is a file name with one star, without folders, such as "
-                    f'"*_{what}". Received: {pattern!r}'
-                )
-            if Path(pattern).suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES:
-                raise ValueError(
-                    f"`{what}_pattern` is of names without their last suffix. Received: {pattern!r}"
-                )
-
-
-def _pairs_of_folder(data_dir, names, faults):
-    if (data_dir / "images").is_dir():
-        images, labels = data_dir / "images", data_dir / "labels"
-        inside = list(images.iterdir())
-        folders = {p.name: (p, labels / p.name) for p in inside if p.is_dir()}
-        if not folders or any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
-            return {None: _paths(match_files(images, labels, faults, names))}
-    else:
-        folders = {p.parent.name: (p, p.parent / "labels") for p in data_dir.glob("*/images")}
-    if not folders:
-        raise DataError(
-            data_dir,
-            "no images found: expected {split}/images and {split}/labels, or images/{split} "
-            "and labels/{split}, or images and labels, with files ending in "
-            + ", ".join(IMAGE_SUFFIXES),
-        )
-    return {split: _paths(match_files(*folders[split], faults, names)) for split in folders}
-
-
-def _paths(matched):
-    return [(image, label) for _, image, label in matched]
-
-
-EQUAL_NAMES = FileNames()
-
-
-def list_images(folder: StrPath) -> list[Path]:
-    """The paths of a folder's own images, in order.
-
-    Raises:
-        ValueError: for what is no folder, or one without an image.
-
-    Example:
-
-    >>> [path.name for path in list_images(Path("camvid/val/images"))]
-    ['0.png', '1.png']
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder of images")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(f"no file in {folder} ends in {', '.join(IMAGE_SUFFIXES)}")
-    return paths
-
-
-def match_files(
-    images_dir: Path, labels_dir: Path, faults: list[DataError], names: FileNames = EQUAL_NAMES
-) -> list[tuple[str, Path, Path]]:
-    """Pairs the pictures below two folders by what their names share.
-
-    Args:
-        images_dir: path.
-        labels_dir: path.
-        faults: list, which gets a `DataError` for each file that cannot be used.
-        names: `FileNames`. Defaults to `EQUAL_NAMES`.
-
-    Returns:
-        List of (name, image, label) in the order of the names: what a pair shares, with the
-        folders above it, and two paths.
-
-    Raises:
-        DataError: for a folder of labels that is not there, or no image.
-
-    Example:
-
-    >>> found = match_files(Path("camvid/val/images"), Path("camvid/val/labels"), [])
-    >>> [name for name, image, label in found]
-    ['0', '1']
-    """
-    names.check()
-    if not labels_dir.is_dir():
-        raise DataError(labels_dir, f"no such folder, for the labels of {images_dir}")
-    images = _by_name(images_dir, names.image, _image_refusal, faults)
-    labels = _by_name(labels_dir, names.label, _label_refusal, faults)
-    if not images:
-        named = "" if names.image == "*" else f"is named {names.image} and "
-        raise DataError(images_dir, f"no image here {named}ends in " + ", ".join(IMAGE_SUFFIXES))
-    pairs = []
-    for name in sorted(images.keys() | labels.keys()):
-        image, label = images.get(name), labels.get(name)
-        if image and label:
-            pairs.append((name, image, label))
-        elif image and name not in labels:
-            wanted = f"{_filled(names.label, name)}{LABEL_SUFFIX}"
-            faults.append(DataError(image, f"it has no label {labels_dir / wanted}"))
-        elif label and name not in images:
-            wanted = _filled(names.image, name)
-            faults.append(DataError(label, f"it has no image {wanted}.* in {images_dir}"))
-    return pairs
-
-
-def _filled(pattern, name):
-    """A file's name, with the folders above it."""
-    folder, slash, end = name.rpartition("/")
-    return f"{folder}{slash}{pattern.replace('*', end)}"
-
-
-def _by_name(folder, pattern, refusal, faults):
-    """{what a pair shares: path} of the pictures of a folder; `None` for one among the faults."""
-    before, after = pattern.split("*")
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        known = path.suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES
-        if not known or path.name.startswith("."):
-            continue
-        shared = path.stem.removeprefix(before).removesuffix(after)
-        if not shared or f"{before}{shared}{after}" != path.stem:
-            continue
-        name = path.relative_to(folder).with_name(shared).as_posix()
-        if reason := refusal(path):
-            faults.append(DataError(path, reason))
-            found.setdefault(name)  # so that its partner is not called lonely
-        elif found.get(name):
-            faults.append(DataError(path, f"the same name as {found[name].name}"))
-        else:
-            found[name] = path
-    return found
-
-
-def _image_refusal(path):
-    """What about an image's suffix keeps it from being read, or `None`."""
-    if path.suffix.lower() in _UNREAD_SUFFIXES:
-        return f"{path.suffix[1:].upper()} is not read; convert it to PNG or JPEG"
-    return None
-
-
-def _label_refusal(path):
-    """What about a label's suffix keeps it from being read, or `None`."""
-    if path.suffix.lower() != LABEL_SUFFIX:
-        return "labels are read from PNG files only"
-    return None
-
-
-def _pairs_of_table(table, faults):
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        columns = [column.strip() for column in rows.fieldnames or ()]
-        if columns not in (["image", "label"], ["image", "label", "split"]):
-            raise DataError(
-                table, f"the first line is image,label or image,label,split, not {columns}"
-            )
-        rows.fieldnames = columns
-        pairs = {}
-        for row in rows:
-            values = [(row[column] or "").strip() for column in columns]
-            if not all(values) or None in row:
-                raise DataError(table, f"line {rows.line_num} has not {len(columns)} fields")
-            image, label = (table.parent / value for value in values[:2])
-            split_pairs = pairs.setdefault(values[2] if len(values) > 2 else None, [])
-            reasons = {image: _image_refusal(image), label: _label_refusal(label)}
-            faults.extend(DataError(path, reason) for path, reason in reasons.items() if reason)
-            if not any(reasons.values()):
-                split_pairs.append((image, label))
-    if not pairs:
-        raise DataError(table, "it lists no pairs")
-    return pairs
-
-
-def _split_by_name(pairs, val_fraction):
-    """Splits by a hash of the names: the same on every machine, and mixed."""
-    ranked = sorted(pairs, key=lambda pair: hashlib.sha1(pair[0].stem.encode()).digest())
-    val = set(ranked[: round(len(pairs) * val_fraction)])
-    splits = {
-        "train": [p for p in pairs if p not in val],
-        "val": [p for p in pairs if p in val],
-    }
-    return {split: members for split, members in splits.items() if members or split == "train"}
-
-
-def _split_by_patterns(pairs, patterns, folder):
-    """Splits by the paths of images below the folder, whatever their splits were."""
-    paths = {os.path.relpath(pair[0], folder): pair for split in pairs for pair in pairs[split]}
-    paths = {path.replace(os.sep, "/"): paths[path] for path in sorted(paths)}
-    splits = {}
-    for split, given in patterns.items():
-        given = [given] if isinstance(given, str) else list(given)
-        found = [set(fnmatch.filter(paths, pattern)) for pattern in given]
-        for pattern, names in zip(given, found, strict=True):
-            if not names:
-                raise ValueError(
-                    f"`splits`: no image of {folder} is of {pattern!r}, of split {split!r}. "
-                    f"Paths are such as {next(iter(paths))!r}"
-                )
-        if not given:
-            raise ValueError(f"`splits`: split {split!r} has no pattern.")
-        names = set.union(*found)
-        splits[split] = [pair for path, pair in paths.items() if path in names]
-    if not splits:
-        raise ValueError("`splits` names no split.")
-    return splits
-
-
-def order_splits(pairs: Iterable[str]) -> list[str]:
-    """The names of splits: train, val and test before others, which are in order.
-
-    >>> order_splits(["all", "val", "train"])
-    ['train', 'val', 'all']
-    """
-    usual = ("train", "val", "test")
-    return sorted(pairs, key=lambda s: (usual.index(s) if s in usual else len(usual), s))
-
-
-# === Class names ===
-
-
-def _classes(data_dir, class_names, num_classes):
-    """The names of the classes and, where they are stored, their colours."""
-    colors = None
-    if class_names is None:
-        folder = data_dir if data_dir.is_dir() else data_dir.parent
-        class_names, colors = _stored_classes(folder)
-    if class_names is None and num_classes is None:
-        raise ValueError(
-            f"Give `class_names` or `num_classes`, or put classes.json or classes.txt in "
-            f"{data_dir}."
-        )
-    if class_names is None:
-        return [f"class_{i}" for i in range(num_classes)], None
-    if num_classes not in (None, len(class_names)):
-        raise ValueError(
-            f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
-        )
-    return class_names, colors
-
-
-def _stored_classes(folder):
-    path = folder / "classes.json"
-    if path.is_file():
-        return read_classes(path)
-    path = folder / "classes.txt"
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()], None
-    return None, None
-
-
-def read_classes(path: Path) -> tuple[list[str], list[tuple[int, ...]] | None]:
-    """Reads a `classes.json`.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        List of names, in the order of their ids, and a list of RGB triples or `None`.
-
-    Raises:
-        DataError: for another file.
-
-    Example:
-
-    >>> _ = Path("classes.json").write_text('[{"name": "sky", "color": [0, 9, 255]}]')
-    >>> read_classes(Path("classes.json"))
-    (['sky'], [(0, 9, 255)])
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(path, f"not JSON ({error})") from error
-    if isinstance(found, list) and all(isinstance(name, str) for name in found):
-        return found, None
-    try:
-        names = [entry["name"] for entry in found]
-        colors = [tuple(entry["color"]) for entry in found]
-        if all(isinstance(name, str) for name in names) and all(map(is_color, colors)):
-            return names, colors
-    except (TypeError, KeyError):
-        pass
-    raise DataError(
-        path,
-        "not a JSON list of names, in the order of their ids, nor one of such as "
-        '{"name": "sky", "color": [128, 128, 128]}',
-    )
-
-
-def is_color(value: Sequence[Any]) -> bool:
-    """Whether it is a tuple of three ints in 0..255."""
-    return len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)

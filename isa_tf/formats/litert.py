@@ -18,7 +18,7 @@ from PIL import Image
 from tensorflow.lite.python import schema_py_generated as schema
 
 from isa_tf import files
-from isa_tf.data.folder import list_images
+from isa_tf.data.listing import list_images
 from isa_tf.data.pictures import read_image
 from isa_tf.formats.base import (
     SIGNATURE,

@@ -10,20 +10,18 @@ from isa_tf.training.checkpoint import Checkpoints, Damaged
 from isa_tf.training.optimizers import AdamW, CoupledSGD, LossScale, WholeGradient, make_optimizer
 from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
 from isa_tf.training.run import Interrupted, Run
-from isa_tf.training.strategy import (
-    STRATEGIES,
+from isa_tf.training.strategy import STRATEGIES, logical_devices, make_strategy
+from isa_tf.training.workdir import BEST, BEST_SCORE, CHECKPOINTS, CONFIG, LOG, best_score
+from isa_tf.training.workers import (
     agree,
     any_of,
     barrier,
     gather,
     is_chief,
-    logical_devices,
-    make_strategy,
     num_workers,
     over_workers,
     worker_index,
 )
-from isa_tf.training.workdir import BEST, BEST_SCORE, CHECKPOINTS, CONFIG, LOG, best_score
 
 __all__ = [
     "BEST",

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from isa_tf.compat import symbolic_build
 from isa_tf.ops.replicas import alone, replicas_summed
-from isa_tf.training.strategy import is_chief, num_workers, over_workers
+from isa_tf.training.workers import is_chief, num_workers, over_workers
 
 
 def distribute(strategy, make):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf.compat import symbolic_build
-from isa_tf.training import strategy as strategies
+from isa_tf.training import workers
 from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
 from isa_tf.training.callbacks import Pace, Progress, TensorBoard, duration, memory_gib
 from isa_tf.training.checkpoint import Damaged
@@ -97,7 +97,7 @@ class Run:
     # === The directory ===
 
     def __enter__(self):
-        self.chief = strategies.is_chief(self.strategy)
+        self.chief = workers.is_chief(self.strategy)
         self._stack = contextlib.ExitStack()
         with self._stack as stack:
             self._by_chief(lambda: stack.enter_context(self.folder.owned()))
@@ -116,7 +116,7 @@ class Run:
                 act()
             except Exception as caught:
                 error = caught
-        if strategies.any_of(self.strategy, error is not None):
+        if workers.any_of(self.strategy, error is not None):
             raise error or RuntimeError("the chief worker stopped; it says why")
 
     # === Signals ===
@@ -147,9 +147,9 @@ class Run:
 
         Asking one another takes some milliseconds, so workers do it once in some counts.
         """
-        if count % _ASK_EVERY and strategies.num_workers(self.strategy) > 1:
+        if count % _ASK_EVERY and workers.num_workers(self.strategy) > 1:
             return False
-        if strategies.any_of(self.strategy, self._stop is not None):
+        if workers.any_of(self.strategy, self._stop is not None):
             self._stop = self._stop or signal.SIGTERM
             return True
         return False
@@ -530,11 +530,11 @@ class Run:
             found = self.checkpoints.newest(check)
         except Damaged as caught:
             error = caught
-        if strategies.any_of(self.strategy, error is not None):
+        if workers.any_of(self.strategy, error is not None):
             raise error or ValueError("another worker found no checkpoint to go on from")
         step = -1 if found is None else found[0]["step"]
         # The folder must be one that all workers share.
-        strategies.agree(self.strategy, step, f"step of the state found in {self.workdir}")
+        workers.agree(self.strategy, step, f"step of the state found in {self.workdir}")
         self._metrics = {}
         if found is None:
             self._begin_anew()
@@ -553,7 +553,7 @@ class Run:
             self.best = None
         self._by_chief(self._mend)
         # What the chief found out of the best model's file, the others must know.
-        if strategies.any_of(self.strategy, self.best is None):
+        if workers.any_of(self.strategy, self.best is None):
             self.best = None
 
     def _begin_anew(self):

@@ -1,5 +1,6 @@
 """Pictures of labels, instances and weights, by NumPy and Pillow. Nothing shows a window."""
 
+from isa_tf.visualize.curves import curve_names, curves
 from isa_tf.visualize.instances import draw_instances, instance_sheet
 from isa_tf.visualize.pictures import (
     BOTH_RIGHT,
@@ -12,8 +13,6 @@ from isa_tf.visualize.pictures import (
     ONLY_SECOND,
     POINT_COLOR,
     colorize,
-    curve_names,
-    curves,
     difference,
     draw_classes,
     errors,

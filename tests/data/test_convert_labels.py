@@ -15,7 +15,7 @@ from isa_tf.data.convert_labels import (
     convert_instances,
     read_colors,
 )
-from isa_tf.data.folder import FileNames
+from isa_tf.data.listing import FileNames
 
 COCO_MINI = Path(__file__).parents[2].parent / "shared/data/coco_mini"
 HEIGHT, WIDTH = 12, 16

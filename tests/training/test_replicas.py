@@ -59,7 +59,7 @@ def test_two_workers_are_as_one(alone, devices):
         assert talk["any_of"] == [False, True, True, True]
         assert talk["agree"] == "last.keras"
         assert "0: 500, 1: 501" in talk["differ"]
-        size = 8 * training.strategy._GATHERED_WORDS + 13
+        size = 8 * training.workers._GATHERED_WORDS + 13
         sent = [[b"", np.random.default_rng(1).bytes(size)], [b"ab", b"abab"], [b"", b""]]
         assert talk["gathered"] == [[hashlib.sha256(d).hexdigest() for d in all_] for all_ in sent]
         check_same(result, alone)

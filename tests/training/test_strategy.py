@@ -7,7 +7,14 @@ import pytest
 import tensorflow as tf
 from processes import finish, start
 
-from isa_tf.training import logical_devices, make_strategy, num_workers, strategy, worker_index
+from isa_tf.training import (
+    clusters,
+    logical_devices,
+    make_strategy,
+    num_workers,
+    strategy,
+    worker_index,
+)
 
 CLUSTER = {"worker": ["a:1", "b:2"]}
 
@@ -190,13 +197,13 @@ def test_a_chief_comes_before_the_workers(chosen, monkeypatch):
     ],
 )
 def test_hosts(text, hosts):
-    assert strategy.expand_hosts(text) == hosts.split()
+    assert clusters.expand_hosts(text) == hosts.split()
 
 
 @pytest.mark.parametrize("text", ["", ",", "a,", ",a", "a,,b", "a[1-", "a[]", "a]", "a[x]", "a b"])
 def test_no_list_of_hosts(text):
     with pytest.raises(ValueError, match=f"list of hosts.*{re.escape(repr(text))}"):
-        strategy.expand_hosts(text)
+        clusters.expand_hosts(text)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def _remove(path):
 
 def _photos(folder, size, every=1, count=None):
     """uint8 (N, H, W, 3) and (N, H, W): photos and labels of a split, resized where need be."""
-    from isa_tf.data.folder import match_files
+    from isa_tf.data.listing import match_files
     from isa_tf.data.pictures import read_image, read_label
 
     faults = []

@@ -6,7 +6,7 @@ from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
 from isa_tf.data.builders.archives import Archive
 from isa_tf.data.builders.instances import InstanceBuilder, InstanceExample
-from isa_tf.data.coco import Instances
+from isa_tf.data.coco_file import Instances
 
 # Where images come from, which COCO-Stuff has as well.
 IMAGES = {

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from isa_tf.data.base import DataError
 from isa_tf.data.builders.archives import Member
 from isa_tf.data.builders.base import Builder
-from isa_tf.data.coco import ListedImage
+from isa_tf.data.coco_file import ListedImage
 from isa_tf.data.prepared import PreparedInstances
 
 
