@@ -1,5 +1,6 @@
 """The plan of the rooms in docs/design.md, held against the code's own imports."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -72,3 +73,35 @@ def test_what_does_not_is_found(copy, file, line, reason):
         source.write(f"\n{line}\n")
     status, said = lint(copy)
     assert status != 0 and reason in said, said
+
+
+def long_places(lines_of_file=550, lines_of_function=80):
+    """(file, function or `None`) of what is longer; of a function without its docstring."""
+    for name in ("isa_tf", "tools", "experiments"):
+        for path in sorted((ROOT / name).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            place = path.relative_to(ROOT / name if name == "isa_tf" else ROOT)
+            if text.count("\n") > lines_of_file:
+                yield place, None
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef):
+                    told = ast.get_docstring(node, clean=False) or ""
+                    lines = node.end_lineno - node.lineno - told.count("\n")
+                    if lines > lines_of_function:
+                        yield place, node.name
+
+
+def test_what_is_large_is_told_with_a_reason():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    told = text[text.index("## What is large") :]
+    for place, function in long_places():
+        whole = [place.as_posix(), "/".join(place.parts[-2:])]
+        if function is None:
+            assert any(f"`{name}`" in told for name in whole), place
+        elif function == "__init__" or function == "fit":
+            tree = ast.parse((ROOT / "isa_tf" / place).read_text(encoding="utf-8"))
+            classes = [n.name for n in tree.body if isinstance(n, ast.ClassDef)]
+            assert any(f"`{name}.{function}`" in told for name in classes), (place, function)
+        else:
+            line = next((t for t in told.split("* ") if f"`{function}`" in t), "")
+            assert any(f"`{name}`" in line for name in whole), (place, function)
