@@ -2,11 +2,19 @@
 
 import json
 
+from experiments.configs import synthetic
 from experiments.demo import demo
 from isa_tf import data
 
 
-def test_demo_leaves_what_it_promises(tmp_path):
+def test_demo_leaves_what_it_promises(tmp_path, monkeypatch):
+    def few():
+        config = get_config()
+        config.data.options.num_examples = {"train": 32, "val": 8}
+        return config
+
+    get_config = synthetic.get_config
+    monkeypatch.setattr(synthetic, "get_config", few)
     metrics = demo(tmp_path, steps=2)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     for context in ("none", "isa"):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -153,24 +154,30 @@ def test_a_network_that_has_no_twin_is_written_as_it_is(tmp_path):
     assert_agree(isa_tf.load_predictor(isa_tf.export(model, tmp_path / "own"))(images), truth)
 
 
-def test_an_older_one_is_replaced_whole(tmp_path):
-    path = isa_tf.export(make_model(), tmp_path / "saved")
+@pytest.fixture
+def saved(exported, tmp_path):
+    """A copy of a SavedModel, alone in its folder."""
+    return shutil.copytree(exported[1]["saved"], tmp_path / "saved")
+
+
+def test_an_older_one_is_replaced_whole(saved):
+    path = saved
     (path / "note.txt").write_text("of the older one")
     other = make_model(partition=4)
     assert isa_tf.export(other, path) == path
     assert sorted(p.name for p in path.iterdir()) == [
         *("assets", "assets.extra", "fingerprint.pb", "saved_model.pb", "variables")
     ]
-    assert os.listdir(tmp_path) == ["saved"]
+    assert os.listdir(path.parent) == ["saved"]
     images = random_images(1, 40, 44)
     assert_agree(isa_tf.load_predictor(path)(images), expected(other, images))
 
 
 @pytest.mark.parametrize("older", [True, False])
-def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch, older):
-    path = tmp_path / "saved"
-    if older:
-        isa_tf.export(make_model(), path)
+def test_an_export_that_fails_leaves_what_was_there(saved, monkeypatch, older):
+    path, folder = saved, saved.parent
+    if not older:
+        shutil.rmtree(path)
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
     def fail(self):
@@ -180,7 +187,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch, older
     monkeypatch.setattr(inference.SegmentationContract, "files", fail)
     with pytest.raises(RuntimeError, match="the disk is full"):
         isa_tf.export(make_model(partition=4), path)
-    assert os.listdir(tmp_path) == ["saved"] * older
+    assert os.listdir(folder) == ["saved"] * older
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
 
 
@@ -189,17 +196,18 @@ def test_nothing_else_is_replaced(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "photo.jpg").write_text("a photo")
     (tmp_path / "empty").mkdir()
+    model = make_model()
     for name in ("file", "folder"):
         with pytest.raises(ValueError, match=f"{name}: there is something else than a SavedModel"):
-            isa_tf.export(make_model(), tmp_path / name)
+            isa_tf.export(model, tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == ["empty", "file", "folder"]
     assert (tmp_path / "file").read_text() == "a file"
     assert os.listdir(tmp_path / "folder") == ["photo.jpg"]
-    assert isa_tf.export(make_model(), tmp_path / "empty").joinpath("saved_model.pb").is_file()
+    assert isa_tf.export(model, tmp_path / "empty").joinpath("saved_model.pb").is_file()
 
 
-def test_damaged_metadata(tmp_path):
-    path = isa_tf.export(make_model(), tmp_path / "saved")
+def test_damaged_metadata(saved):
+    path = saved
     file = path / ASSETS / inference.METADATA_FILE
     whole = json.loads(file.read_text())
     assert whole["task"] == "segmentation"

@@ -37,6 +37,17 @@ def detector():
     return make_detector()
 
 
+@pytest.fixture(scope="module")
+def blind():
+    """A detector that finds nothing in any image."""
+    return make_detector(finds=False)
+
+
+@pytest.fixture(scope="module")
+def predictor(detector):
+    return InstancePredictor.from_model(detector)
+
+
 # === The protocol ===
 
 
@@ -142,11 +153,11 @@ def test_compare():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_image_goes_in_and_its_instances_come_back(detector, size):
+def test_an_image_goes_in_and_its_instances_come_back(detector, predictor, size):
     image = photos(1, *size)[0]
     truth = expected(detector, image)
     assert len(truth[0]) >= 2
-    assert_agrees(InstancePredictor.from_model(detector)(image), truth)
+    assert_agrees(predictor(image), truth)
 
 
 def test_batches_and_lists(detector):
@@ -179,11 +190,10 @@ def test_it_is_traced_once_for_all_sizes(detector, monkeypatch):
     assert [shape.as_list() for shape in traces] == [[None, None, None, 3]]
 
 
-def test_an_image_without_anything():
-    model = make_detector(finds=False)
-    found = InstancePredictor.from_model(model)(photos(1, 40, 64)[0])
+def test_an_image_without_anything(blind):
+    found = InstancePredictor.from_model(blind)(photos(1, 40, 64)[0])
     assert [part.shape for part in found] == [(0, 4), (0,), (0,), (0, 40, 64)]
-    answer = contract_of(model).run(model, tf.constant(photos(2, 40, 64)))
+    answer = contract_of(blind).run(blind, tf.constant(photos(2, 40, 64)))
     shapes = {name: tuple(value.shape) for name, value in answer.items()}
     assert shapes == {
         "boxes": (2, 0, 4), "classes": (2, 0), "scores": (2, 0), "valid": (2, 0),
@@ -191,10 +201,9 @@ def test_an_image_without_anything():
     }  # fmt: skip
 
 
-def test_places_that_are_filled_up(detector):
+def test_places_that_are_filled_up(detector, blind):
     """For images of one size there is a place even where nothing is found, and it is empty."""
-    nothing = make_detector(finds=False)
-    for model, places in ((nothing, 1), (detector, 6)):
+    for model, places in ((blind, 1), (detector, 6)):
         contract = contract_of(model).of_size((40, 64))
         images = photos(1, 40, 64)
         answer = contract.run(model, tf.constant(images))
