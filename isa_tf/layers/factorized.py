@@ -89,7 +89,8 @@ class FactorizedAttention(SparseAttention):
         self.order = order
         self.carry_keys = carry_keys
         # Of "auto" always: one set of weights, whatever the map at hand.
-        self.carries = (levels == AUTO or levels > 2) if carry_keys is None else carry_keys
+        several = not isinstance(levels, int) or levels > 2
+        self.carries = several if carry_keys is None else carry_keys
         super().__init__(partition, **kwargs)
 
     def kinds_of(self, partition: Any) -> Any:
