@@ -236,9 +236,9 @@ def load(
         made, make = getattr(found, "kind", None), source
     else:
         folder = _newest(Path(source))
-        config = _read_config(folder)
+        config, metadata = _read_folder(folder)
         made = keras.saving.get_registered_object(config.get("registered_name"))
-        make = functools.partial(_load_folder, folder, config)
+        make = functools.partial(_load_folder, folder, config, metadata)
     if made is None or issubclass(made, kind):
         model = make(load_weights=load_weights, **arguments)
         if isinstance(model, kind):
@@ -267,8 +267,8 @@ def _refuse_kind(preset, made, kind) -> NoReturn:
 # === Folders ===
 
 
-def _read_config(folder):
-    """The checked config of a folder."""
+def _read_folder(folder):
+    """The checked config and metadata of a folder."""
     for name in (CONFIG, METADATA):
         _check_there(folder, name)
     metadata, config = (read_json(folder / name) for name in (METADATA, CONFIG))
@@ -286,7 +286,7 @@ def _read_config(folder):
         )
     if not isinstance(config.get("config"), dict) or not config.get("class_name"):
         raise ValueError(f"{folder / CONFIG}: no config of a model")
-    return config
+    return config, metadata
 
 
 def _check_there(folder, name):
@@ -294,10 +294,10 @@ def _check_there(folder, name):
         raise FileNotFoundError(f"{folder}: no {name}; a preset has {', '.join(FILES)}")
 
 
-def _load_folder(folder, config, load_weights=True, **arguments):
-    """The model of a folder, whose config was read."""
+def _load_folder(folder, config, metadata, load_weights=True, **arguments):
+    """The model of a folder, of which all but the weights was read."""
     if load_weights:
-        _check_weights(folder)
+        _check_weights(folder, metadata)
     given = {name: arguments.pop(name) for name in _CLASSES if name in arguments}
     own = config["config"].get("num_classes")
     if "num_classes" not in config["config"] or given.get("num_classes") in (None, own):
@@ -411,12 +411,11 @@ def _told_too(part, shared):
     return {**part, "config": _share({**part["config"], **told}, shared)}
 
 
-def _check_weights(folder):
+def _check_weights(folder, told):
     """Refuses a file of weights that is not the one that was saved."""
     _check_there(folder, WEIGHTS)
     path = folder / WEIGHTS
-    told = read_json(folder / METADATA) or {}
-    size, expected = path.stat().st_size, told.get("weights_bytes", 0)
+    size, expected = path.stat().st_size, told["weights_bytes"]
     if size != expected:
         raise ValueError(
             f"{path}: not the file that was saved, or not the whole of it: {size:,} bytes for "

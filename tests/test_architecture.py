@@ -98,7 +98,7 @@ def test_what_is_large_is_told_with_a_reason():
         whole = [place.as_posix(), "/".join(place.parts[-2:])]
         if function is None:
             assert any(f"`{name}`" in told for name in whole), place
-        elif function == "__init__" or function == "fit":
+        elif function in ("__init__", "fit"):
             tree = ast.parse((ROOT / "isa_tf" / place).read_text(encoding="utf-8"))
             classes = [n.name for n in tree.body if isinstance(n, ast.ClassDef)]
             assert any(f"`{name}.{function}`" in told for name in classes), (place, function)

@@ -10,15 +10,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 
 import handbook
 import numpy as np
 import pytest
+import served
 from handbook import DOCS
 from PIL import Image, ImageDraw
 from walking import Walk, clocks
@@ -168,18 +167,9 @@ def serve_page(stranger, exported):
     """Runs the page's `isa-tf web`, and looks at what it writes and serves."""
     (made,) = (made for made in COMMANDS if made.program == "isa-tf web")
     begin = clocks()
-    process = subprocess.Popen(
-        [*stranger.command, "web", *made.arguments, "--port=0"],
-        cwd=stranger.folder,
-        env=stranger.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    watch = threading.Timer(120, process.kill)
-    watch.start()
-    try:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        url = re.match(r"open (http://127\.0\.0\.1:\d+/) ", lines[1])[1]
+    command = [*stranger.command, "web", *made.arguments, "--port=0"]
+    places = {"cwd": stranger.folder, "env": stranger.environment}
+    with served.page(command, **places) as (process, url):
 
         def get(path):
             with urllib.request.urlopen(url + path, timeout=30) as answer:
@@ -206,8 +196,4 @@ def serve_page(stranger, exported):
         assert {path.name for path in (exported / "model_web").iterdir()} >= {"models", "wasm"}
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-    finally:
-        watch.cancel()
-        process.kill()
-        process.stdout.close()
     stranger.times.append(("isa-tf web", *(clocks() - begin)))

@@ -2,14 +2,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 
 import exporting
 import pytest
+import served
 from absl import app
 from PIL import Image
 
@@ -113,23 +112,11 @@ def test_it_serves_until_it_is_ended(exported, page, tmp_path, end):
         "import sys, isa_tf.web.folder as f, pathlib; f.PAGE = pathlib.Path(sys.argv.pop(1));"
         "from tools import demo_web; sys.exit(demo_web.main(demo_web.FLAGS(sys.argv)))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, page, f"--model={exported}", "--port=0"]
-        + [f"--output={tmp_path}/site"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    watch = threading.Timer(120, process.kill)
-    watch.start()
-    try:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        url = re.match(r"open (http://127\.0\.0\.1:\d+/) ", lines[1])[1]
+    command = [sys.executable, "-c", code, page, f"--model={exported}", "--port=0"]
+    command.append(f"--output={tmp_path}/site")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with served.page(command, env=environment) as (process, url):
         with urllib.request.urlopen(f"{url}models/models.json", timeout=30) as answer:
             assert json.load(answer)["models"][0]["image_size"] == [16, 24]
         process.send_signal(end)
         assert process.wait(30) == 0
-    finally:
-        watch.cancel()
-        process.kill()
-        process.stdout.close()

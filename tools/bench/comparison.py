@@ -142,8 +142,10 @@ def _is_stored(path):
     """Whether a file among others is a stored result; a damaged one is, and is told of later."""
     try:
         results.read(path)
-    except ValueError as error:
-        return "is a stored result" in str(error)
+    except results.NotStored:
+        return False
+    except ValueError:
+        pass
     return True
 
 

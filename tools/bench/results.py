@@ -17,6 +17,10 @@ KIND = "isa_tf benchmark"
 VERSION = 1
 
 
+class NotStored(ValueError):
+    """A file that is no stored result, whole or damaged."""
+
+
 class Result(NamedTuple):
     """What was measured, of what, where and how: what NAME.json holds.
 
@@ -104,15 +108,16 @@ def read(path):
         path: of a .json that `write` wrote.
 
     Raises:
-        ValueError: for a file that is none, is of a later version, or is damaged.
+        NotStored: for a file that is none.
+        ValueError: for one of another version, or that is damaged.
         OSError: for one that cannot be read.
     """
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(f"{path} is no stored result, and no JSON: {error}") from None
+        raise NotStored(f"{path} is no stored result, and no JSON: {error}") from None
     if not isinstance(stored, dict) or stored.get("kind") != KIND:
-        raise ValueError(f'{path} is no stored result of a benchmark: it has no "kind": "{KIND}"')
+        raise NotStored(f'{path} is no stored result of a benchmark: it has no "kind": "{KIND}"')
     if stored.get("version") != VERSION:
         raise ValueError(
             f"{path} is a stored result of version {stored.get('version')!r}, and this program "
