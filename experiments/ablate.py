@@ -66,6 +66,9 @@ FORMS = {
         "query_scale": {"query_scale": 4.0},
         "orthogonal": {"key_initializer": "orthogonal"},
         "position_bias": {"position_bias": True},
+        "num_heads": {"num_heads": 4},
+        "context_of_the_map": {"context_norm": "map"},
+        "context_as_it_is": {"context_norm": None},
         "bias+zero": {"position_bias": True, "zero_context": True},
     },
     "levels": {

@@ -86,8 +86,14 @@ def conv_norm_relu(x, layer):
     return np.maximum(y, 0.0)
 
 
-def gather(query, key, value, partition, kind, heard):
-    """The values of every position's group, weighed; `heard` is the key mask or None."""
+def gather(query, key, value, partition, kind, heard, heads=1):
+    """The values of every position's group, weighed; `heard` is the key mask or None.
+
+    Each of the heads knows of its share of the channels alone.
+    """
+    if heads > 1:
+        shares = zip(*(np.split(x, heads, axis=-1) for x in (query, key, value)), strict=True)
+        return np.concatenate([gather(*x, partition, kind, heard) for x in shares], axis=-1)
     context = np.zeros_like(value)
     for group in groups(*value.shape[:2], partition, kind):
         keys = [p for p in group if heard is None or heard[p]]
@@ -111,8 +117,20 @@ def project(x, layer):
 
 def attention(x, layer, partition, kind, heard):
     """One attention over a padded map (H, W, C); `heard` is its key mask or None."""
-    context = gather(*project(x, layer), partition, kind, heard)
-    return conv_norm_relu(context, layer.output_conv)
+    context = gather(*project(x, layer), partition, kind, heard, layer.num_heads)
+    return read_out(context, layer)
+
+
+def read_out(context, layer):
+    """What an attention makes of the gathered map (H, W, C)."""
+    if layer.context_norm == "batch":
+        return conv_norm_relu(context, layer.output_conv)
+    y = context @ np.asarray(layer.output_conv.kernel, np.float64)[0, 0]
+    if layer.context_norm is None:
+        return np.maximum(y + np.asarray(layer.output_conv.bias, np.float64), 0)
+    gamma, beta = (np.asarray(w, np.float64) for w in layer.output_norm.weights)
+    y = (y - y.mean((0, 1))) / np.sqrt(y.var((0, 1)) + EPSILON)
+    return np.maximum(gamma * y + beta, 0)
 
 
 def factorized(x, layer, partition, kinds, mask):
@@ -121,11 +139,11 @@ def factorized(x, layer, partition, kinds, mask):
     heard = image = pad(x, partition)[1]
     for kind in kinds:
         keys, seen = key, heard if mask else None
-        value = gather(query, keys, value, partition, kind, seen)
+        value = gather(query, keys, value, partition, kind, seen, layer.num_heads)
         if layer.carries:
-            key = gather(query, keys, key, partition, kind, seen)
+            key = gather(query, keys, key, partition, kind, seen, layer.num_heads)
         heard = spread(heard, partition, kind)
-    return conv_norm_relu(value[image].reshape(*x.shape[:2], -1), layer.output_conv)
+    return read_out(value[image].reshape(*x.shape[:2], -1), layer)
 
 
 def kinds_of(order, levels):

@@ -158,7 +158,7 @@ class FactorizedAttention(SparseAttention):
     def _gather(self, query, key, value, padding_mask, partition, size, return_affinity=True):
         """(context, affinities): of groups of the first level that runs, groups of the last."""
         levels, affinities = self.kinds_of(partition), []
-        query = ops.scale_queries(query)  # once for all levels
+        query = ops.scale_queries(query, self.num_heads)  # once for all levels
         at = levels[0]  # the level that these are the groups of
         for level in levels:
             attend = functools.partial(
@@ -175,7 +175,7 @@ class FactorizedAttention(SparseAttention):
                 key, value = tf.cond(tf.reduce_prod(radices) > 1, there_and_back, keep)
             else:
                 query, key, value, affinity = attend()
-                affinities.append(affinity)
+                affinities.append(self.mean_of_heads(affinity))
                 at = level
             padding_mask = padding_mask and padding_mask.after(partition, level)
         return value, affinities
@@ -205,7 +205,7 @@ class FactorizedAttention(SparseAttention):
             bias=self.bias_of(partition, level, size),
         )
         if self.carries and level != self.kinds_of(partition)[-1]:
-            key = ops.gather_values(affinity, key, compiled)
+            key = self.gather(affinity, key, compiled)
         return query, key, context, affinity
 
     def _there_and_back(self, attend, partition, size, at, level):
@@ -232,7 +232,7 @@ class FactorizedAttentionTwin(AttentionTwin, FactorizedAttention):
 
     def pad_values(self, value: tf.Tensor, partition: Any) -> tf.Tensor:
         padded = super().pad_values(value, partition)
-        if padded is value or self.mask_padding:
+        if padded is value or self.mask_padding or not self.reads_out_first:
             return padded
         # Zeros that are attended to: the values have the output's bias in them, so must padding.
         inside, _ = ops.pad_to_partition(tf.ones_like(value[:1, :, :, :1]), partition)

@@ -226,6 +226,8 @@ class InterlacedSparseAttention(AttentionModule):
         position_bias: bool, see `SelfAttention2D`. Defaults to `False`.
         zero_context: bool, whether the fusion begins by reading nothing of what was gathered, so
             that a fresh module is a 1x1 convolution of its input. Defaults to `False`.
+        num_heads: int, see `SelfAttention2D`. Defaults to 1.
+        context_norm: "batch", "map" or `None`, see `SelfAttention2D`. Defaults to "batch".
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
@@ -276,6 +278,8 @@ class InterlacedSparseAttention(AttentionModule):
         key_initializer: str | keras.initializers.Initializer = "he_normal",
         position_bias: bool = False,
         zero_context: bool = False,
+        num_heads: int = 1,
+        context_norm: str | None = "batch",
         **kwargs: Any,
     ) -> None:
         super().__init__(filters, **kwargs)
@@ -310,6 +314,8 @@ class InterlacedSparseAttention(AttentionModule):
         self.query_scale = query_scale
         self.key_initializer = key_initializer
         self.position_bias = position_bias
+        self.num_heads = num_heads
+        self.context_norm = context_norm
         self.zero_context = zero_context
         # One flat list, because Keras saves no lists of lists.
         self.attentions = [

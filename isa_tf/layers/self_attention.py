@@ -10,10 +10,12 @@ from isa_tf import ops, runtime
 from isa_tf.hints import Partition, Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import as_float64
+from isa_tf.layers.fused import ConvBiasAct
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.position import PositionBias
 
 AUTO = "auto"
+CONTEXT_NORMS = ("batch", "map")
 
 
 # Of a module, from the first attention to the last.
@@ -105,8 +107,8 @@ def pad_and_mask(inputs: tf.Tensor, partition: Any, mask_padding: bool) -> Any:
 def attention_arguments(layer: Any) -> dict[str, Any]:
     """The arguments that attentions have in common with modules of them, as a layer has them."""
     names = (
-        *("key_filters", "mask_padding", "jit_compile"),
-        *("query_scale", "key_initializer", "position_bias"),
+        *("key_filters", "mask_padding", "jit_compile", "num_heads"),
+        *("query_scale", "key_initializer", "position_bias", "context_norm"),
     )
     return {name: getattr(layer, name) for name in names}
 
@@ -142,18 +144,24 @@ class SelfAttention2D(AttentionModule):
             "he_normal".
         position_bias: bool, whether the logits of the affinity gain by where the key lies from the
             query, see `PositionBias`. Defaults to `False`.
+        num_heads: int, attentions side by side, each of as many of the channels of query, key and
+            value. Defaults to 1, the paper's.
+        context_norm: what normalises the gathered values behind the output convolution: "batch";
+            "map", by the mean and variance of each image's map alone, padding included (instance
+            normalisation), in inference too; or `None`, nothing but a bias. Defaults to "batch".
 
     Call arguments:
         inputs: feature map (B, H, W, C), any H and W.
         training: bool.
         return_affinity: bool, whether to return (output, affinity) with the affinity as float32
-            (B, groups, positions, positions); rows are queries.
+            (B, groups, positions, positions), the mean of its heads; rows are queries.
 
     Shapes:
         (B, H, W, C) -> (B, H, W, filters).
 
     Raises:
-        ValueError: for a partition, filters or key_filters below 1, or an input that is no map.
+        ValueError: for a partition, filters, key_filters or num_heads below 1, channels that the
+            heads do not divide, an unknown context_norm, or an input that is no map.
 
     Example:
 
@@ -178,15 +186,23 @@ class SelfAttention2D(AttentionModule):
         query_scale: float = 1.0,
         key_initializer: str | keras.initializers.Initializer = "he_normal",
         position_bias: bool = False,
+        num_heads: int = 1,
+        context_norm: str | None = "batch",
         **kwargs: Any,
     ) -> None:
         super().__init__(filters, **kwargs)
-        check_positive(key_filters=key_filters)
+        check_positive(key_filters=key_filters, num_heads=num_heads)
+        if context_norm not in (*CONTEXT_NORMS, None):
+            raise ValueError(
+                f"context_norm must be {', '.join(CONTEXT_NORMS)} or None, got {context_norm!r}"
+            )
         if query_scale <= 0:
             raise ValueError(f"query_scale must be above 0, got {query_scale}")
         self.query_scale = query_scale
         self.key_initializer = key_initializer
         self.position_bias = position_bias
+        self.num_heads = num_heads
+        self.context_norm = context_norm
         self.partition = check_partition(partition, self.levels)
         self.key_filters = key_filters
         self.mask_padding = mask_padding
@@ -197,6 +213,11 @@ class SelfAttention2D(AttentionModule):
         channels = input_shape[-1]
         filters = self.filters or channels
         width = self.key_filters or max(1, filters // 2)
+        for what, count in (("filters", filters), ("key_filters", width)):
+            if count % self.num_heads:
+                raise ValueError(
+                    f"{self.name} has {self.num_heads} heads, which do not divide {what} {count}"
+                )
         drawn = {"kernel_initializer": self.key_initializer}
         scaled = {"gamma_initializer": keras.initializers.Constant(self.query_scale), **drawn}
         self.query, self.key = (
@@ -215,14 +236,42 @@ class SelfAttention2D(AttentionModule):
     def build_read_out(self, channels: int, filters: int) -> None:
         """Makes what the values are made by, and what reads out of those that were gathered."""
         self.value = self.linear("value", filters, channels)
-        self.output_conv = self.conv_norm("output", filters, filters)
+        self.output_norm = None
+        if self.context_norm == "batch":
+            self.output_conv = self.conv_norm("output", filters, filters)
+        elif self.context_norm == "map":
+            self.output_conv = self.linear("output", filters, filters)
+            self.output_norm = keras.layers.GroupNormalization(
+                -1, epsilon=self.epsilon, dtype=self.dtype_policy, name="output_norm"
+            )
+            self.output_norm.build((None, None, None, filters))
+        else:
+            self.output_conv = ConvBiasAct(
+                filters, activation=self.activation, dtype=self.dtype_policy, name="output"
+            )
+            self.output_conv.build((None, None, None, filters))
+
+    @property
+    def reads_out_first(self) -> bool:
+        """Whether values may be read out before they are gathered: it comes to the same.
+
+        The weights of an affinity's rows add up to one. But each head has rows of its own, and by
+        what a map is normalised is known of what was gathered alone.
+        """
+        return self.num_heads == 1 and self.context_norm != "map"
 
     def fill_twin(self, other: Any) -> None:
         for mine, theirs in zip((*self.query, *self.key), (*other.query, *other.key), strict=True):
             twin.fill_twin(mine, theirs)
         if self.bias is not None:
             twin.fill_twin(self.bias, other.bias)
-        kernel, bias = self.output_conv.folded()
+        if not self.reads_out_first:
+            for part in ("value", "output_conv", "output_norm"):
+                if getattr(self, part) is not None:
+                    twin.fill_twin(getattr(self, part), getattr(other, part))
+            return
+        read_out = self.output_conv
+        kernel, bias = read_out.plain_weights() if self.context_norm is None else read_out.folded()
         other.value.take((as_float64(self.value.kernel)[0, 0] @ kernel[0, 0])[None, None], bias)
 
     def attend(
@@ -259,6 +308,7 @@ class SelfAttention2D(AttentionModule):
         )
         output = self.read_out(context, training)
         output = ops.from_groups(output, partition, self.kind, size)
+        affinity = self.mean_of_heads(affinity)
         return output, padding_mask and padding_mask.after(partition, self.kind), affinity
 
     def is_compiled(self, partition: Any) -> bool:
@@ -270,7 +320,7 @@ class SelfAttention2D(AttentionModule):
     ) -> tf.Tensor:
         """The groups (B, G, N, C), unless their affinity does not fit into memory."""
         count, height, width = ops.group_shape(size, partition, level)
-        affinity = (count, height * width, height * width)
+        affinity = (count * self.num_heads, height * width, height * width)
         if not is_whole(partition) and any(map(tf.is_tensor, affinity)):
             return groups  # small for its map, whatever size that has
         batch = groups.shape[0]
@@ -317,17 +367,37 @@ class SelfAttention2D(AttentionModule):
             bias: of `bias_of`.
 
         Returns:
-            (context, affinity): (B, G, N, filters) and (B, G, N, N).
+            (context, affinity): (B, G, N, filters) and (B, G num_heads, N, N).
         """
+        query, key = self._of_heads(query), self._of_heads(key)
+        if mask is not None and self.num_heads > 1:
+            mask = tf.repeat(mask, self.num_heads, axis=0)
         affinity = ops.group_affinity(query, key, mask, jit_compile, scaled, bias)
         # Not before the queries and keys are done with: memory need not hold all three.
         with tf.control_dependencies([affinity]):
             value = make_value()
-        return ops.gather_values(affinity, value, jit_compile), affinity
+        return self.gather(affinity, value, jit_compile), affinity
+
+    def gather(self, affinity: tf.Tensor, value: tf.Tensor, jit_compile: bool) -> tf.Tensor:
+        """What each head's affinity gathers of its share of the values (B, G, N, C)."""
+        context = ops.gather_values(affinity, self._of_heads(value), jit_compile)
+        return context if self.num_heads == 1 else ops.merge_heads(context, self.num_heads)
+
+    def _of_heads(self, x):
+        return x if self.num_heads == 1 else ops.split_heads(x, self.num_heads)
+
+    def mean_of_heads(self, affinity: tf.Tensor) -> tf.Tensor:
+        """(B, G num_heads, N, N) -> (B, G, N, N)."""
+        if self.num_heads == 1:
+            return affinity
+        return ops.mean_of_heads(affinity, self.num_heads)
 
     def read_out(self, context: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """What is made of the gathered values."""
-        return self.output_conv(context, training=training)
+        if self.output_norm is None:
+            return self.output_conv(context, training=training)
+        x = self.own(self.output_norm(self.output_conv(context)))
+        return self.own(self.activation(x))
 
     def resolve_partition(self, size: Any) -> Any:
         """The partition for a map of `size` (H, W): (P_h, P_w), or pairs coarse to fine."""
@@ -380,8 +450,12 @@ class AttentionTwin(ModuleTwin):
     twin_arguments = (*ModuleTwin.twin_arguments, "jit_compile")
     jit_compile: bool  # of the attention's class, as is the other
     activation: Any
+    reads_out_first: bool
 
     def build_read_out(self, channels: int, filters: int) -> None:
+        if not self.reads_out_first:
+            super().build_read_out(channels, filters)  # type: ignore[misc]
+            return
         self.value = self.conv_norm("value", filters, channels, activation=None)
 
     def fill_twin(self, other: Any) -> None:
@@ -391,6 +465,8 @@ class AttentionTwin(ModuleTwin):
         return self.jit_compile and not is_whole(partition)
 
     def read_out(self, context: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if not self.reads_out_first:
+            return super().read_out(context, training)  # type: ignore[misc]
         return self.activation(context)
 
 

@@ -1,7 +1,15 @@
 """Pure functions on tensors: partition, attention, resizing, filtering, replicas, detection."""
 
 from isa_tf.ops.anchors import base_anchors, map_anchors, pyramid_anchors
-from isa_tf.ops.attention import gather_values, group_affinity, grouped_attention, scale_queries
+from isa_tf.ops.attention import (
+    gather_values,
+    group_affinity,
+    grouped_attention,
+    mean_of_heads,
+    merge_heads,
+    scale_queries,
+    split_heads,
+)
 from isa_tf.ops.boxes import (
     box_area,
     box_coverage,
@@ -78,6 +86,8 @@ __all__ = [
     "map_anchors",
     "mask_targets",
     "match_boxes",
+    "mean_of_heads",
+    "merge_heads",
     "non_max_suppression",
     "pad_to_partition",
     "partition_digits",
@@ -95,6 +105,7 @@ __all__ = [
     "sample_balanced",
     "scale_queries",
     "spatial_size",
+    "split_heads",
     "sum_over_replicas",
     "to_groups",
     "trainable_winograd_conv",

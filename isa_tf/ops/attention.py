@@ -6,9 +6,64 @@ import tensorflow as tf
 _MASKED = -1e9
 
 
-def scale_queries(query):
-    """Queries (..., K) times 1 / sqrt(K): before the product, so that float16 does not overflow."""
-    return query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
+def scale_queries(query, num_heads=1):
+    """Queries (..., K) times 1 / sqrt(K / num_heads): before the product, so that float16 does not
+    overflow."""
+    return query * tf.cast((query.shape[-1] // num_heads) ** -0.5, query.dtype)
+
+
+def split_heads(x, num_heads):
+    """Groups of each head, which has its share of the channels.
+
+    Args:
+        x: tensor (B, G, N, C), C a multiple of `num_heads`.
+        num_heads: int.
+
+    Returns:
+        Tensor (B, G num_heads, N, C / num_heads): the heads of the first group, then of the next.
+
+    Example:
+
+    >>> split_heads(tf.ones((1, 4, 9, 8)), num_heads=2).shape
+    TensorShape([1, 8, 9, 4])
+    """
+    _, groups, positions, channels = _sides(x)
+    x = tf.reshape(x, (-1, groups, positions, num_heads, channels // num_heads))
+    x = tf.transpose(x, (0, 1, 3, 2, 4))
+    return tf.reshape(x, (-1, groups * num_heads, positions, channels // num_heads))
+
+
+def merge_heads(x, num_heads):
+    """The inverse of `split_heads`: (B, G num_heads, N, C / num_heads) -> (B, G, N, C).
+
+    Example:
+
+    >>> merge_heads(tf.ones((1, 8, 9, 4)), num_heads=2).shape
+    TensorShape([1, 4, 9, 8])
+    """
+    _, groups, positions, channels = _sides(x)
+    x = tf.reshape(x, (-1, groups // num_heads, num_heads, positions, channels))
+    x = tf.transpose(x, (0, 1, 3, 2, 4))
+    return tf.reshape(x, (-1, groups // num_heads, positions, num_heads * channels))
+
+
+def mean_of_heads(affinity, num_heads):
+    """The mean of the heads' affinities: (B, G num_heads, N, M) -> (B, G, N, M).
+
+    Example:
+
+    >>> mean_of_heads(tf.ones((1, 8, 9, 9)), num_heads=2).shape
+    TensorShape([1, 4, 9, 9])
+    """
+    _, groups, queries, keys = _sides(affinity)
+    heads = tf.reshape(affinity, (-1, groups // num_heads, num_heads, queries, keys))
+    return tf.reduce_mean(heads, axis=2)
+
+
+def _sides(x):
+    """A tensor's shape: ints where they are known, scalar tensors where not."""
+    shape = tf.shape(x)
+    return [shape[i] if side is None else side for i, side in enumerate(x.shape)]
 
 
 def _affinity(query, key, key_mask, scaled, bias):

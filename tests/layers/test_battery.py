@@ -125,6 +125,17 @@ CASES = {
         },
         MAP,
     ),
+    "isa-heads": (
+        layers.InterlacedSparseAttention,
+        {"partition": 4, "num_heads": 3, "key_filters": 3, "context_norm": None},
+        MAP,
+    ),
+    "isa-of-the-map": (
+        layers.InterlacedSparseAttention,
+        # With a large epsilon: without it gradients of 1e-4 are rounding errors of larger ones.
+        {"partition": 4, "num_heads": 2, "key_filters": 4, "context_norm": "map", "epsilon": 0.1},
+        MAP,
+    ),
     "isa-half": (layers.InterlacedSparseAttention, {"partition": 3, "order": "long"}, MAP),
     "rcca": (layers.RecurrentCrissCrossAttention, {"key_filters": 3, "filters": 5}, MAP),
     "rcca-residual": (
