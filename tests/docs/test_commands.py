@@ -108,6 +108,8 @@ def test_every_reason_is_of_a_command():
 
 def check_flags(module, arguments):
     """Raises where a program would refuse its arguments for a flag or a key that is not there."""
+    for word in arguments:
+        assert not word.endswith(","), f"{word} goes on in another word: the next line is indented"
     given = [word for word in arguments if word.startswith("--") and word != "--help"]
     config = config_of(given)
     for word in given:
@@ -173,6 +175,7 @@ def defined(module):
         ("experiments.train", "--config=synthetik", 'mean "synthetic"'),
         ("experiments.train", "--config=recipes:ade20k-resnet101-ias", "ade20k-resnet101-isa"),
         ("tools.draw_docs", "--outptu=x", "--outptu=x"),
+        ("tools.benchmark", "--modules=isa,", "goes on in another word"),
     ],
 )
 def test_stale_flags_are_told(module, argument, told):
