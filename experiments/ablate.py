@@ -1,6 +1,6 @@
 """Trains the variants of one choice with equal budgets, and tables and draws their scores.
 
-python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
+    python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
 
 A study varies one thing and leaves all else as the config has it: "partition", "order" and "depth"
 of the interlaced module (`config.model.context_options`), or the "context" module itself

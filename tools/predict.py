@@ -75,7 +75,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "The folder to write into.", flag_
 _OPACITY = flags.DEFINE_float(
     "opacity",
     None,
-    "Of the colours in the overlay; by default 0.5 of classes, 0.4 of instances.",
+    "Opacity of the overlay's colours; by default 0.5 of classes, 0.4 of instances.",
     0.0,
     1.0,
     flag_values=FLAGS,
