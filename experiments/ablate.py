@@ -106,7 +106,7 @@ def read_variant(study, name):
         value = tuple(int(side) for side in name.split("x"))
         return value if len(value) > 1 else value[0]
     known = (*STUDIES[study], "...") if study in numbers else list(words[study])
-    raise ValueError(f"Study {study!r}: {unknown('variant', name, known)}")
+    raise ValueError(f"study {study!r}: {unknown('variant', name, known)}")
 
 
 def default_variants(study, config):

@@ -52,7 +52,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     task, workdir = tasks.of(config), Path(workdir)
     reports = report_images is not None
     if reports and report_images < 0:
-        raise ValueError(f"report_images is at least 0, got {report_images}")
+        raise ValueError(f"report_images must be at least 0, got {report_images}")
     log = training.read_log(workdir / training.LOG) if reports else []
     trained = training.best_score(workdir) if reports and model is None else None
     model = Path(model or workdir / training.BEST)

@@ -53,7 +53,7 @@ def read_gain(named, variant):
     """
     parts = named.split(":", 2)
     if len(parts) != 3 or not all(parts):
-        raise ValueError(f"a study is SERIES:PLACE:FOLDER. Received: {named!r}")
+        raise ValueError(f"a study is SERIES:PLACE:FOLDER, got {named!r}")
     series, place, path = parts[0], parts[1], Path(parts[2])
     if path.is_dir():
         path /= "results.csv"
