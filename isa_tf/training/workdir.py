@@ -76,7 +76,7 @@ class Workdir:
         """Writes the config, or checks that the folder's is the same."""
         path = self.path / CONFIG
         if path.exists():
-            theirs, reason = _dict_or_reason(path)
+            theirs, reason = read_json(path)
             if theirs is None:
                 theirs = self._config_of_checkpoint(path, reason)
             differing = [n for n in differences(theirs, self.config) if not self._changes(n)]
@@ -165,7 +165,7 @@ class Workdir:
     def _mend_best(self, step, best, pending):
         path, model = self.path / BEST_SCORE, self.path / BEST
         digest = files.digest(model) if model.exists() else None
-        theirs, reason = _dict_or_reason(path)
+        theirs, reason = read_json(path)
         if digest == best["sha256"]:
             if theirs != best:
                 reason = reason or "not what the checkpoint knows"
@@ -194,13 +194,13 @@ def best_score(workdir):
     path = Path(workdir) / BEST_SCORE
     if not path.exists():
         return None
-    found, reason = _dict_or_reason(path)
+    found, reason = read_json(path)
     if found is None:
         raise ValueError(f"{path}: {reason}; the run writes it anew when it goes on")
     return {name: value for name, value in found.items() if name != "sha256"}
 
 
-def _dict_or_reason(path):
+def read_json(path):
     """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
     try:
         found = json.loads(path.read_text())

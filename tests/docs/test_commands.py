@@ -1,4 +1,4 @@
-"""Every command of README and docs/: its flags exist, and what runs it or why nothing does."""
+"""Every command of README, CONTRIBUTING and docs/: its flags exist, and what runs it or why nothing does."""
 
 import ast
 import configparser
@@ -15,7 +15,8 @@ from experiments import setup
 from experiments.configs import default
 from tools import command as isa_tf_command
 
-COMMANDS = [made for page in handbook.PAGES for made in handbook.commands(page)]
+PAGES = [*handbook.PAGES, ROOT / "CONTRIBUTING.md"]
+COMMANDS = [made for page in PAGES for made in handbook.commands(page)]
 MODULES = isa_tf_command.COMMANDS
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
