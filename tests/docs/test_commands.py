@@ -1,4 +1,4 @@
-"""Every command of README, CONTRIBUTING and docs/: its flags exist, and what runs it or why nothing does."""
+"""Every command of README, CONTRIBUTING, docs/: its flags exist, and what runs it or why not."""
 
 import ast
 import configparser

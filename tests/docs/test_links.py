@@ -1,4 +1,4 @@
-"""Links of README, CONTRIBUTING, CHANGELOG and docs/ lead to files of the repository and to headings on them."""
+"""Links of README, CONTRIBUTING, CHANGELOG and docs/ lead to files and to headings on them."""
 
 import json
 import re
