@@ -1,6 +1,6 @@
 """Trains the variants of one choice with equal budgets, and tables and draws their scores.
 
-python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
+    python -m experiments.ablate --study=order --workdir=runs/ablation --seeds=0,1,2
 
 A study varies one thing and leaves all else as the config has it: "partition", "order" and "depth"
 of the interlaced module (`config.model.context_options`), or the "context" module itself
@@ -109,7 +109,7 @@ def read_variant(study, name):
         value = tuple(int(side) for side in name.split("x"))
         return value if len(value) > 1 else value[0]
     known = (*STUDIES[study], "...") if study in numbers else list(words[study])
-    raise ValueError(f"Study {study!r}: {unknown('variant', name, known)}")
+    raise ValueError(f"study {study!r}: {unknown('variant', name, known)}")
 
 
 def default_variants(study, config):

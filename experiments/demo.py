@@ -1,6 +1,6 @@
 """The demonstration: what interlaced attention sees that a plain network cannot.
 
-python -m experiments.demo --workdir=runs/demo
+    python -m experiments.demo --workdir=runs/demo
 
 Trains experiments/configs/synthetic.py twice with equal budgets, without and with the block,
 evaluates both, exports the second and predicts with the exported files. Started again, it goes on

@@ -1,13 +1,13 @@
 """Scores a trained experiment on whole images and draws what it sees.
 
-python -m experiments.evaluate --config=experiments/configs/synthetic.py --workdir=runs/synthetic
+    python -m experiments.evaluate --config=synthetic --workdir=runs/synthetic
 
 Writes metrics.json and predictions.png into the workdir. The scores are those of one confusion
 matrix over all pixels of the split at full size. By default the model sees each image once and
 whole; --config.test.KEY=VALUE chooses another protocol (experiments/configs/default.py lists them):
 
---config.test.scales=0.5,0.75,1.0,1.25,1.5,1.75 --config.test.flip=True
---config.test.mode=slide --config.test.crop_size=769 --config.test.stride=513
+    --config.test.scales=0.5,0.75,1.0,1.25,1.5,1.75 --config.test.flip=True
+    --config.test.mode=slide --config.test.crop_size=769 --config.test.stride=513
 
 --report writes report.html too, one page that needs nothing else: scores, classes, confusion
 matrix, the training's curves, and the worst and the best images (--report_images says how many);
@@ -52,7 +52,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     task, workdir = tasks.of(config), Path(workdir)
     reports = report_images is not None
     if reports and report_images < 0:
-        raise ValueError(f"report_images is at least 0, got {report_images}")
+        raise ValueError(f"report_images must be at least 0, got {report_images}")
     log = training.read_log(workdir / training.LOG) if reports else []
     trained = training.best_score(workdir) if reports and model is None else None
     model = Path(model or workdir / training.BEST)

@@ -1,9 +1,9 @@
 r"""Keeps what a frozen backbone makes of images, for heads to be trained on in minutes.
 
-python -m experiments.features --config=experiments/configs/frozen.py:camvid \
-    --config.features.folder=runs/features/camvid
-python -m experiments.train --config=experiments/configs/frozen.py:camvid \
-    --config.features.folder=runs/features/camvid --workdir=runs/frozen
+    python -m experiments.features --config=experiments/configs/frozen.py:camvid \
+        --config.features.folder=runs/features/camvid
+    python -m experiments.train --config=experiments/configs/frozen.py:camvid \
+        --config.features.folder=runs/features/camvid --workdir=runs/frozen
 
 Of every training image the maps that the model's head reads, in float16: as the config's
 augmentation makes it, features.rounds times, and mirrored too where features.mirror says so; of

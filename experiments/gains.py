@@ -1,8 +1,8 @@
 r"""Draws what a variant gains in several studies: over where a head reads, over training's length.
 
-python -m experiments.gains --variant=isa --output=runs/gains.png \
-    --study=CamVid:c3:runs/frozen/camvid-c3/frozen --study=CamVid:c4:runs/frozen/camvid/frozen \
-    --study=CCP:c3:runs/frozen/ccp-c3/frozen --study=CCP:c4:runs/frozen/ccp/frozen
+    python -m experiments.gains --variant=isa --output=runs/gains.png \
+        --study=CamVid:c3:runs/frozen/camvid-c3/frozen --study=CamVid:c4:runs/frozen/camvid/frozen \
+        --study=CCP:c3:runs/frozen/ccp-c3/frozen --study=CCP:c4:runs/frozen/ccp/frozen
 
 A study is SERIES:PLACE:FOLDER, the folder being one that experiments.ablate has made or a
 results.csv of one. Places stand side by side in the order in which they come; a series has a
@@ -53,7 +53,7 @@ def read_gain(named, variant):
     """
     parts = named.split(":", 2)
     if len(parts) != 3 or not all(parts):
-        raise ValueError(f"a study is SERIES:PLACE:FOLDER. Received: {named!r}")
+        raise ValueError(f"a study is SERIES:PLACE:FOLDER, got {named!r}")
     series, place, path = parts[0], parts[1], Path(parts[2])
     if path.is_dir():
         path /= "results.csv"
@@ -130,7 +130,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("study", None, "SERIES:PLACE:FOLDER; for every study once.")
+    flags.DEFINE_multi_string("study", None, "SERIES:PLACE:FOLDER, for every study once")
     flags.DEFINE_string("variant", "isa", "The variant whose gain is drawn.")
     flags.DEFINE_string("output", None, "The picture to write.")
     flags.mark_flags_as_required(["study", "output"])

@@ -38,11 +38,11 @@ FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "A folder to be made.", flag_values=FLAGS)
 _PARTS = flags.DEFINE_list("parts", ["kills", "damages"], "Which to do.", flag_values=FLAGS)
 _KILLS = flags.DEFINE_integer("kills", 12, "How often to kill.", 1, flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "Of moments and damages.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Moments and damages are drawn by it.", flag_values=FLAGS)
 _WORKERS = flags.DEFINE_integer(
     "workers", 1, "Processes that train together, in the kills.", 1, 2, flag_values=FLAGS
 )
-_STEPS = flags.DEFINE_integer("steps", 40, "Of the training.", 16, flag_values=FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 40, "Length of the training.", 16, flag_values=FLAGS)
 _EACH = flags.DEFINE_integer(
     "each", 4, "How many cuts and flips each file gets.", 1, flag_values=FLAGS
 )

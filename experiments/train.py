@@ -1,6 +1,6 @@
 r"""Trains one experiment, from its beginning or from where it was left.
 
-python -m experiments.train --config=experiments/configs/synthetic.py --workdir=runs/synthetic
+    python -m experiments.train --config=synthetic --workdir=runs/synthetic
 
 The workdir gets checkpoints, log.csv, curves.png, TensorBoard's files, and best.keras: the model
 that scored best. SIGTERM and Ctrl-C keep the state; the same command goes on from it. On several

@@ -125,6 +125,24 @@ def class_name(class_id: int, class_names: Sequence[str] | None) -> str:
     return class_names[class_id] if class_names else f"class {class_id}"
 
 
+def id_of_class(given: int | str, class_names: Sequence[str], what: str = "class") -> int:
+    """The id of a class that is given as its id or its name.
+
+    Raises:
+        ValueError: for what is neither, with the nearest name.
+
+    Example:
+
+    >>> id_of_class("sky", ["road", "sky"]), id_of_class("0", ["road", "sky"])
+    (1, 0)
+    """
+    if given in class_names:
+        return list(class_names).index(str(given))
+    if str(given).isdecimal() and int(given) < len(class_names):
+        return int(given)
+    raise ValueError(unknown(what, str(given), class_names))
+
+
 def two_ints(name: str, value: Any) -> tuple[int, int]:
     """(height, width) of an int for both, or of one or two of them in a sequence.
 

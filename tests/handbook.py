@@ -83,7 +83,7 @@ def commands(page):
     lines = []
     for block in blocks:
         if block.language not in ("python", "pycon"):
-            lines += re.sub(r"\\\n\s*", " ", block.text).split("\n")
+            lines += block.text.replace("\\\n", "").split("\n")  # as a shell joins them
     lines += [" ".join(found.split()) for found in _INLINE.findall(prose)]
     return [made for line in lines if (made := _command(name(page), line.strip()))]
 

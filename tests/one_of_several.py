@@ -146,7 +146,6 @@ def restored(variables):
 def talk(strategy_):
     """What workers learn of one another."""
     index = workers.worker_index(strategy_)
-    workers.barrier(strategy_)
     try:
         workers.agree(strategy_, 500 + index, "step")
         differ = None

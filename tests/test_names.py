@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isa_tf import names
-from isa_tf.names import Registry, two_ints
+from isa_tf.names import Registry, id_of_class, two_ints
 
 
 def test_few_names_are_all_told():
@@ -59,3 +59,13 @@ def test_one_int_is_both_sides():
     for wrong in (0, -1, 1.5, "5x5", (1, 2, 3), (), True, None):
         with pytest.raises(ValueError, match="size must be an int above 0 or two of them"):
             two_ints("size", wrong)
+
+
+def test_a_class_is_given_by_id_or_name():
+    classes = ["road", "sky", "0"]
+    assert [id_of_class(given, classes) for given in (1, "1", "sky", "0", 0)] == [1, 1, 1, 2, 0]
+    for given in (3, -1, "-1", "1.0", ""):
+        with pytest.raises(ValueError, match=f"unknown class to hide '{given}'; known: road, sky"):
+            id_of_class(given, classes, "class to hide")
+    with pytest.raises(ValueError, match='did you mean "road"'):
+        id_of_class("roda", classes)

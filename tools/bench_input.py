@@ -30,10 +30,10 @@ from tools.bench import results, timing
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
-_FORMATS = flags.DEFINE_list("formats", "png,jpeg", "Of the images.", flag_values=FLAGS)
+_FORMATS = flags.DEFINE_list("formats", "png,jpeg", "Formats of the files.", flag_values=FLAGS)
 _FILES = flags.DEFINE_integer("files", 8, "How many pairs there are.", 1, flag_values=FLAGS)
 _HEIGHT = flags.DEFINE_integer(
-    "height", 1024, "Of the files; twice as wide.", 64, flag_values=FLAGS
+    "height", 1024, "Height of the files, which are twice as wide.", 64, flag_values=FLAGS
 )
 _CROP = flags.DEFINE_integer("crop", 512, "Side of the crops.", 1, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Rows of a batch.", 1, flag_values=FLAGS)

@@ -35,7 +35,9 @@ _SIZES = flags.DEFINE_list(
     "sizes", "1000x1500,2000x3000,4000x6000,4000x12000", "Height x width.", flag_values=FLAGS
 )
 _CLASSES = flags.DEFINE_integer("classes", 150, "How many.", 1, flag_values=FLAGS)
-_MODE = flags.DEFINE_enum("mode", "slide", ["slide", "whole"], "Of looking.", flag_values=FLAGS)
+_MODE = flags.DEFINE_enum(
+    "mode", "slide", ["slide", "whole"], "How the model looks at the image.", flag_values=FLAGS
+)
 _CROP = flags.DEFINE_integer("crop_size", 769, "Side of a window.", 1, flag_values=FLAGS)
 _STRIDE = flags.DEFINE_integer("stride", 513, "From one to the next.", 1, flag_values=FLAGS)
 _SCALES = flags.DEFINE_list("scales", "1.0", "At which images are seen.", flag_values=FLAGS)

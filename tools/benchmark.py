@@ -76,7 +76,7 @@ _SIZES = flags.DEFINE_list(
     "sizes", None, "Several sizes in place of --size, for a curve.", flag_values=FLAGS
 )
 _CHANNELS = flags.DEFINE_integer(
-    "channels", 512, "Of the map that a context module reads.", 1, flag_values=FLAGS
+    "channels", 512, "Channels of the map that a context module reads.", 1, flag_values=FLAGS
 )
 _BATCH = flags.DEFINE_integer("batch", 1, "Maps or images at once.", 1, flag_values=FLAGS)
 _MODULES = flags.DEFINE_list(
@@ -85,10 +85,14 @@ _MODULES = flags.DEFINE_list(
 _BASELINE = flags.DEFINE_string(
     "baseline", "self_attention", "The module that the others are compared with.", flag_values=FLAGS
 )
-_BACKBONE = flags.DEFINE_string("backbone", "resnet50_v1c", "Of a model.", flag_values=FLAGS)
-_OUTPUT_STRIDE = flags.DEFINE_integer("output_stride", 8, "Of the backbone.", flag_values=FLAGS)
+_BACKBONE = flags.DEFINE_string(
+    "backbone", "resnet50_v1c", "Backbone of a model.", flag_values=FLAGS
+)
+_OUTPUT_STRIDE = flags.DEFINE_integer(
+    "output_stride", 8, "Output stride of the backbone.", flag_values=FLAGS
+)
 _CONTEXTS = flags.DEFINE_list("contexts", ["isa"], "Context modules of models.", flag_values=FLAGS)
-_NUM_CLASSES = flags.DEFINE_integer("num_classes", 19, "Of a model.", 1, flag_values=FLAGS)
+_NUM_CLASSES = flags.DEFINE_integer("num_classes", 19, "Classes of a model.", 1, flag_values=FLAGS)
 _DTYPES = flags.DEFINE_list(
     "dtypes", ["float32"], "float32, mixed_bfloat16, mixed_float16.", flag_values=FLAGS
 )
@@ -129,14 +133,14 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _THRESHOLD = flags.DEFINE_float(
-    "threshold", 1.1, "Of compare: the ratio beyond which a figure is told.", 1.0, flag_values=FLAGS
+    "threshold", 1.1, "The ratio beyond which compare tells a figure.", 1.0, flag_values=FLAGS
 )
 
 _DEPLOY_MODELS = flags.DEFINE_list(
     "deploy_models", list(deploy.CASES), "Models to deploy: r50, camvid.", flag_values=FLAGS
 )
 _DEPLOY_ONLY = flags.DEFINE_list(
-    "deploy_only", None, f"Of deploy's: {', '.join(deploy.NAMES)}.", flag_values=FLAGS
+    "deploy_only", None, f"Contestants of deploy: {', '.join(deploy.NAMES)}.", flag_values=FLAGS
 )
 _DEPLOY_DATA = flags.DEFINE_string(
     "deploy_data", "../shared/data/camvid", "CamVid's folder.", flag_values=FLAGS
@@ -145,7 +149,7 @@ _DEPLOY_ROUNDS = flags.DEFINE_integer(
     "deploy_rounds", 7, "Calls of each of deploy's contestants.", 1, flag_values=FLAGS
 )
 _DEPLOY_THREADS = flags.DEFINE_integer(
-    "deploy_threads", 2, "Of each of them.", 1, flag_values=FLAGS
+    "deploy_threads", 2, "Threads of each contestant.", 1, flag_values=FLAGS
 )
 _DEPLOY_EVERY = flags.DEFINE_integer(
     "deploy_every",

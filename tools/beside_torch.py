@@ -49,11 +49,15 @@ from tools.bench import beside, contexts, memory, processes, results, timing
 from tools.bench.beside import DETECTOR, INTERLACED, OPENVINO, OURS, THEIRS
 
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
-_SIZES = flags.DEFINE_list("sizes", None, "Of maps or images, HEIGHTxWIDTH.", flag_values=FLAGS)
+_SIZES = flags.DEFINE_list(
+    "sizes", None, "Sizes of maps or images, HEIGHTxWIDTH.", flag_values=FLAGS
+)
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "float32, bfloat16.", flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch", None, "By default 2 in training, else 1.", flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Calls of each contestant.", 1, flag_values=FLAGS)
-_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Of each.", 1, flag_values=FLAGS)
+_THREADS = flags.DEFINE_integer(
+    "threads", os.cpu_count(), "Threads of each contestant.", 1, flag_values=FLAGS
+)
 _ONLY = flags.DEFINE_list("only", None, "Contestants; by default all.", flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string(
     "output", "runs/beside_torch", "Folder to write into.", flag_values=FLAGS

@@ -20,7 +20,7 @@ _DATASET = flags.DEFINE_string(
     "dataset", "folder", f"Which dataset: {', '.join(data.list_names())}.", flag_values=FLAGS
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Its folder, or a CSV file of pairs.", flag_values=FLAGS
+    "data_dir", None, "The data set's folder, or a CSV file of pairs.", flag_values=FLAGS
 )
 _NUM_CLASSES = flags.DEFINE_integer(
     "num_classes",

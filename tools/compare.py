@@ -46,7 +46,7 @@ _MODELS = flags.DEFINE_list(
     ".tflite files, ...",
     flag_values=FLAGS,
 )
-_NAMES = flags.DEFINE_list("names", ["A", "B"], "Of the two models.", flag_values=FLAGS)
+_NAMES = flags.DEFINE_list("names", ["A", "B"], "What to call the two models.", flag_values=FLAGS)
 _IMAGES = flags.DEFINE_string(
     "images", None, "A folder of images, or a pattern in quotes.", flag_values=FLAGS
 )
@@ -62,9 +62,13 @@ _RULE = flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 _SCORE = flags.DEFINE_enum(
-    "score", "pixel_accuracy", list(_SCORES), "Of an image, for the gain.", flag_values=FLAGS
+    "score",
+    "pixel_accuracy",
+    list(_SCORES),
+    "The score of an image, for the gain.",
+    flag_values=FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the rule random.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "What the rule random draws by.", flag_values=FLAGS)
 _PLUGINS = plugins.define(FLAGS)
 
 

@@ -64,10 +64,10 @@ _MASK_PADDING = flags.DEFINE_bool(
     flag_values=FLAGS,
 )
 _OUTPUT_STRIDE = flags.DEFINE_integer(
-    "output_stride", None, "Of the backbone: 8, 16 or 32.", flag_values=FLAGS
+    "output_stride", None, "Output stride of the backbone: 8, 16 or 32.", flag_values=FLAGS
 )
 _MEAN = flags.DEFINE_list("mean", None, "RGB, 0..255, taken from the image.", flag_values=FLAGS)
-_STD = flags.DEFINE_list("std", None, "RGB, that it is divided by.", flag_values=FLAGS)
+_STD = flags.DEFINE_list("std", None, "RGB, which the image is divided by then.", flag_values=FLAGS)
 
 
 def main(argv):

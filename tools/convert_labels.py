@@ -1,4 +1,4 @@
-"""Makes labels of other kinds what training reads: COCO's instances, and colours.
+r"""Makes labels of other kinds what training reads: COCO's instances, and colours.
 
     python -m tools.convert_labels --instances=instances_train.json,instances_val.json \
         --images=train2017,val2017 --splits=train,val --output=my_data
@@ -69,7 +69,7 @@ _LABEL_PATTERN = flags.DEFINE_string(
     "label_pattern", "*", "Names of the colour labels, likewise.", flag_values=FLAGS
 )
 _NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", None, "That work at once; by default one a core.", 1, flag_values=FLAGS
+    "num_threads", None, "Threads that work at once; by default one a core.", 1, flag_values=FLAGS
 )
 
 

@@ -56,7 +56,7 @@ _IMAGE_SIZE = flags.DEFINE_multi_string(
     "image_size",
     None,
     "HEIGHTxWIDTH, such as 360x480, or one number for both, of formats whose models are made for "
-    "one size, such as litert, or for several, each by a flag; of tf_serving, to warm up with.",
+    "one size, such as litert, or for several, each by a flag; of tf_serving, to warm up with",
     flag_values=FLAGS,
 )
 _WEIGHTS_DTYPE = flags.DEFINE_enum(

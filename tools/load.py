@@ -30,8 +30,8 @@ FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
 _MODEL = flags.DEFINE_string("model", None, "The model to serve.", flag_values=FLAGS)
 _IMAGES = flags.DEFINE_string("images", None, "A folder, or a pattern.", flag_values=FLAGS)
-_COUNT = flags.DEFINE_integer("count", 12, "Of the images to ask for.", 1, flag_values=FLAGS)
-_SECONDS = flags.DEFINE_integer("seconds", 30, "Of load.", 5, 3600, flag_values=FLAGS)
+_COUNT = flags.DEFINE_integer("count", 12, "How many images to ask for.", 1, flag_values=FLAGS)
+_SECONDS = flags.DEFINE_integer("seconds", 30, "How long to ask.", 5, 3600, flag_values=FLAGS)
 _USERS = flags.DEFINE_integer("users", 4, "Who ask at the same time.", 1, 64, flag_values=FLAGS)
 _GARBAGE = flags.DEFINE_float("garbage", 0.05, "Its share.", 0, 1, flag_values=FLAGS)
 _KILL = flags.DEFINE_integer(

@@ -42,7 +42,7 @@ from absl import app, flags
 
 from isa_tf import load_predictor
 from isa_tf.data import DataError
-from isa_tf.data.listing import IMAGE_SUFFIXES
+from isa_tf.data.listing import list_images
 from isa_tf.data.pictures import read_image
 from isa_tf.data.videos import VIDEO_SUFFIXES, Camera, Video
 from isa_tf.inference import warm_up
@@ -75,7 +75,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "The folder to write into.", flag_
 _OPACITY = flags.DEFINE_float(
     "opacity",
     None,
-    "Of the colours in the overlay; by default 0.5 of classes, 0.4 of instances.",
+    "Opacity of the overlay's colours; by default 0.5 of classes, 0.4 of instances.",
     0.0,
     1.0,
     flag_values=FLAGS,
@@ -256,16 +256,12 @@ def _found(images):
     if path.is_file():
         return [Source(path, path.stem)]
     if path.is_dir():
-        base, found = path, [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-        wanted = f"ends in {', '.join(IMAGE_SUFFIXES)}"
-    else:
-        parts = Path(images).parts
-        fixed = [*parts[: next((i for i, p in enumerate(parts) if glob.has_magic(p)), 0)]]
-        base = Path(*fixed)
-        found = [Path(p) for p in glob.glob(images, recursive=True) if Path(p).is_file()]
-        wanted = "is there, or matches"
+        return [Source(p, p.stem) for p in list_images(path)]
+    parts = Path(images).parts
+    base = Path(*parts[: next((i for i, p in enumerate(parts) if glob.has_magic(p)), 0)])
+    found = [Path(p) for p in glob.glob(images, recursive=True) if Path(p).is_file()]
     if not found:
-        raise ValueError(f"--images={images}: no file {wanted}")
+        raise ValueError(f"--images={images}: no file is there, or matches")
     return [Source(p, p.relative_to(base).with_suffix("").as_posix()) for p in sorted(found)]
 
 

@@ -16,7 +16,7 @@ from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
 from isa_tf.data.videos import VideoWriter, some_frames
 from isa_tf.inference import class_findings, findings
-from isa_tf.names import Registry, class_name, unknown
+from isa_tf.names import Registry, class_name, id_of_class
 from isa_tf.visualize import draw_classes, draw_instances, with_legend
 
 DETECTIONS = "detections.json"
@@ -261,12 +261,8 @@ def _class_ids(given, predictor):
         raise ValueError(
             f"{predictor.num_classes} classes are more than the {_MOST_CLASSES} of a label PNG"
         )
-    names = list(predictor.class_names or ())
-    count = predictor.num_classes or _MOST_CLASSES
-    for name in given:
-        if name not in names and not (name.isdecimal() and int(name) < count):
-            raise ValueError(unknown("class in --clear:", name, names or [*map(str, range(count))]))
-    return tuple(names.index(name) if name in names else int(name) for name in given)
+    names = predictor.class_names or [*map(str, range(predictor.num_classes or _MOST_CLASSES))]
+    return tuple(id_of_class(name, names, "class in --clear:") for name in given)
 
 
 def _classes(class_id, class_names):

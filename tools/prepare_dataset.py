@@ -37,7 +37,7 @@ _CHECK_SIZES = flags.DEFINE_bool(
     flag_values=FLAGS,
 )
 _NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", None, "That work at once; by default one a core.", 1, flag_values=FLAGS
+    "num_threads", None, "Threads that work at once; by default one a core.", 1, flag_values=FLAGS
 )
 _BEAM_OPTIONS = flags.DEFINE_list(
     "beam_options",

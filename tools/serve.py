@@ -26,7 +26,7 @@ from tools import plugins
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
 
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "PATH, NAME=PATH or NAME@VERSION=PATH of a model.", flag_values=FLAGS
+    "model", None, "PATH, NAME=PATH or NAME@VERSION=PATH of a model", flag_values=FLAGS
 )
 _HOST = flags.DEFINE_string(
     "host",
@@ -72,7 +72,7 @@ _BODY_SECONDS = flags.DEFINE_float(
 _ANSWER_SECONDS = flags.DEFINE_float(
     "answer_seconds",
     serving.Limits.answer_seconds,
-    "Seconds in which it is answered from then on, or with 504.",
+    "Seconds in which a request is answered once it has come, or with 504.",
     0,
     flag_values=FLAGS,
 )

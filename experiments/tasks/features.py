@@ -34,7 +34,7 @@ def facts(config, model, protocol):
     c = config.features
     if c.rounds < 1 or c.label_stride < 1:
         raise ValueError(
-            f"features.rounds and features.label_stride are at least 1, got {c.rounds} and "
+            f"features.rounds and features.label_stride must be at least 1, got {c.rounds} and "
             f"{c.label_stride}"
         )
     if not config.model.freeze_backbone:

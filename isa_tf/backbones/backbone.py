@@ -83,7 +83,7 @@ class Backbone(PresetModel):
             names = list(feature_maps)
             if last_level not in names:
                 known = ", ".join(names)
-                raise ValueError(f"last_level is one of {known}. Received: {last_level!r}")
+                raise ValueError(f"last_level must be one of {known}, got {last_level!r}")
             names = names[: names.index(last_level) + 1]
             if behind := sorted(context_names.keys() - set(names)):
                 raise ValueError(f"context_at {', '.join(behind)} lies behind {last_level}")

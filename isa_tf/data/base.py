@@ -104,11 +104,11 @@ class Dataset:
         class_names, palette = tuple(class_names), tuple(map(tuple, palette))
         if len(palette) != len(class_names):
             raise ValueError(
-                f"`palette` needs one colour a class. Received {len(palette)} colours for "
-                f"{len(class_names)} classes."
+                f"palette must have one colour a class, got {len(palette)} colours for "
+                f"{len(class_names)} classes"
             )
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"`on_error` is 'raise' or 'skip'. Received: {on_error!r}")
+            raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
         self.name = name
         self.class_names = class_names
         self.palette = palette
@@ -138,8 +138,8 @@ class Dataset:
     def _check_split(self, split):
         if split not in self.splits:
             raise ValueError(
-                f"Dataset {self.name!r} has no split {split!r}; it has "
-                f"{', '.join(map(repr, self.splits))}."
+                f"data set {self.name!r} has no split {split!r}; it has "
+                f"{', '.join(map(repr, self.splits))}"
             )
 
 
@@ -191,8 +191,8 @@ class SegmentationDataset(Dataset):
         class_names = tuple(class_names)
         if not 1 <= len(class_names) <= IGNORE_LABEL:
             raise ValueError(
-                f"A dataset has 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} itself is the "
-                f"ignored label). Received {len(class_names)} class names."
+                f"class_names must be 1 to {IGNORE_LABEL} ({IGNORE_LABEL} itself is the ignored "
+                f"label), got {len(class_names)} class names"
             )
         palette = palette or voc_palette(len(class_names))
         super().__init__(name, class_names, splits, palette, on_error)
@@ -218,8 +218,8 @@ def _checked_pairs(flip_pairs, num_classes):
         if all(max(pair) < num_classes for pair in pairs):
             return pairs
     raise ValueError(
-        f"`flip_pairs` are pairs of class ids, 0 to {num_classes - 1}, no id twice. "
-        f"Received: {flip_pairs!r}"
+        f"flip_pairs must be pairs of class ids, 0 to {num_classes - 1}, no id twice, "
+        f"got {flip_pairs!r}"
     )
 
 

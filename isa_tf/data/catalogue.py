@@ -148,10 +148,10 @@ def create(name: str, data_dir: StrPath | None = None, **kwargs: Any) -> Any:
     make = _DATASETS[name]
     if "data_dir" not in inspect.signature(make).parameters:
         if data_dir is not None:
-            raise ValueError(f"Dataset {name!r} takes no `data_dir`. Received: {data_dir}")
+            raise ValueError(f"data set {name!r} takes no data_dir, got {data_dir}")
         return make(**kwargs)
     if data_dir is None:
-        raise ValueError(f"Dataset {name!r} needs `data_dir`, the folder of its files.")
+        raise ValueError(f"data set {name!r} needs data_dir, the folder of its files")
     folder = _prepared(name, Path(data_dir)) if name in _BUILDERS else None
     if folder is not None:
         kwargs.pop("num_classes", None)  # it is known

@@ -378,7 +378,7 @@ def _rows_of_json(path):
 def _rows_of_builder(name):
     labels = getattr(catalogue.builder(str(name)), "labels", None)
     if labels is None:
-        raise ValueError(f"Data set {name!r} has no colours of its own; give a table.")
+        raise ValueError(f"data set {name!r} has no colours of its own; give a table")
     return [(*each, "its palette") for each in zip(*labels, strict=True)]
 
 
@@ -479,7 +479,7 @@ def _unknown_reason(path, unknown):
 def _check_splits(sources):
     splits = [source.split for source in sources]
     if not splits or len(set(splits)) < len(splits) or (None in splits and len(splits) > 1):
-        raise ValueError(f"Each of several sources has a split of its own. Received: {splits}")
+        raise ValueError(f"each of several sources must have a split of its own, got {splits}")
 
 
 def _write(output, class_names, classes, tasks, make, num_threads, progress):

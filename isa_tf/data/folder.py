@@ -137,13 +137,15 @@ class FolderDataset(SegmentationDataset):
         if not self.data_dir.exists():
             raise DataError(data_dir, "no such file or folder")
         if not 0 <= val_fraction < 1:
-            raise ValueError(f"`val_fraction` lies in [0, 1). Received: {val_fraction}")
+            raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
         is_table = self.data_dir.suffix.lower() == ".csv"
         if not is_table and not self.data_dir.is_dir():
             raise DataError(data_dir, "neither a folder nor a .csv file")
         names = FileNames(image_pattern, label_pattern)
         if is_table and names != EQUAL_NAMES:
-            raise ValueError("A CSV table names every file; patterns are for folders.")
+            raise ValueError(
+                f"{data_dir} is a CSV table, which names every file; patterns are for folders"
+            )
         faults: list[DataError] = []
         if is_table:
             pairs = pairs_of_table(self.data_dir, faults)

@@ -62,13 +62,13 @@ def group(class_names, palette, groups):
     for new_id, (name, members) in enumerate(groups.items()):
         members = [members] if isinstance(members, str) else list(members)
         if not members:
-            raise ValueError(f"Group {name!r} unites no classes.")
+            raise ValueError(f"group {name!r} unites no classes")
         for member in members:
             if member not in ids:
-                raise ValueError(f"Group {name!r}: {unknown('class', member, ids)}.")
+                raise ValueError(f"group {name!r}: {unknown('class', member, ids)}")
             if member in taken:
                 raise ValueError(
-                    f"Class {member!r} is in two groups, {taken[member]!r} and {name!r}."
+                    f"class {member!r} is in two groups, {taken[member]!r} and {name!r}"
                 )
             taken[member] = name
             new_ids[ids[member]] = new_id

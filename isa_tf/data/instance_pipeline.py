@@ -102,7 +102,9 @@ def instance_train_pipeline(
     check_positive("size_divisor", (size_divisor,))
     check_positive("max_instances", (max_instances,))
     if mask_size < 3:
-        raise ValueError(f"`mask_size` is 3 or more, a border of one cell. Received: {mask_size}")
+        raise ValueError(
+            f"mask_size must be at least 3, with a border of one cell, got {mask_size}"
+        )
     pads = _pads(pad_size)
     _check_pads(pads, dataset, split, short_sides, long_side)
     running, replica_batch = places(dataset, split, batch_size, start_step, repeat, input_context)
@@ -390,7 +392,7 @@ def _check_pads(pads, dataset, split, short_sides, long_side):
             needed = resized_size_of(size, short_side, long_side)
             if not any(needed[0] <= height and needed[1] <= width for height, width in pads):
                 raise ValueError(
-                    f"`pad_size` holds every image once it is resized. Received: {pads}, but "
+                    f"pad_size must hold every image once it is resized, got {pads}, and "
                     f"{dataset.examples(split)[index]} becomes {needed} (height, width)"
                 )
 

@@ -105,15 +105,15 @@ class InstanceDataset(Dataset):
     ) -> None:
         class_names = tuple(class_names)
         if not class_names:
-            raise ValueError("A dataset of instances has at least one class. Received none.")
+            raise ValueError("class_names must be at least one, got none")
         palette = palette or voc_palette(len(class_names) + 1)[1:]
         super().__init__(name, class_names, splits, palette, on_error)
         given = range(1, len(class_names) + 1) if category_ids is None else category_ids
         self.category_ids = tuple(int(i) for i in given)
         if len({*self.category_ids}) != len(class_names):
             raise ValueError(
-                f"`category_ids` are one a class, no id twice. Received {category_ids!r} for "
-                f"{len(class_names)} classes."
+                f"category_ids must be one a class, no id twice, got {category_ids!r} for "
+                f"{len(class_names)} classes"
             )
 
     @property

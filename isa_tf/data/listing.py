@@ -40,12 +40,12 @@ class FileNames(NamedTuple):
         for what, pattern in self._asdict().items():
             if not isinstance(pattern, str) or pattern.count("*") != 1 or "/" in pattern:
                 raise ValueError(
-                    f"`{what}_pattern` is a file name with one star, without folders, such as "
-                    f'"*_{what}". Received: {pattern!r}'
+                    f"{what}_pattern must be a file name with one star, without folders, such as "
+                    f'"*_{what}", got {pattern!r}'
                 )
             if Path(pattern).suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES:
                 raise ValueError(
-                    f"`{what}_pattern` is of names without their last suffix. Received: {pattern!r}"
+                    f"{what}_pattern must be of names without their last suffix, got {pattern!r}"
                 )
 
 
@@ -230,15 +230,15 @@ def split_by_patterns(pairs, patterns, folder):
         for pattern, names in zip(given, found, strict=True):
             if not names:
                 raise ValueError(
-                    f"`splits`: no image of {folder} is of {pattern!r}, of split {split!r}. "
-                    f"Paths are such as {next(iter(paths))!r}"
+                    f"splits: no image of {folder} is of {pattern!r}, of split {split!r}; "
+                    f"paths are such as {next(iter(paths))!r}"
                 )
         if not given:
-            raise ValueError(f"`splits`: split {split!r} has no pattern.")
+            raise ValueError(f"splits: split {split!r} has no pattern")
         names = set.union(*found)
         splits[split] = [pair for path, pair in paths.items() if path in names]
     if not splits:
-        raise ValueError("`splits` names no split.")
+        raise ValueError("splits names no split")
     return splits
 
 
@@ -263,14 +263,14 @@ def classes_of(data_dir, class_names, num_classes):
         class_names, colors = _stored_classes(folder)
     if class_names is None and num_classes is None:
         raise ValueError(
-            f"Give `class_names` or `num_classes`, or put classes.json or classes.txt in "
-            f"{data_dir}."
+            f"{data_dir}: no classes are known; give class_names or num_classes, or put "
+            f"classes.json or classes.txt there"
         )
     if class_names is None:
         return [f"class_{i}" for i in range(num_classes)], None
     if num_classes not in (None, len(class_names)):
         raise ValueError(
-            f"`num_classes` is {num_classes}, but there are {len(class_names)} class names."
+            f"num_classes is {num_classes}, and there are {len(class_names)} class names"
         )
     return class_names, colors
 

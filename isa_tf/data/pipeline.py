@@ -96,7 +96,7 @@ def train_pipeline(
         if span is not None:
             check_positive(name, span, 2)
     if brightness < 0 or brightness != int(brightness):
-        raise ValueError(f"`brightness` is a whole number from 0 on. Received: {brightness}")
+        raise ValueError(f"brightness must be a whole number from 0 on, got {brightness}")
     resize = augment.make_resize(short_side, fit_size, exact_size)
     running, replica_batch = places(dataset, split, batch_size, start_step, repeat, input_context)
     to_index = example_order(dataset, split, batch_size, seed, shuffle)
@@ -168,8 +168,7 @@ def batch_examples(
     check_positive("batch_size", (batch_size,))
     if step < 0 or not names:
         raise ValueError(
-            f"There is no such batch: split {split!r} has {len(names)} examples. "
-            f"Received: step={step}"
+            f"there is no batch of step {step}: split {split!r} has {len(names)} examples"
         )
     rows = tf.range(step * batch_size, (step + 1) * batch_size, dtype=tf.int64)
     to_index = example_order(dataset, split, batch_size, seed, shuffle)
@@ -291,8 +290,8 @@ def places(
     first = start_step * batch_size
     if size == 0 or first < 0 or (not repeat and first + batch_size > size):
         raise ValueError(
-            f"No whole batch is left: split {split!r} has {size} examples. "
-            f"Received: batch_size={batch_size}, start_step={start_step}"
+            f"no whole batch is left: split {split!r} has {size} examples, "
+            f"got batch_size={batch_size}, start_step={start_step}"
         )
     # This worker has `rows` in each batch, from the batch's `first_row` on.
     rows, first_row, replica_batch = _share_of_batch(batch_size, input_context)
@@ -310,7 +309,7 @@ def _share_of_batch(batch_size, input_context):
     workers, replicas = input_context.num_input_pipelines, input_context.num_replicas_in_sync
     if batch_size % replicas or replicas % workers:
         raise ValueError(
-            f"`batch_size` is dealt out evenly among replicas, and they among workers. Received: "
+            f"batch_size must divide among replicas, and they among workers, got "
             f"batch_size={batch_size} for {replicas} replicas of {workers} workers"
         )
     rows = batch_size // workers
@@ -398,4 +397,4 @@ def check_positive(name: str, values: Sequence[float], count: int = 1) -> None:
         or min(values) <= 0
         or (name.endswith("range") and values[0] > values[1])
     ):
-        raise ValueError(f"`{name}` needs {count} positive number(s). Received: {values}")
+        raise ValueError(f"{name} must be {count} positive number(s), got {values}")

@@ -105,8 +105,8 @@ class SyntheticDataset(SegmentationDataset):
         least = 2 * _SHIP_MARGIN + _BEACON_MARGIN + self._reach + _LEAST_ROOM
         if max(self.image_size) < least or min(self.image_size) < 2 * _SHIP_MARGIN:
             raise ValueError(
-                f"With min_distance={min_distance}, one side of the image has at least "
-                f"{int(np.ceil(least))} pixels. Received: image_size={self.image_size}"
+                f"with min_distance={min_distance}, one side of the image must have at least "
+                f"{int(np.ceil(least))} pixels, got image_size={self.image_size}"
             )
 
     @property
@@ -167,7 +167,7 @@ class SyntheticDataset(SegmentationDataset):
         """
         if context_class not in self.context_class_ids:
             raise ValueError(
-                f"`context_class` is one of {self.context_class_ids}. Received: {context_class}"
+                f"context_class must be one of {self.context_class_ids}, got {context_class}"
             )
         layout = self.layout(seed)
         rng = np.random.default_rng((*np.atleast_1d(seed), 1))

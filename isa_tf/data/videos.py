@@ -181,7 +181,7 @@ def some_frames(source, every=1, limit=None):
     [0, 3]
     """
     if every < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"every and limit are at least 1, got {every} and {limit}")
+        raise ValueError(f"every and limit must be at least 1, got {every} and {limit}")
     return _some_frames(source, every, limit)
 
 

@@ -332,8 +332,8 @@ def checked_images(images: Any) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
         raise ValueError(
-            "A predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
-            f"the latter. Received: {images.dtype} {images.shape}"
+            "a predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
+            f"the latter, got {images.dtype} {images.shape}"
         )
     return images
 

@@ -299,7 +299,7 @@ class InterlacedSparseAttention(AttentionModule):
         if zero_context and not fuse:
             raise ValueError("zero_context=True needs fuse=True: the fusion is what begins so")
         if isinstance(partition, list) and not partition:
-            raise ValueError("partition is an empty list")
+            raise ValueError("partition must be one, or a list of at least one, got an empty list")
         partitions = partition if isinstance(partition, list) else [partition]
         self.partitions = [check_partition(p, levels) for p in partitions]
         self.key_filters = key_filters

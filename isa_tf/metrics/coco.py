@@ -61,15 +61,15 @@ class CocoScores:
         counts = len(boxes), len(classes), len(certainty), len(masks)
         if len({*counts}) > 1:
             raise ValueError(
-                "boxes, classes, scores and masks are as many. Received: "
+                "boxes, classes, scores and masks must be as many, got "
                 + ", ".join(map(str, counts))
             )
         known = len(self._dataset.category_ids)
         if ((classes < 0) | (classes >= known)).any():
-            raise ValueError(f"classes are 0 to {known - 1}. Received: {classes.tolist()}")
+            raise ValueError(f"classes must be 0 to {known - 1}, got {classes.tolist()}")
         size = tuple(self._dataset.size_of(self._split, index))
         if len(masks) and masks.shape[1:] != size:
-            raise ValueError(f"masks are {size}, as the image is. Received: {masks.shape[1:]}")
+            raise ValueError(f"masks must be {size}, as the image is, got {masks.shape[1:]}")
         image_id = self._dataset.image_id(self._split, index)
         self._results[int(index)] = coco_results(instances, image_id, self._dataset.category_ids)
 

@@ -1,5 +1,7 @@
 """Mask R-CNN over a pyramid: boxes, classes and masks of objects."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -314,6 +316,18 @@ class MaskRCNN(PresetModel):
         """`keras.Model.fit`; `class_weight` is refused: instances cannot be weighed."""
         refuse_class_weight(self, class_weight)
         return super().fit(*args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """`keras.Model.train_on_batch`; `class_weight` is refused, as in `fit`."""
+        refuse_class_weight(self, class_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def test_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)

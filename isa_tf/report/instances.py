@@ -244,7 +244,7 @@ def instance_page(
             f"{images.num_classes} classes"
         )
     if max_images < 0:
-        raise ValueError(f"`max_images` is at least 0, got {max_images}")
+        raise ValueError(f"max_images must be at least 0, got {max_images}")
     names, scores = parts.short_names(names), images.scores()
     colors = ["#{:02x}{:02x}{:02x}".format(*map(int, color)) for color in palette]
     classes = list(zip(class_names, colors, strict=True))

@@ -80,7 +80,7 @@ def page(
             f"{len(confusion)} and {images.num_classes} classes"
         )
     if max_images < 0:
-        raise ValueError(f"`max_images` is at least 0, got {max_images}")
+        raise ValueError(f"max_images must be at least 0, got {max_images}")
     names, class_names = parts.short_names(names), [str(name) for name in class_names]
     scores = images.scores()
     iou = [result["iou"][name] for name in class_names]

@@ -47,7 +47,7 @@ class Limits:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             if not value > 0:
-                raise ValueError(f"{name} is above 0, got {value}")
+                raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def read_picture(contents, limits=None):

@@ -117,19 +117,6 @@ def gather(strategy: tf.distribute.Strategy, data: Any) -> Any:
     return [whole[i].tobytes()[:length] for i, length in enumerate(lengths)]
 
 
-def barrier(strategy: tf.distribute.Strategy) -> None:
-    """Returns once every worker has come here.
-
-    Args:
-        strategy: `tf.distribute.Strategy`.
-
-    Example:
-
-    >>> barrier(isa_tf.training.make_strategy("one_device"))
-    """
-    over_workers(strategy, 0)
-
-
 def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether a flag is set for any worker. All workers must ask.
 

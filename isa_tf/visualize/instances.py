@@ -69,7 +69,7 @@ def draw_instances(
     if not len(corners) == len(classes) == len(crowd):
         raise ValueError(f"{len(corners)} boxes for {len(classes)} classes")
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity lies in [0, 1], got {opacity}")
+        raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     palette = voc_palette(max(classes, default=0) + 2)[1:] if palette is None else palette
     most = min(len(known) for known in (palette, class_names) if known is not None)
     for class_id in classes.tolist():

@@ -107,7 +107,7 @@ def overlay(
             f"{image.dtype} {image.shape} and {label.shape}"
         )
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity lies in [0, 1], got {opacity}")
+        raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     colors = colorize(label, palette, ignore_label)
     weight = np.where(_borders(label), min(opacity * 1.6, 1.0), opacity)
     weight = np.where(np.isin(label, [ignore_label, *clear]), 0.0, weight)[..., None]

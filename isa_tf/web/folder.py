@@ -11,6 +11,7 @@ from pathlib import Path
 from isa_tf import files
 from isa_tf.data.base import voc_palette
 from isa_tf.inference import METADATA_FILE, SegmentationContract, read_contract
+from isa_tf.names import id_of_class
 from isa_tf.version import __version__
 
 # What `make web` builds from the sources in web/.
@@ -145,17 +146,8 @@ def _describe(name, path, clear):
             {"name": name, "color": [*map(int, color)]}
             for name, color in zip(names, palette, strict=True)
         ],
-        "clear": sorted(_class_id(path, given, names) for given in clear),
+        "clear": sorted(id_of_class(given, names, f"class to clear in {path}:") for given in clear),
     }
-
-
-def _class_id(path, given, names):
-    """The id of a class that is given as id or name."""
-    if given in names:
-        return names.index(given)
-    if not (str(given).isdecimal() and int(given) < len(names)):
-        raise ValueError(f"{path}: {given} of `clear` is no class of its {len(names)}")
-    return int(given)
 
 
 def _contract(path):

@@ -122,7 +122,7 @@ def test_published_weights_of_a_part(tmp_path):
 
 
 def test_a_level_that_is_none():
-    with pytest.raises(ValueError, match="last_level is one of c1, c2, c3, c4, c5.*'c6'"):
+    with pytest.raises(ValueError, match="last_level must be one of c1, c2, c3, c4, c5.*'c6'"):
         backbones.create("resnet18", last_level="c6")
     with pytest.raises(ValueError, match="context_at c4 lies behind c3"):
         backbones.create("resnet18", last_level="c3", context_at={"c4": "isa"})

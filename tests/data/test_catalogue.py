@@ -19,9 +19,9 @@ def test_unknown_name_suggests_the_nearest():
 
 
 def test_data_dir_where_it_belongs():
-    with pytest.raises(ValueError, match="needs `data_dir`"):
+    with pytest.raises(ValueError, match="needs data_dir"):
         data.create("camvid")
-    with pytest.raises(ValueError, match="takes no `data_dir`"):
+    with pytest.raises(ValueError, match="takes no data_dir"):
         data.create("synthetic", "x")
     assert data.create("synthetic", num_examples={"train": 3}).size("train") == 3
 
@@ -45,9 +45,9 @@ def test_datasets_join_from_outside(own_names):
     assert data.create("mine", "there", seed=3).seed == 3
     assert made == [("there", {"seed": 3})]
     assert data.create("made up", seed=4).seed == 4
-    with pytest.raises(ValueError, match="'mine' needs `data_dir`"):
+    with pytest.raises(ValueError, match="'mine' needs data_dir"):
         data.create("mine")
-    with pytest.raises(ValueError, match="'made up' takes no `data_dir`"):
+    with pytest.raises(ValueError, match="'made up' takes no data_dir"):
         data.create("made up", "there")
     with pytest.raises(ValueError, match='did you mean "mine"'):
         data.create("mime", "there")
@@ -56,7 +56,7 @@ def test_datasets_join_from_outside(own_names):
 def test_a_name_is_not_taken_from_another(own_names):
     with pytest.raises(ValueError, match="there is a dataset 'camvid' already"):
         data.register("camvid", data.SyntheticDataset)
-    with pytest.raises(ValueError, match="'camvid' needs `data_dir`"):
+    with pytest.raises(ValueError, match="'camvid' needs data_dir"):
         data.create("camvid")
 
 

@@ -275,7 +275,7 @@ def test_the_star_stands_for_something(tmp_path):
 
 def test_patterns_that_are_none(folder):
     for pattern in ("_ids", "*_*", "labels/*", "*_ids.png", 3):
-        with pytest.raises(ValueError, match="`label_pattern` is .*Received"):
+        with pytest.raises(ValueError, match="label_pattern must be .*got"):
             FolderDataset(folder, num_classes=5, label_pattern=pattern)
     (folder / "pairs.csv").write_text("image,label\ntrain/images/00.png,train/labels/00.png\n")
     with pytest.raises(ValueError, match="patterns are for folders"):

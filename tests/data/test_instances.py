@@ -10,11 +10,11 @@ def test_arguments():
     assert InstanceDataset("mine", ["a", "b"], ("train",)).category_ids == (1, 2)
     assert (0, 0, 0) not in data.palette
     for arguments, told in (
-        ({"class_names": []}, "at least one class"),
+        ({"class_names": []}, "class_names must be at least one"),
         ({"category_ids": [1]}, "one a class"),
         ({"category_ids": [4, 4]}, "no id twice"),
-        ({"palette": [(1, 2, 3)]}, "Received 1 colours for 2 classes"),
-        ({"on_error": "ignore"}, "'raise' or 'skip'"),
+        ({"palette": [(1, 2, 3)]}, "got 1 colours for 2 classes"),
+        ({"on_error": "ignore"}, '"raise" or "skip"'),
     ):
         with pytest.raises(ValueError, match=told):
             InstanceDataset(**{"name": "x", "class_names": "ab", "splits": ["train"], **arguments})

@@ -427,7 +427,7 @@ def test_flips_exchange_what_the_dataset_says(flip_pairs, right):
 
 @pytest.mark.parametrize("flip_pairs", [((0, 2),), ((0, 1), (1, 0)), ((0,),), (0, 1), ((0, -1),)])
 def test_pairs_that_are_none_are_refused(flip_pairs):
-    with pytest.raises(ValueError, match="`flip_pairs` are pairs of class ids, 0 to 1"):
+    with pytest.raises(ValueError, match="flip_pairs must be pairs of class ids, 0 to 1"):
         Sided(flip_pairs)
 
 

@@ -137,7 +137,7 @@ def test_a_damaged_record_is_named_by_its_example(copy):
     "name, text, message",
     [
         ("dataset_info.json", "{", "dataset_info.json: cannot be read"),
-        ("dataset_info.json", None, "is not prepared here|no data|Give `class_names`|no images"),
+        ("dataset_info.json", None, "is not prepared here|no data|no classes are known|no images"),
         ("metadata.json", "{}", "not prepared by isa_tf"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every command of README and docs/: its flags exist, and what runs it or why nothing does."""
+"""Every command of README, CONTRIBUTING, docs/: its flags exist, and what runs it or why not."""
 
 import ast
 import configparser
@@ -15,7 +15,8 @@ from experiments import setup
 from experiments.configs import default
 from tools import command as isa_tf_command
 
-COMMANDS = [made for page in handbook.PAGES for made in handbook.commands(page)]
+PAGES = [*handbook.PAGES, ROOT / "CONTRIBUTING.md"]
+COMMANDS = [made for page in PAGES for made in handbook.commands(page)]
 MODULES = isa_tf_command.COMMANDS
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -108,6 +109,8 @@ def test_every_reason_is_of_a_command():
 
 def check_flags(module, arguments):
     """Raises where a program would refuse its arguments for a flag or a key that is not there."""
+    for word in arguments:
+        assert not word.endswith(","), f"{word} goes on in another word: the next line is indented"
     given = [word for word in arguments if word.startswith("--") and word != "--help"]
     config = config_of(given)
     for word in given:
@@ -173,6 +176,7 @@ def defined(module):
         ("experiments.train", "--config=synthetik", 'mean "synthetic"'),
         ("experiments.train", "--config=recipes:ade20k-resnet101-ias", "ade20k-resnet101-isa"),
         ("tools.draw_docs", "--outptu=x", "--outptu=x"),
+        ("tools.benchmark", "--modules=isa,", "goes on in another word"),
     ],
 )
 def test_stale_flags_are_told(module, argument, told):

@@ -1,4 +1,4 @@
-"""Links of README and docs/ lead to files of the repository and to headings on them."""
+"""Links of README, CONTRIBUTING, CHANGELOG and docs/ lead to files and to headings on them."""
 
 import json
 import re
@@ -7,9 +7,10 @@ import handbook
 import pytest
 from handbook import DOCS, ROOT
 
+PAGES = [*handbook.PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md"))]
 _LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*?)\s*#*$", re.MULTILINE)
-TEXTS = {page: handbook.split(page.read_text())[1] for page in handbook.PAGES}
+TEXTS = {page: handbook.split(page.read_text())[1] for page in PAGES}
 for book in sorted(DOCS.rglob("*.ipynb")):
     cells = json.loads(book.read_text())["cells"]
     told = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")

@@ -230,10 +230,10 @@ def test_foreign_folders_are_refused(tmp_path):
     [
         ("ordre", None, 'unknown study .ordre.; did you mean "order"'),
         ("order", ["shrot_long"], 'shrot_long.*did you mean "short_long"'),
-        ("order", ["4"], "Study 'order': unknown variant '4'; known: .*long_short"),
-        ("partition", ["4x"], "Study 'partition': unknown variant '4x'; .*known: 4, 8.*, ..."),
+        ("order", ["4"], "study 'order': unknown variant '4'; known: .*long_short"),
+        ("partition", ["4x"], "study 'partition': unknown variant '4x'; .*known: 4, 8.*, ..."),
         ("partition", ["0"], "unknown variant '0'"),
-        ("depth", ["auto"], "Study 'depth': unknown variant 'auto'; known: 1, 2, 3, ..."),
+        ("depth", ["auto"], "study 'depth': unknown variant 'auto'; known: 1, 2, 3, ..."),
         ("context", ["isaa"], 'unknown variant .isaa.*did you mean "isa"'),
     ],
 )

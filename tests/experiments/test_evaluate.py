@@ -199,7 +199,7 @@ def test_what_a_report_cannot_be_made_of_is_told_first(config, tmp_path):
     dataset = segmentation.make_dataset(config)
     segmentation.make_model(config, dataset).save(tmp_path / training.BEST)
     before = {path.name for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match="report_images is at least 0, got -1"):
+    with pytest.raises(ValueError, match="report_images must be at least 0, got -1"):
         evaluate(config, tmp_path, report_images=-1)
     (tmp_path / training.LOG).write_text("step,loss\n5,many\n")
     with pytest.raises(ValueError, match="log.csv: line 2 is no row of a log"):

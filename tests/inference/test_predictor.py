@@ -58,7 +58,7 @@ def test_score_is_the_probability_of_the_class():
     ],
 )
 def test_wrong_images(images):
-    with pytest.raises(ValueError, match=r"uint8 \(B, H, W, 3\).*Received"):
+    with pytest.raises(ValueError, match=r"uint8 \(B, H, W, 3\).*got"):
         Predictor(echo)(images)
 
 
@@ -101,7 +101,7 @@ def test_one_image_a_list_and_a_batch_give_the_same():
         np.testing.assert_array_equal(batch[0], class_ids[::2])
         np.testing.assert_allclose(batch[1], scores[::2], rtol=1e-5)
     assert predictor([]) == ([], [])
-    with pytest.raises(ValueError, match=r"Received: float32 \(8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"got float32 \(8, 8, 3\)"):
         predictor([images[0], np.zeros((8, 8, 3), np.float32)])
 
 

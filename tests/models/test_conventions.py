@@ -59,6 +59,8 @@ def test_class_weight_is_refused_and_the_loss_has_what_is_asked_for():
     detector.compile("sgd")
     with pytest.raises(ValueError, match="classes of instances cannot be weighed"):
         detector.fit(tf.zeros((1, 64, 64, 3)), class_weight=given)
+    with pytest.raises(ValueError, match="classes of instances cannot be weighed"):
+        detector.train_on_batch(tf.zeros((1, 64, 64, 3)), class_weight=given)
 
     # What the error names is the weighted mean.
     weights = np.array([1.0, 1.0, 5.0])

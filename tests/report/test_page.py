@@ -271,7 +271,7 @@ def test_errors(evaluation):
         page(e.result, e.images, e.names, NAMES[:4], voc_palette(5), None)
     with pytest.raises(ValueError, match="of 5 and 4 classes"):
         page(e.result, ImageScores(4), e.names, NAMES, voc_palette(5), None)
-    with pytest.raises(ValueError, match="`max_images` is at least 0, got -1"):
+    with pytest.raises(ValueError, match="max_images must be at least 0, got -1"):
         e.page(max_images=-1)
 
 

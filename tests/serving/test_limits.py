@@ -49,7 +49,7 @@ def test_what_is_converted():
 
 def test_limits_are_above_0():
     for name in ("max_bytes", "max_pixels", "body_seconds", "answer_seconds"):
-        with pytest.raises(ValueError, match=f"{name} is above 0, got 0"):
+        with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
             Limits(**{name: 0})
 
 

@@ -2,6 +2,7 @@ import ast
 import configparser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -216,6 +217,7 @@ def test_help_tells_of_the_command_and_of_no_place(name):
     assert text.startswith(f"usage: isa-tf {name} [--FLAG=VALUE ...]\n")
     assert f"\nisa-tf {name}:\n" in text  # above its flags
     assert "python -m" not in text and str(ROOT) not in text
+    assert not re.search(r"\S {4,}--", text)  # lines that a backslash has run together
     if name in ("train", "evaluate", "ablate"):
         assert "--config: " in text
     if name in ("export", "predict"):

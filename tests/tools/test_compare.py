@@ -205,7 +205,7 @@ def test_usage(run, models, data, tmp_path):
     refused("one number of classes, got 2 and 3", models=f"{one},{three}")
     refused("x.keras: no such file", models=f"{one},x.keras")
     refused("nowhere: no such folder", labels="nowhere")
-    refused("no file ends in .jpg", images=data)
+    refused("ends in .jpg", images=data)
     refused("a .png file is written", output=tmp_path / "sheet.pdf")
     refused("x .a pattern of --images needs quotes", "x")
     assert not (tmp_path / "no.png").exists()

@@ -78,7 +78,7 @@ def test_usage(run):
         ),
         (
             ("--output=x", "--labels=a", "--images=.", "--colors=voc2012", "--label_pattern=x"),
-            "`label_pattern` is a file name with one star",
+            "label_pattern must be a file name with one star",
         ),
     ):
         with pytest.raises(app.UsageError, match=message):

@@ -196,7 +196,7 @@ def test_usage(run, model, photos, tmp_path):
     refused("no.tflite: no such file", model="no.tflite")
     refused("not a model; known are", model=photos / "a.png")
     refused("nothing.: no file is there, or matches", images=photos / "nothing*")
-    refused("no file ends in .jpg", images=tmp_path)
+    refused("ends in .jpg", images=tmp_path)
     refused("--plugins: 'no_such_module' cannot be imported", "--plugins=no_such_module")
     refused("unknown class in --clear: 'shp'; did you mean .ship", "--clear=sea,shp")
     refused("unknown class in --clear: '3'; known: sea, rock, ship", "--clear=3")

@@ -33,7 +33,7 @@ def test_replicas():
         (["--model={0}", "--replicas=0"], "--replicas is a number, or LEAST,MOST"),
         (["--model={0}", "--replicas=3,2"], "got 3,2"),
         (["--model={0}", "--replicas=1,2,3"], "got 1,2,3"),
-        (["--model={0}", "--body_seconds=0"], "body_seconds is above 0"),
+        (["--model={0}", "--body_seconds=0"], "body_seconds must be above 0"),
         (["--model={0}", "left"], "Unexpected arguments: left"),
     ],
 )

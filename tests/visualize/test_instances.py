@@ -136,7 +136,7 @@ def test_errors():
         wrong = SimpleNamespace(**{**vars(some), **change})
         with pytest.raises(ValueError, match=message):
             draw_instances(photo((8, 9)), wrong, NAMES, PALETTE)
-    with pytest.raises(ValueError, match="opacity lies in"):
+    with pytest.raises(ValueError, match="opacity must lie in"):
         draw_instances(photo((8, 9)), some, opacity=2)
     with pytest.raises(ValueError, match="an image is uint8"):
         draw_instances(np.zeros((8, 9, 3)), some)

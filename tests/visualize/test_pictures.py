@@ -175,7 +175,7 @@ def test_errors():
         colorize(label.astype(np.float32), PALETTE)
     with pytest.raises(ValueError, match=r"got uint8 \(4, 4, 3\) and \(4, 3\)"):
         overlay(image, label[:, :3], PALETTE)
-    with pytest.raises(ValueError, match="opacity lies in"):
+    with pytest.raises(ValueError, match="opacity must lie in"):
         overlay(image, label, PALETTE, opacity=2)
     with pytest.raises(ValueError, match="3 colours for 2 class names"):
         legend(NAMES[:2], PALETTE)
