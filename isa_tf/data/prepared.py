@@ -277,7 +277,7 @@ class _Records:
     def read(self, index):
         """The bytes of a record."""
         if not 0 <= index < self._firsts[-1]:
-            raise IndexError(f"{index} of {self._firsts[-1]} records")
+            raise IndexError(f"no record {index}: there are {self._firsts[-1]}")
         number = int(np.searchsorted(self._firsts, index, "right")) - 1
         file, places = self._opened(number)
         start, size = places[index - self._firsts[number]]

@@ -164,7 +164,7 @@ class MaskRCNN(PresetModel):
             backbone = backbones.create(backbone, 32, backbone_weights, **shared)
         _check_levels(backbone)
         if len(anchor_sizes) != len(PYRAMID_LEVELS) + 1:
-            raise ValueError(f"anchor_sizes must be five, for the pyramid's maps: {anchor_sizes}")
+            raise ValueError(f"anchor_sizes must be five, one a map, got {anchor_sizes}")
         parts = Parts(filters, normalized_heads, momentum, synchronized, dtype)
 
         # === Layers ===

@@ -23,6 +23,7 @@ from keras.src.applications.resnet import (
     stack_residual_blocks_v1,
     stack_residual_blocks_v2,
 )
+from networks import image
 
 from isa_tf import backbones
 from isa_tf.backbones.dilate import FAMILIES, Dilated, DilatedPooling2D, StoredNormalization
@@ -159,11 +160,6 @@ def make(case, **kwargs):
     size = model.input_shape[1] or 128
     randomize(model, case.preprocess(image(size, size, seed=2)))
     return model
-
-
-def image(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.uniform(0, 255, (1, height, width, 3)).astype("float32")
 
 
 def randomize(model, pixels):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import image, randomize_norms
 from PIL import Image
 
 from isa_tf.backbones import EfficientNetLite
@@ -17,27 +18,11 @@ ROOT = Path(__file__).parents[2]
 PHOTOS = "shared/data/coco_mini"
 
 
-def image(height, width):
-    rng = np.random.default_rng(0)
-    return rng.uniform(0, 255, (1, height, width, 3)).astype("float32")
-
-
-def randomize(model):
-    rng = np.random.default_rng(1)
-    for layer in model.layers:
-        if isinstance(layer, ConvNormAct):
-            norm, shape = layer.norm, layer.norm.gamma.shape
-            norm.gamma.assign(rng.uniform(0.5, 1.5, shape))
-            norm.beta.assign(rng.normal(0, 0.3, shape))
-            norm.moving_mean.assign(rng.normal(0, 0.3, shape))
-            norm.moving_variance.assign(rng.uniform(0.5, 1.5, shape))
-
-
 @pytest.mark.parametrize("size", [(64, 65), (75, 97), (128, 96)])
 def test_output_strides_agree(size):
     """TensorFlow's "same" puts position i of a stride-2 map on 2 i + 1 of an even one."""
     models = {stride: EfficientNetLite(0, stride) for stride in (8, 16, 32)}
-    randomize(models[8])
+    randomize_norms(models[8])
     maps = {}
     for stride, model in models.items():
         model.set_weights(models[8].get_weights())

@@ -6,17 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import image
 
 from isa_tf.backbones import HRNet, create, output_strides
 from isa_tf.models import Segmenter
 from isa_tf.testing import randomize, relative_error
 
 TINY = {"modules": (1, 2, 1), "blocks": 1, "filters": 4}
-
-
-def image(height, width, batch=1):
-    rng = np.random.default_rng(0)
-    return rng.uniform(0, 255, (batch, height, width, 3)).astype("float32")
 
 
 @functools.cache

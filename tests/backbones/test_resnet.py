@@ -2,31 +2,15 @@
 
 import numpy as np
 import pytest
+from networks import image, randomize_norms
 
 from isa_tf.backbones import ResNet, create
-from isa_tf.layers.conv import ConvNormAct
-
-
-def image(height, width):
-    rng = np.random.default_rng(0)
-    return rng.uniform(0, 255, (1, height, width, 3)).astype("float32")
-
-
-def randomize(model):
-    rng = np.random.default_rng(1)
-    for layer in model.layers:
-        if isinstance(layer, ConvNormAct):
-            norm, shape = layer.norm, layer.norm.gamma.shape
-            norm.gamma.assign(rng.uniform(0.3, 1.0, shape))
-            norm.beta.assign(rng.normal(0, 0.3, shape))
-            norm.moving_mean.assign(rng.normal(0, 0.3, shape))
-            norm.moving_variance.assign(rng.uniform(0.5, 1.5, shape))
 
 
 def at_strides(depth, size, **arguments):
     """The last two maps of one network at output stride 8, 16 and 32."""
     models = {stride: ResNet(depth, stride, **arguments) for stride in (8, 16, 32)}
-    randomize(models[8])
+    randomize_norms(models[8], (0.3, 1.0))
     results = {}
     for stride, model in models.items():
         model.set_weights(models[8].get_weights())
@@ -95,7 +79,7 @@ def test_parameter_counts(name, count):
 def test_stem_as_pytorch_pads_it():
     """Against windows taken by hand: 7x7 with 3 zeros around, then 3x3 maxima."""
     model = ResNet(18)
-    randomize(model)
+    randomize_norms(model, (0.3, 1.0))
     pixels = image(18, 21)
     maps = model(pixels)
     stem = model.get_layer("stem_conv1")
