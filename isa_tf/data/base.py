@@ -11,16 +11,22 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from isa_tf.hints import Colors, StrPath
+from isa_tf.hints import Colors
 from isa_tf.names import id_pairs
 
 IGNORE_LABEL = 255
 
 
 class DataError(ValueError):
-    """A file or folder that cannot be used as it is: carries its `path` and the `reason`."""
+    """A file or folder that cannot be used as it is: carries its `path` and the `reason`.
 
-    def __init__(self, path: StrPath, reason: str) -> None:
+    Args:
+        path: of the file, or what stands for one and says where it is as a str, such as one in an
+            archive.
+        reason: str, what is wrong with it.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason

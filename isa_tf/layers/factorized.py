@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.hints import Partition
+from isa_tf.hints import Levels, Partition
 from isa_tf.layers.self_attention import (
     AUTO,
     AttentionTwin,
@@ -78,7 +78,7 @@ class FactorizedAttention(SparseAttention):
     def __init__(
         self,
         partition: Partition = 8,
-        levels: int | str = 2,
+        levels: Levels = 2,
         order: str = "long_short",
         carry_keys: bool | None = None,
         **kwargs: Any,

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops, runtime
-from isa_tf.hints import Partition, Shape
+from isa_tf.hints import Levels, Partition, Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import as_float64
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
@@ -33,7 +33,7 @@ def ordered_levels(order: str, levels: int) -> list[Any]:
     return runs[order]
 
 
-def check_levels(levels: int | str, auto: bool = False) -> None:
+def check_levels(levels: Levels, auto: bool = False) -> None:
     """Raises ValueError for anything but an int from 2, or "auto" where that may be."""
     if levels == AUTO and auto:
         return
@@ -166,7 +166,7 @@ class SelfAttention2D(AttentionModule):
     """
 
     kind: int | str = ops.LONG  # with the partition below: one group, the whole map
-    levels: int | str = 2
+    levels: Levels = 2
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
 """Softmax attention inside groups of positions. No variables: safe to compile anywhere."""
 
+import numpy as np
 import tensorflow as tf
 
 # Far below any affinity, yet finite: a group without a key then averages instead of giving NaN.
 _MASKED = -1e9
 
 
-def scale_queries(query):
+def scale_queries(query: tf.Tensor) -> tf.Tensor:
     """Queries (..., K) times 1 / sqrt(K): before the product, so that float16 does not overflow."""
     return query * tf.cast(query.shape[-1] ** -0.5, query.dtype)
 
@@ -30,7 +31,14 @@ _affinity_compiled = tf.function(_affinity, jit_compile=True)
 _gather_compiled = tf.function(_gather, jit_compile=True)
 
 
-def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False, bias=None):
+def group_affinity(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    key_mask: tf.Tensor | np.ndarray | None = None,
+    jit_compile: bool = False,
+    scaled: bool = False,
+    bias: tf.Tensor | None = None,
+) -> tf.Tensor:
     """softmax(q k^T / sqrt(K) + bias) inside each group, in float32.
 
     Args:
@@ -55,7 +63,7 @@ def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False, b
     return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask, scaled, bias)
 
 
-def gather_values(affinity, value, jit_compile=False):
+def gather_values(affinity: tf.Tensor, value: tf.Tensor, jit_compile: bool = False) -> tf.Tensor:
     """The affinity-weighted sums of the values inside each group.
 
     Args:
@@ -74,7 +82,13 @@ def gather_values(affinity, value, jit_compile=False):
     return (_gather_compiled if jit_compile else _gather)(affinity, value)
 
 
-def grouped_attention(query, key, value, key_mask=None, jit_compile=False):
+def grouped_attention(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    key_mask: tf.Tensor | np.ndarray | None = None,
+    jit_compile: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """softmax(q k^T / sqrt(K)) v inside each group, the softmax in float32.
 
     Args:
