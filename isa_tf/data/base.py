@@ -5,28 +5,29 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from isa_tf.hints import Colors
+from isa_tf.hints import Colors, StrPath
 from isa_tf.names import id_pairs
 
 IGNORE_LABEL = 255
+# A path, or a file in an archive, which is a `builders.archives.Member`.
+AnyFile: TypeAlias = StrPath | tuple[str | None, str]
 
 
 class DataError(ValueError):
     """A file or folder that cannot be used as it is: carries its `path` and the `reason`.
 
     Args:
-        path: of the file, or what stands for one and says where it is as a str, such as one in an
-            archive.
+        path: of the file, or what its str names, such as one in an archive.
         reason: str, what is wrong with it.
     """
 
-    def __init__(self, path: object, reason: str) -> None:
+    def __init__(self, path: AnyFile, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason
@@ -107,17 +108,16 @@ class Dataset:
         palette: Colors,
         on_error: str = "raise",
     ) -> None:
-        class_names, palette = tuple(class_names), tuple(map(tuple, palette))
-        if len(palette) != len(class_names):
+        self.class_names = tuple(class_names)
+        self.palette: tuple[tuple[int, ...], ...] = tuple(map(tuple, palette))
+        if len(self.palette) != len(self.class_names):
             raise ValueError(
-                f"`palette` needs one colour a class. Received {len(palette)} colours for "
-                f"{len(class_names)} classes."
+                f"`palette` needs one colour a class. Received {len(self.palette)} colours for "
+                f"{len(self.class_names)} classes."
             )
         if on_error not in ("raise", "skip"):
             raise ValueError(f"`on_error` is 'raise' or 'skip'. Received: {on_error!r}")
         self.name = name
-        self.class_names = class_names
-        self.palette = palette
         self.splits = tuple(splits)
         self.on_error = on_error
         self._logged: set[str] = set()

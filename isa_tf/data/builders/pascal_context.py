@@ -2,6 +2,7 @@
 
 import collections
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -106,7 +107,7 @@ class PascalContext(_PascalContext):
     labels = label_sets.PASCAL_CONTEXT
 
     @classmethod
-    def table(cls, classes):
+    def table(cls, classes: Sequence[int]) -> np.ndarray:
         return id_table(classes, ignored=[0])
 
 
@@ -118,7 +119,7 @@ class PascalContext60(_PascalContext):
     labels = label_sets.PASCAL_CONTEXT_60
 
     @classmethod
-    def table(cls, classes):
+    def table(cls, classes: Sequence[int]) -> np.ndarray:
         return id_table([0, *classes])
 
 
