@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+Array: TypeAlias = np.ndarray | tf.Tensor
 StrPath: TypeAlias = str | os.PathLike[str]
 Size: TypeAlias = int | Sequence[int]  # of both sides, or (height, width)
 Colors: TypeAlias = Sequence[Sequence[int]]  # RGB triples, 0..255

@@ -73,8 +73,7 @@ class TensorFlowServing(SavedModel):
         """
         check_model(model)
         path = self.check_path(path)
-        own = contract_of(model).image_size
-        default = _WARM_UP_SIZE if None in own else own
+        default = contract_of(model).fixed_size or _WARM_UP_SIZE
         sizes = sizes_of(default if image_size is None else image_size)
         numbers = versions(path)
         is_empty = path.is_dir() and not any(path.iterdir())

@@ -127,16 +127,16 @@ class Predictor:
         self.class_names = None if class_names is None else tuple(class_names)
         self.palette = None if palette is None else tuple(map(tuple, palette))
         self.image_size = None if image_size is None else tuple(image_size)
-        self.image_sizes = tuples_of(image_sizes or (image_size and [image_size]))
+        own = None if self.image_size is None else (self.image_size,)
+        self.image_sizes = tuples_of(image_sizes or own)
         self.protocol = protocol or Protocol()
 
     @classmethod
     def from_run(cls, run: Callable, contract: SegmentationContract) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
-        height, width = contract.image_size
-        size = None if height is None or width is None else (height, width)
         classes = (contract.num_classes, contract.class_names, contract.palette)
-        return cls(run, *classes, image_size=size, image_sizes=contract.image_sizes)
+        sizes = contract.image_sizes
+        return cls(run, *classes, image_size=contract.fixed_size, image_sizes=sizes)
 
     @classmethod
     def from_model(
@@ -170,10 +170,9 @@ class Predictor:
         protocol = contract.protocol if protocol is None else Protocol.of(protocol)
         if contract.num_classes is not None:
             protocol.mirrored_classes(contract.num_classes)
-        size = contract.image_size
-        fixed = None not in size
-        if fixed:
-            protocol.check_size(size)
+        size, fixed = contract.image_size, contract.fixed_size
+        if fixed is not None:
+            protocol.check_size(fixed)
 
         def traced_of(model):
             @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8)])
@@ -187,7 +186,7 @@ class Predictor:
         options = () if small is None else (traced_of(small), resizing.coordinates)
 
         def logits(images):
-            if fixed and tuple(images.shape[1:3]) != size:
+            if fixed is not None and tuple(images.shape[1:3]) != fixed:
                 raise ValueError(
                     f"a window of {tuple(images.shape[1:3])}, as small as the image, is too small "
                     f"for this model, which takes {size} alone"
@@ -203,7 +202,7 @@ class Predictor:
             return classify(next(views)) if protocol.num_views() == 1 else vote(views)
 
         classes = (contract.num_classes, contract.class_names, contract.palette)
-        image_size = size if fixed and protocol.mode == "whole" else None
+        image_size = fixed if protocol.mode == "whole" else None
         return cls(run, *classes, image_size=image_size, protocol=protocol)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[Any, Any]:

@@ -103,7 +103,7 @@ class MeanIoU(keras.metrics.Metric):
 
 def scores(
     confusion: np.ndarray,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Sequence[int] | None = None,
     class_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """All scores that a confusion matrix gives.
