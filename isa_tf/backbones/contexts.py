@@ -59,7 +59,7 @@ class StageContexts:
         self.shared |= {"dtype": dtype, "residual": True}
         self.names: dict[str, str] = {}  # of the layers, by their stages
 
-    def __call__(self, x, level, name):
+    def __call__(self, x: keras.KerasTensor, level: str, name: str) -> keras.KerasTensor:
         """The map `x` with the context of the stage `level`, if it has one, of this layer name."""
         layer = self._make(self.modules.get(level), level, name)
         if layer is None:

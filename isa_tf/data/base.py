@@ -443,7 +443,7 @@ class PythonReader:
         self.dataset, self.split = dataset, split
         self._cache, self._load, self._empty, self._kind = cache, load, empty, kind
 
-    def __call__(self, index):
+    def __call__(self, index: int) -> tuple[Any, ...]:
         key = self.split, int(index), *self._kind
         if self._cache and key in self.dataset._decoded:
             return self.dataset._decoded[key]

@@ -189,10 +189,10 @@ class _Smaller(LiteRT):
     by_suffix = False
 
     @property
-    def file_name(self):
+    def file_name(self) -> str:
         return f"model_{self.name.removeprefix('litert_')}.tflite"
 
-    def recognises(self, path):
+    def recognises(self, path: Path) -> bool:
         return super().recognises(path) and _packed(path, _FORMAT_FILE) == self.name.encode()
 
 
