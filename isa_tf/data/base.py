@@ -76,9 +76,9 @@ class GraphReader(NamedTuple):
     >>> reader = isa_tf.data.GraphReader(lambda index: (images[index], labels[index]))
     """
 
-    read: Callable
+    read: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     able: np.ndarray | None = None
-    read_part: Callable | None = None
+    read_part: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]] | None = None
 
 
 class Dataset:
@@ -122,7 +122,7 @@ class Dataset:
         self.on_error = on_error
         self._logged: set[str] = set()
         self._last_fault: dict[str, DataError] = {}  # by split
-        self._decoded: dict[tuple, tuple] = {}  # (split, index, ...): arrays
+        self._decoded: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # (split, index, ...): arrays
 
     @property
     def num_classes(self) -> int:
@@ -278,7 +278,11 @@ _calls = _Calls()
 atexit.register(_calls.close)
 
 
-def python_operation(function: Callable, inputs: Sequence[tf.Tensor], dtypes: Any) -> Any:
+def python_operation(
+    function: Callable[..., Any],
+    inputs: Sequence[tf.Tensor],
+    dtypes: tf.DType | Sequence[tf.DType],
+) -> tf.Tensor | list[tf.Tensor]:
     """`tf.numpy_function` that does not keep the process from ending while pipelines run.
 
     Args:
@@ -308,9 +312,9 @@ def read_indices(
     dataset: "SegmentationDataset",
     split: str,
     running: tf.data.Dataset,
-    to_index: Callable = lambda i: i,
+    to_index: Callable[[tf.Tensor], tf.Tensor] = lambda i: i,
     cache: bool = False,
-    place_of: Callable | None = None,
+    place_of: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Reads examples named by their position.
 
@@ -362,9 +366,9 @@ def read_indices(
 def read_each(
     read: "PythonReader",
     running: tf.data.Dataset,
-    to_index: Callable,
-    by_python: Callable,
-    by_graph: Callable | None = None,
+    to_index: Callable[[tf.Tensor], tf.Tensor],
+    by_python: Callable[..., Any],
+    by_graph: Callable[..., Any] | None = None,
     able: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Reads examples by Python or, where it can, by a graph; leaves out what is to be skipped.
@@ -436,9 +440,9 @@ class PythonReader:
         dataset: Dataset,
         split: str,
         cache: bool,
-        load: Callable | None = None,
+        load: Callable[[str, int], tuple[np.ndarray, ...]] | None = None,
         empty: tuple[np.ndarray, ...] = _EMPTY,
-        kind: tuple = (),
+        kind: tuple[Any, ...] = (),
     ) -> None:
         self.dataset, self.split = dataset, split
         self._cache, self._load, self._empty, self._kind = cache, load, empty, kind

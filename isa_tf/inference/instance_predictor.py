@@ -1,13 +1,14 @@
 """From images to the instances in them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from isa_tf.hints import Array
 from isa_tf.inference.contract import seen_size
 from isa_tf.inference.detection import DetectionProtocol
 from isa_tf.inference.instances import InstanceContract, Instances
@@ -47,7 +48,11 @@ class InstancePredictor:
 
     task = InstanceContract.task
 
-    def __init__(self, run: Callable, contract: InstanceContract) -> None:
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], Mapping[str, Array]],
+        contract: InstanceContract,
+    ) -> None:
         self._run = run
         self.num_classes = contract.num_classes
         self.class_names = contract.class_names
@@ -58,7 +63,9 @@ class InstancePredictor:
         self.image_sizes = contract.image_sizes or (self.image_size and (self.image_size,))
 
     @classmethod
-    def from_run(cls, run: Callable, contract: InstanceContract) -> Self:
+    def from_run(
+        cls, run: Callable[[np.ndarray], Sequence[Array]], contract: InstanceContract
+    ) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
         return cls(lambda images: dict(zip(contract.outputs, run(images), strict=True)), contract)
 
@@ -92,7 +99,13 @@ class InstancePredictor:
 
         return cls(run, contract)
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
+    @overload
+    def __call__(self, images: np.ndarray) -> Any: ...  # `Instances` of one, a list of several
+
+    @overload
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]: ...
+
+    def __call__(self, images: Any) -> Any:
         if isinstance(images, (list, tuple)):
             return [self(image) for image in images]
         images = checked_images(images)

@@ -41,9 +41,9 @@ class Network(NamedTuple):
     >>> network = Network(model, num_classes=11)
     """
 
-    run: Callable
+    run: Callable[[tf.Tensor], tf.Tensor]
     num_classes: int
-    run_small: Callable | None = None
+    run_small: Callable[[tf.Tensor], tf.Tensor] | None = None
     resizing: str = "half_pixel"
 
 

@@ -1,7 +1,7 @@
 """From images to class ids and their probabilities."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias, overload
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
-from isa_tf.hints import Colors
+from isa_tf.hints import Array, Colors
 from isa_tf.inference.contract import (
     Contract,
     SegmentationContract,
@@ -31,7 +31,9 @@ predictors = Registry("task")
 
 
 def predictor_of_run(
-    contract: Contract, run: Callable, protocol: ProtocolBase | Mapping[str, Any] | None = None
+    contract: Contract,
+    run: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    protocol: ProtocolBase | Mapping[str, Any] | None = None,
 ) -> Any:
     """The predictor over an exported model.
 
@@ -132,7 +134,11 @@ class Predictor:
         self.protocol = protocol or Protocol()
 
     @classmethod
-    def from_run(cls, run: Callable, contract: SegmentationContract) -> Self:
+    def from_run(
+        cls,
+        run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        contract: SegmentationContract,
+    ) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
         classes = (contract.num_classes, contract.class_names, contract.palette)
         sizes = contract.image_sizes
@@ -205,7 +211,15 @@ class Predictor:
         image_size = fixed if protocol.mode == "whole" else None
         return cls(run, *classes, image_size=image_size, protocol=protocol)
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[Any, Any]:
+    @overload
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]: ...
+
+    def __call__(self, images: Any) -> Any:
         if isinstance(images, (list, tuple)):
             results = [self(image) for image in images]
             return [class_id for class_id, _ in results], [score for _, score in results]
@@ -244,13 +258,39 @@ def _before_resizing(model):
     return keras.Model(model.inputs, step.input[0]), step
 
 
+_Batches: TypeAlias = Iterable[Mapping[str, Array] | Sequence[Array]]
+
+
+@overload
 def confusion_matrix(
-    predictor: Callable,
-    batches: Iterable[Any],
+    predictor: Callable[[np.ndarray], Sequence[Any]],
+    batches: _Batches,
+    num_classes: int,
+    ignore_label: int = IGNORE_LABEL,
+    band: None = None,
+    hear: Callable[[Any, np.ndarray], object] | None = None,
+) -> np.ndarray: ...
+
+
+@overload
+def confusion_matrix(
+    predictor: Callable[[np.ndarray], Sequence[Any]],
+    batches: _Batches,
+    num_classes: int,
+    ignore_label: int = IGNORE_LABEL,
+    *,
+    band: int,
+    hear: Callable[[Any, np.ndarray], object] | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def confusion_matrix(
+    predictor: Callable[[np.ndarray], Sequence[Any]],
+    batches: _Batches,
     num_classes: int,
     ignore_label: int = IGNORE_LABEL,
     band: int | None = None,
-    hear: Callable | None = None,
+    hear: Callable[[Any, np.ndarray], object] | None = None,
 ) -> Any:
     """Counts which class was predicted where which was true.
 

@@ -371,7 +371,7 @@ class InterlacedSparseAttention(AttentionModule):
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
-    ) -> Any:
+    ) -> tf.Tensor | tuple[tf.Tensor, list[tf.Tensor]]:
         maps, affinities = [], []
         for branch in self._branches():
             partition = branch[0].resolve_partition(ops.spatial_size(inputs))

@@ -49,16 +49,16 @@ class Names:
             have a place for it; else it is the last, and they have none. Defaults to `False`.
     """
 
-    inner: Callable
-    outer: Callable
-    rpn_conv: Callable
+    inner: Callable[[int], tuple[Sequence[str], str]]
+    outer: Callable[[int], tuple[Sequence[str], str]]
+    rpn_conv: Callable[[int], Sequence[str]]
     rpn_logits: str
     rpn_codes: str
-    box_conv: Callable
-    box_dense: Callable
+    box_conv: Callable[[int], tuple[Sequence[str], str]]
+    box_dense: Callable[[int, int], str]
     box_logits: str
     box_codes: str
-    mask_conv: Callable
+    mask_conv: Callable[[int], tuple[Sequence[str], str]]
     mask_upsample: str
     mask_logits: str
     background_first: bool = False

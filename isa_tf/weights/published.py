@@ -53,7 +53,7 @@ class Published:
     converter: str
     address: str
     dataset: str
-    network: dict | None = None
+    network: dict[str, Any] | None = None
     file_name: str | None = None
     package: str | None = None
     sha256: str | None = None

@@ -246,7 +246,7 @@ class _StandIn:
         raise _Refused("its pickle changes what it may only name; refused")
 
 
-class _Dict(dict):
+class _Dict(dict[str, Any]):
     """What an OrderedDict becomes. Attributes that it had (`_metadata`) are dropped."""
 
     __slots__ = ()
