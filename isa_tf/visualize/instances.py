@@ -16,7 +16,13 @@ _DARK, _LIGHT = (16, 17, 20), (255, 255, 255)
 
 
 class Drawn(Protocol):
-    """What there is to draw of the instances in an image: (n, 4), (n,) and bool (n, H, W)."""
+    """What there is to draw of the instances in an image, such as `isa_tf.inference.Instances`.
+
+    Attributes:
+        boxes: (n, 4), (x1, y1, x2, y2) in pixels.
+        classes: ints (n,), from 0.
+        masks: bool (n, H, W).
+    """
 
     @property
     def boxes(self) -> np.ndarray: ...
