@@ -1,11 +1,13 @@
 """What attention modules attend to: their affinities, and where information comes from."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from isa_tf import ops
+from isa_tf.hints import Level, MapSize, Radices
 from isa_tf.layers import InterlacedSparseAttention, SelfAttention2D
 
 
@@ -22,14 +24,16 @@ class Attention(NamedTuple):
         size: (H, W) of the map without padding.
     """
 
-    affinities: list
-    kinds: list
-    partition: tuple
-    offset: tuple
-    size: tuple
+    affinities: list[np.ndarray]
+    kinds: list[Level]
+    partition: Radices
+    offset: MapSize
+    size: MapSize
 
 
-def read_attention(model: keras.Model, image: np.ndarray, layer: str | None = None) -> Any:
+def read_attention(
+    model: keras.Model, image: np.ndarray, layer: str | None = None
+) -> list[Attention]:
     """What the attention module of a model attends to in a photo.
 
     The model sees the whole photo at its own size, whatever its test protocol.
@@ -85,8 +89,13 @@ def read_attention(model: keras.Model, image: np.ndarray, layer: str | None = No
 
 
 def influence(
-    affinities: Any, kinds: Any, partition: Any, offset: Any, size: Any, position: Any
-) -> Any:
+    affinities: Sequence[np.ndarray],
+    kinds: Sequence[Level],
+    partition: Radices,
+    offset: MapSize,
+    size: MapSize,
+    position: Sequence[int],
+) -> np.ndarray:
     """How much of every position reaches one of them through attentions in a row.
 
     Written as N x N matrices, zero between groups, the attentions A_1, A_2, ... take a map x to

@@ -11,7 +11,7 @@ import datetime
 import functools
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
 
@@ -207,7 +207,7 @@ def _inside(folder):
     return {int(path.name): path for path in found if (path / CONFIG).exists()}
 
 
-def _refuse_version(what, version, versions) -> NoReturn:
+def _refuse_version(what: str, version: int, versions: Iterable[int]) -> NoReturn:
     known = ", ".join(map(str, sorted(versions)))
     raise ValueError(f"{what} has no version {version}; there is {known}")
 
@@ -257,7 +257,7 @@ def load(
     return model
 
 
-def _refuse_kind(preset, made, kind) -> NoReturn:
+def _refuse_kind(preset: StrPath, made: type, kind: type) -> NoReturn:
     raise ValueError(
         f"{preset}: a preset of {made.__name__}, not of {kind.__name__}; "
         "isa_tf.models.from_preset loads it"

@@ -9,9 +9,10 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
+
+from isa_tf.hints import Shape
 
 _SMALL = 2**28  # bytes that are not worth asking for
 _UNTOLD = tf.int64.max  # what files that are not there state
@@ -37,7 +38,7 @@ _checks = [True]  # whether graphs that are traced now check their memory
 # === Memory ===
 
 
-def free_memory() -> Any:
+def free_memory() -> int | None:
     """Bytes that this process can still take; `None` where the system does not tell (Linux does).
 
     It is the least of what the machine has available and of what the limits of the cgroups leave
@@ -122,7 +123,7 @@ def memory_checks(on: bool) -> Iterator[None]:
         _checks.pop()
 
 
-def refuse_too_large(shape: Any, x: tf.Tensor) -> tf.Tensor:
+def refuse_too_large(shape: Shape, x: tf.Tensor) -> tf.Tensor:
     """`x`, unless a float32 affinity that is about to be made of it cannot fit into memory.
 
     A softmax reads one tensor of this shape and writes another. On Linux a process that takes too

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from isa_tf import presets
 from isa_tf.backbones.backbone import Backbone
 from isa_tf.backbones.dilate import FAMILIES, application, dilate
@@ -80,7 +82,7 @@ for _kind, _converters in (
         )
 
 
-def register(name: str, factory: Callable | None = None) -> Callable:
+def register(name: str, factory: Callable[..., keras.Model] | None = None) -> Callable[..., Any]:
     """Adds a backbone, which `create` and everything that takes a backbone's name then knows.
 
     Args:

@@ -104,7 +104,7 @@ class Backbone(PresetModel):
         """The name of the map that a head reads."""
         return list(self.feature_strides)[-1]
 
-    def context_layers(self) -> dict:
+    def context_layers(self) -> dict[str, keras.layers.Layer]:
         """The context modules inside, by the names of the maps before whose last block they are."""
         return {level: self.get_layer(name) for level, name in self._context_names.items()}
 

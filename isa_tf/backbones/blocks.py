@@ -1,9 +1,12 @@
 """Convolutions in a row and residual blocks: what ResNet and HRNet are made of."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
+from isa_tf.hints import DType
 from isa_tf.layers import ConvNormAct, Recomputed
 from isa_tf.layers.conv import BN_EPSILON
 
@@ -30,10 +33,10 @@ class Blocks:
     recompute: bool = False
     minimal_filtering: int | None = None
     synchronized: bool = False
-    dtype: object = None
+    dtype: DType = None
     epsilon: float = BN_EPSILON
 
-    def conv(self, name, filters, kernel_size=1, **arguments) -> ConvNormAct:
+    def conv(self, name: str, filters: int, kernel_size: int = 1, **arguments: Any) -> ConvNormAct:
         """A convolution with PyTorch's symmetric padding; `arguments` are those of the layer."""
         return ConvNormAct(
             filters,
@@ -47,7 +50,13 @@ class Blocks:
             **arguments,
         )
 
-    def run(self, x, name, convs, convolve_again=False):
+    def run(
+        self,
+        x: keras.KerasTensor,
+        name: str,
+        convs: Sequence[ConvNormAct],
+        convolve_again: bool = False,
+    ) -> keras.KerasTensor:
         """The map that convolutions in a row make of `x`."""
         if self.recompute:
             name = f"{name}_recomputed"
@@ -56,23 +65,23 @@ class Blocks:
             x = layer(x)
         return x
 
-    def add(self, maps, name):
+    def add(self, maps: Sequence[keras.KerasTensor], name: str) -> keras.KerasTensor:
         """The sum of maps, and a ReLU."""
         x = keras.layers.Add(dtype=self.dtype, name=f"{name}_add")(maps)
         return keras.layers.ReLU(dtype=self.dtype, name=f"{name}_relu")(x)
 
     def block(
         self,
-        x,
-        name,
-        width,
-        bottleneck,
-        strides=1,
-        rates=(1, 1),
-        pool_shortcut=False,
-        keep_shortcut=False,
-        stride_in_1x1=False,
-    ):
+        x: keras.KerasTensor,
+        name: str,
+        width: int,
+        bottleneck: bool,
+        strides: int = 1,
+        rates: Sequence[int] = (1, 1),
+        pool_shortcut: bool = False,
+        keep_shortcut: bool = False,
+        stride_in_1x1: bool = False,
+    ) -> keras.KerasTensor:
         """A residual block.
 
         Args:

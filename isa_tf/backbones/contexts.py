@@ -1,9 +1,11 @@
 """Context modules inside a backbone: just before the last block of a stage."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import keras
 
+from isa_tf.hints import DType
 from isa_tf.layers import ContextModule, create_context
 from isa_tf.names import unknown
 
@@ -37,7 +39,13 @@ class StageContexts:
     Placement: Wang et al., "Non-local Neural Networks", CVPR 2018.
     """
 
-    def __init__(self, context_at, levels, dtype=None, **shared):
+    def __init__(
+        self,
+        context_at: Mapping[str, Any] | None,
+        levels: Collection[str],
+        dtype: DType = None,
+        **shared: Any,
+    ) -> None:
         context_at = {} if context_at is None else context_at
         if not isinstance(context_at, Mapping):
             raise ValueError(
@@ -49,9 +57,9 @@ class StageContexts:
         self.modules = dict(context_at)
         self.shared = {k: v for k, v in shared.items() if v is not None}
         self.shared |= {"dtype": dtype, "residual": True}
-        self.names = {}  # of the layers, by their stages
+        self.names: dict[str, str] = {}  # of the layers, by their stages
 
-    def __call__(self, x, level, name):
+    def __call__(self, x: keras.KerasTensor, level: str, name: str) -> keras.KerasTensor:
         """The map `x` with the context of the stage `level`, if it has one, of this layer name."""
         layer = self._make(self.modules.get(level), level, name)
         if layer is None:
@@ -90,7 +98,7 @@ class StageContexts:
         return layer
 
 
-def check_no_context(context_at, who):
+def check_no_context(context_at: Mapping[str, Any] | None, who: str) -> None:
     """Raises ValueError where a network that has no place for context modules is given some.
 
     Args:

@@ -36,7 +36,9 @@ import dataclasses
 import functools
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -48,6 +50,7 @@ from isa_tf.backbones.backbone import (
     image_input,
 )
 from isa_tf.backbones.contexts import check_no_context
+from isa_tf.hints import DType, Shape, StrPath
 from isa_tf.layers.normalization import FusedBatchNormalization
 
 
@@ -64,7 +67,7 @@ class Family:
             model.
     """
 
-    names: tuple
+    names: tuple[str, ...]
     mark: str
     block: str
     preprocessing: str | None = None
@@ -128,7 +131,13 @@ _CONVOLUTIONS = (
 _POOLINGS = {keras.layers.MaxPooling2D: "max", keras.layers.AveragePooling2D: "average"}
 
 
-def dilate(model, output_stride=8, synchronized=False, dtype=None, **kwargs) -> Backbone:
+def dilate(
+    model: keras.Model,
+    output_stride: int = 8,
+    synchronized: bool = False,
+    dtype: DType = None,
+    **kwargs: Any,
+) -> Backbone:
     """Makes a backbone of a `keras.applications` model; the model itself stays as it is.
 
     Weights are copied, strides beyond the output stride become dilation (see the module's
@@ -178,7 +187,7 @@ def dilate(model, output_stride=8, synchronized=False, dtype=None, **kwargs) -> 
         start = preprocessing(image)
     # By id: the stride that a tensor has in `model`, and the rate by which it is denser here.
     places = {id(image): (1, 1), id(start): (1, 1)}
-    unpadded = {}
+    unpadded: dict[int, keras.KerasTensor] = {}
     maps = {}
 
     def call(layer, *args, **kwargs):
@@ -231,15 +240,15 @@ def dilate(model, output_stride=8, synchronized=False, dtype=None, **kwargs) -> 
 
 
 def application(
-    function,
-    output_stride=32,
-    weights=None,
-    synchronized=False,
-    dtype=None,
-    name=None,
-    trainable=True,
-    last_level=None,
-    **kwargs,
+    function: str,
+    output_stride: int = 32,
+    weights: StrPath | None = None,
+    synchronized: bool = False,
+    dtype: DType = None,
+    name: str | None = None,
+    trainable: bool = True,
+    last_level: str | None = None,
+    **kwargs: Any,
 ) -> Backbone:
     """Makes a backbone of a `keras.applications` model by the name of its function.
 
@@ -268,7 +277,7 @@ def application(
     check_output_stride(output_stride)
     check_no_context(kwargs.pop("context_at", None), function)
     weights = None if weights is None else str(weights)
-    own = weights is not None and weights.endswith(".weights.h5")
+    own = weights if weights is not None and weights.endswith(".weights.h5") else None
     if function.startswith("EfficientNetB") and not own and weights not in (None, "imagenet"):
         raise ValueError(
             f'{function} takes weights=None, "imagenet" or the .weights.h5 of such a backbone, '
@@ -291,12 +300,12 @@ def application(
         ) from error
     more = {"name": name or function, "trainable": trainable}
     backbone = dilate(model, output_stride, synchronized, dtype, last_level=last_level, **more)
-    if own and last_level is not None and count_arrays(Path(weights)) != len(backbone.weights):
+    if own and last_level is not None and count_arrays(Path(own)) != len(backbone.weights):
         whole = dilate(model, output_stride, synchronized, dtype, **more)
-        whole.load_weights(weights)
+        whole.load_weights(own)
         backbone.take_weights(whole)
     elif own:
-        backbone.load_weights(weights)
+        backbone.load_weights(own)
     return backbone
 
 
@@ -311,11 +320,18 @@ class Dilated(Backbone):
         output_stride: int, which `dilate` was told.
     """
 
-    def __init__(self, inputs, feature_maps, feature_strides, output_stride, **kwargs):
+    def __init__(
+        self,
+        inputs: keras.KerasTensor,
+        feature_maps: dict[str, keras.KerasTensor],
+        feature_strides: dict[str, int],
+        output_stride: int,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs, feature_maps, feature_strides, **kwargs)
         self.output_stride = output_stride
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         graph = keras.Model(self.input, self.output, name=self.name)
         return {
             **super().get_config(),
@@ -325,7 +341,9 @@ class Dilated(Backbone):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> "Dilated":
         config = dict(config)
         graph = keras.Model.from_config(dict(config.pop("graph")), custom_objects)
         return cls(graph.input, graph.output, **config)
@@ -350,19 +368,19 @@ class ImageNetPreprocessing(keras.layers.Layer):
     array([1., 1., 1.], dtype=float32)
     """
 
-    def __init__(self, mode, **kwargs):
+    def __init__(self, mode: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mode = mode
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return keras.applications.imagenet_utils.preprocess_input(
             inputs, data_format="channels_last", mode=self.mode
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mode": self.mode}
 
 
@@ -374,7 +392,7 @@ class StoredNormalization(keras.layers.Normalization):
     `set_weights`.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         deviation = keras.ops.sqrt(self.adapt_variance)
         deviation = keras.ops.maximum(deviation, keras.config.epsilon())
         return (inputs - self.adapt_mean) / deviation
@@ -388,7 +406,7 @@ class ChannelwiseConv2D(keras.layers.Conv2D):
     LiteRT does not have.
     """
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return keras.ops.depthwise_conv(
             inputs,
             keras.ops.transpose(kernel, (0, 1, 3, 2)),
@@ -426,7 +444,14 @@ class DilatedPooling2D(keras.layers.Layer):
     TensorShape([1, 5, 4, 2])
     """
 
-    def __init__(self, mode, pool_size, dilation_rate=1, strides=None, **kwargs):
+    def __init__(
+        self,
+        mode: str,
+        pool_size: int,
+        dilation_rate: int = 1,
+        strides: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if mode not in ("max", "average"):
             raise ValueError(f'mode must be "max" or "average", got {mode!r}')
@@ -435,7 +460,7 @@ class DilatedPooling2D(keras.layers.Layer):
         self.dilation_rate = dilation_rate
         self.strides = strides
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if self.mode == "max":
             return self._pool(inputs, tf.maximum, inputs.dtype.min)
         ones = tf.ones_like(inputs[:1, :, :, :1])
@@ -465,10 +490,10 @@ class DilatedPooling2D(keras.layers.Layer):
         reach = (coarse - 1) // self.strides * self.strides + self.pool_size
         return self.dilation_rate * ((reach - coarse) // 2)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "mode": self.mode,

@@ -4,11 +4,13 @@ An image is (H, W, 3) and a label (H, W), both uint8, and both stay so. A seed i
 integer tensor of TensorFlow's stateless random functions: the same seed, the same result.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from isa_tf.data.base import IGNORE_LABEL, on_image
+from isa_tf.hints import Size
 from isa_tf.names import two_ints
 
 # The mean colour of ImageNet, which networks trained on it see as zero.
@@ -20,15 +22,15 @@ _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0
 
 
 def random_scale_crop(
-    image,
-    label,
-    crop_size,
-    seed,
-    scale_range=None,
-    aspect_range=None,
-    cat_max_ratio=1.0,
-    resize=None,
-):
+    image: tf.Tensor,
+    label: tf.Tensor,
+    crop_size: Size,
+    seed: tf.Tensor | Sequence[int],
+    scale_range: Sequence[float] | None = None,
+    aspect_range: Sequence[float] | None = None,
+    cat_max_ratio: float = 1.0,
+    resize: "Resize | None" = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Resizes by a random factor and cuts a random window, in one step.
 
     The window, whole pixels of the source, is cut out first and only it is resized, which gives
@@ -96,7 +98,7 @@ class Resize(NamedTuple):
     fit: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
 
-    def scale(self, source):
+    def scale(self, source: tf.Tensor) -> tf.Tensor:
         """Factors of height and width, (2,) float32, of an image of the size `source`."""
         source = tf.cast(source, tf.float32)
         if self.size is not None:
@@ -109,7 +111,9 @@ class Resize(NamedTuple):
         return tf.stack([factor, factor])
 
 
-def make_resize(short_side=None, fit=None, size=None):
+def make_resize(
+    short_side: int | None = None, fit: Size | None = None, size: Size | None = None
+) -> Resize | None:
     """A checked `Resize`, or `None` where nothing is given.
 
     Args:
@@ -138,23 +142,29 @@ def make_resize(short_side=None, fit=None, size=None):
         if value[0] != value[1]:
             raise ValueError(f"short_side must be an int above 0, got {short_side!r}")
         return Resize(short_side=value[0])
-    return Resize(**{name: (max(value), min(value)) if name == "fit" else value})
+    if name == "fit":
+        return Resize(fit=(max(value), min(value)))
+    return Resize(size=value)
 
 
-def resizes(scale_range=None, aspect_range=None, resize=None):
+def resizes(
+    scale_range: Sequence[float] | None = None,
+    aspect_range: Sequence[float] | None = None,
+    resize: Resize | None = None,
+) -> bool:
     """Whether crops are of another size than their windows, by `random_scale_crop`'s arguments."""
     return any(each is not None for each in (scale_range, aspect_range, resize))
 
 
 def crop_place(
-    label,
-    crop_size,
-    seed,
-    scale_range=None,
-    aspect_range=None,
-    cat_max_ratio=1.0,
-    resize=None,
-):
+    label: tf.Tensor,
+    crop_size: Sequence[int],
+    seed: tf.Tensor | Sequence[int],
+    scale_range: Sequence[float] | None = None,
+    aspect_range: Sequence[float] | None = None,
+    cat_max_ratio: float = 1.0,
+    resize: Resize | None = None,
+) -> tf.Tensor:
     """The first half of `random_scale_crop`: the window that it cuts.
 
     Args:
@@ -199,7 +209,13 @@ def crop_place(
     return tf.stack([start, window])
 
 
-def fit_crop(image, label, place, crop_size, resize=True):
+def fit_crop(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    place: tf.Tensor,
+    crop_size: Sequence[int],
+    resize: bool = True,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The second half of `random_scale_crop`: resizes what was cut, and pads it.
 
     Args:
@@ -280,7 +296,12 @@ def _mixed_window(label, starts, window, cat_max_ratio):
     return starts[attempt]
 
 
-def random_flip(image, label, seed, flip_pairs=()):
+def random_flip(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor | Sequence[int],
+    flip_pairs: Sequence[Sequence[int]] = (),
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors image and label left to right, half of the time.
 
     Args:
@@ -305,7 +326,9 @@ def random_flip(image, label, seed, flip_pairs=()):
     )
 
 
-def mirror(image, label, flip_pairs=()):
+def mirror(
+    image: tf.Tensor, label: tf.Tensor, flip_pairs: Sequence[Sequence[int]] = ()
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors image and label left to right.
 
     Args:
@@ -332,7 +355,7 @@ def _swap(label, pairs):
     return tf.gather(tf.constant(swapped, tf.uint8), tf.cast(label, tf.int32))
 
 
-def random_brightness(image, seed, limit):
+def random_brightness(image: tf.Tensor, seed: tf.Tensor | Sequence[int], limit: int) -> tf.Tensor:
     """Adds one whole number to all of an image, as likely any from -limit to limit.
 
     Args:
@@ -356,8 +379,13 @@ def random_brightness(image, seed, limit):
 
 
 def photometric_distortion(
-    image, seed, brightness=32.0, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=18.0
-):
+    image: tf.Tensor,
+    seed: tf.Tensor | Sequence[int],
+    brightness: float = 32.0,
+    contrast: Sequence[float] = (0.5, 1.5),
+    saturation: Sequence[float] = (0.5, 1.5),
+    hue: float = 18.0,
+) -> tf.Tensor:
     """Changes brightness, contrast, saturation and hue, each half of the time.
 
     The four are made into one 3x3 matrix and an offset (saturation and hue in the YIQ colour
@@ -384,13 +412,14 @@ def photometric_distortion(
     draws = tf.random.stateless_uniform((8,), seed)
     used = draws[:4] < 0.5
 
-    def pick(i, low, high, neutral):
+    def pick(i, limits, neutral):
+        low, high = limits
         return tf.where(used[i], low + (high - low) * draws[4 + i], neutral)
 
-    shift = pick(0, -brightness, brightness, 0.0)
-    gain = pick(1, *contrast, 1.0)
-    color = pick(2, *saturation, 1.0)
-    angle = pick(3, -hue, hue, 0.0) * (3.14159265 / 180.0)
+    shift = pick(0, (-brightness, brightness), 0.0)
+    gain = pick(1, contrast, 1.0)
+    color = pick(2, saturation, 1.0)
+    angle = pick(3, (-hue, hue), 0.0) * (3.14159265 / 180.0)
     to_yiq = tf.constant(_RGB_TO_YIQ)
     cos, sin = color * tf.cos(angle), color * tf.sin(angle)
     turn = tf.reshape(tf.stack([1.0, 0.0, 0.0, 0.0, cos, -sin, 0.0, sin, cos]), (3, 3))

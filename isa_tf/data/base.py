@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,12 +15,19 @@ from isa_tf.hints import Colors, StrPath
 from isa_tf.names import id_pairs
 
 IGNORE_LABEL = 255
+# A path, or a file in an archive, which is a `builders.archives.Member`.
+AnyFile: TypeAlias = StrPath | tuple[str | None, str]
 
 
 class DataError(ValueError):
-    """A file or folder that cannot be used as it is: carries its `path` and the `reason`."""
+    """A file or folder that cannot be used as it is: carries its `path` and the `reason`.
 
-    def __init__(self, path: StrPath, reason: str) -> None:
+    Args:
+        path: of the file, or what its str names, such as one in an archive.
+        reason: str, what is wrong with it.
+    """
+
+    def __init__(self, path: AnyFile, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason
@@ -69,9 +76,9 @@ class GraphReader(NamedTuple):
     >>> reader = isa_tf.data.GraphReader(lambda index: (images[index], labels[index]))
     """
 
-    read: Callable
+    read: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     able: np.ndarray | None = None
-    read_part: Callable | None = None
+    read_part: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]] | None = None
 
 
 class Dataset:
@@ -101,22 +108,21 @@ class Dataset:
         palette: Colors,
         on_error: str = "raise",
     ) -> None:
-        class_names, palette = tuple(class_names), tuple(map(tuple, palette))
-        if len(palette) != len(class_names):
+        self.class_names = tuple(class_names)
+        self.palette: tuple[tuple[int, ...], ...] = tuple(map(tuple, palette))
+        if len(self.palette) != len(self.class_names):
             raise ValueError(
-                f"palette must have one colour a class, got {len(palette)} colours for "
-                f"{len(class_names)} classes"
+                f"palette must have one colour a class, got {len(self.palette)} colours for "
+                f"{len(self.class_names)} classes"
             )
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
         self.name = name
-        self.class_names = class_names
-        self.palette = palette
         self.splits = tuple(splits)
         self.on_error = on_error
         self._logged: set[str] = set()
         self._last_fault: dict[str, DataError] = {}  # by split
-        self._decoded: dict[tuple, tuple] = {}  # (split, index, ...): arrays
+        self._decoded: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # (split, index, ...): arrays
 
     @property
     def num_classes(self) -> int:
@@ -272,7 +278,11 @@ _calls = _Calls()
 atexit.register(_calls.close)
 
 
-def python_operation(function: Callable, inputs: Sequence[tf.Tensor], dtypes: Any) -> Any:
+def python_operation(
+    function: Callable[..., Any],
+    inputs: Sequence[tf.Tensor],
+    dtypes: tf.DType | Sequence[tf.DType],
+) -> tf.Tensor | list[tf.Tensor]:
     """`tf.numpy_function` that does not keep the process from ending while pipelines run.
 
     Args:
@@ -302,9 +312,9 @@ def read_indices(
     dataset: "SegmentationDataset",
     split: str,
     running: tf.data.Dataset,
-    to_index: Callable = lambda i: i,
+    to_index: Callable[[tf.Tensor], tf.Tensor] = lambda i: i,
     cache: bool = False,
-    place_of: Callable | None = None,
+    place_of: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Reads examples named by their position.
 
@@ -356,9 +366,9 @@ def read_indices(
 def read_each(
     read: "PythonReader",
     running: tf.data.Dataset,
-    to_index: Callable,
-    by_python: Callable,
-    by_graph: Callable | None = None,
+    to_index: Callable[[tf.Tensor], tf.Tensor],
+    by_python: Callable[..., Any],
+    by_graph: Callable[..., Any] | None = None,
     able: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Reads examples by Python or, where it can, by a graph; leaves out what is to be skipped.
@@ -430,14 +440,14 @@ class PythonReader:
         dataset: Dataset,
         split: str,
         cache: bool,
-        load: Callable | None = None,
+        load: Callable[[str, int], tuple[np.ndarray, ...]] | None = None,
         empty: tuple[np.ndarray, ...] = _EMPTY,
-        kind: tuple = (),
+        kind: tuple[Any, ...] = (),
     ) -> None:
         self.dataset, self.split = dataset, split
         self._cache, self._load, self._empty, self._kind = cache, load, empty, kind
 
-    def __call__(self, index):
+    def __call__(self, index: int) -> tuple[Any, ...]:
         key = self.split, int(index), *self._kind
         if self._cache and key in self.dataset._decoded:
             return self.dataset._decoded[key]

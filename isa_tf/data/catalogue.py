@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isa_tf.data import label_sets
-from isa_tf.data.base import DataError
+from isa_tf.data.base import DataError, Dataset
 from isa_tf.data.coco import CocoDataset
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.prepared import prepared_folders
@@ -20,7 +20,11 @@ _DATASETS = Registry("dataset")  # functions of (data_dir, **kwargs), or of (**k
 _BUILDERS = Registry("builder")  # classes, or "module:Class", imported when they are asked for
 
 
-def register(name: str, make: Callable | None = None, builder: type | str | None = None) -> Any:
+def register(
+    name: str,
+    make: Callable[..., Dataset] | None = None,
+    builder: type | str | None = None,
+) -> Any:
     """Gives a dataset a name for `create`; without a function or a builder, a decorator.
 
     `tools.check_dataset` hands a dataset that is read from files `on_error="skip"`, and
@@ -102,7 +106,7 @@ def list_builders() -> tuple[str, ...]:
     return tuple(sorted(_BUILDERS))
 
 
-def builder(name: str) -> Any:
+def builder(name: str) -> type[Any]:
     """The class that prepares a data set; once imported, tensorflow-datasets knows it too.
 
     Args:

@@ -21,7 +21,7 @@ class SplitReport:
 
     num_classes: int
     examples: int = 0
-    sizes: collections.Counter = field(default_factory=collections.Counter)
+    sizes: collections.Counter[tuple[int, int]] = field(default_factory=collections.Counter)
     pixels: np.ndarray = field(init=False)
     images: np.ndarray = field(init=False)
     ignored: int = 0
@@ -56,7 +56,7 @@ class InstancesReport:
 
     num_classes: int
     examples: int = 0
-    sizes: collections.Counter = field(default_factory=collections.Counter)
+    sizes: collections.Counter[tuple[int, int]] = field(default_factory=collections.Counter)
     instances: np.ndarray = field(init=False)
     crowds: np.ndarray = field(init=False)
     images: np.ndarray = field(init=False)

@@ -4,6 +4,7 @@ import collections
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -158,7 +159,7 @@ class CocoDataset(InstanceDataset):
             raise DataError(image.path, f"image {image.id}: {reason}")
         return pixels, self.annotations(split, index)
 
-    def ground_truth(self, split: str) -> dict[str, list]:
+    def ground_truth(self, split: str) -> dict[str, list[dict[str, Any]]]:
         images, entries = [], []
         for image in self._images_of(split):
             images.append(image_entry(image.id, image.file_name, image.size))

@@ -4,14 +4,15 @@ import contextlib
 import gc
 import json
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from isa_tf.data import pictures
-from isa_tf.data.base import DataError
+from isa_tf.data.base import AnyFile, DataError
 from isa_tf.data.listing import IMAGE_SUFFIXES
 from isa_tf.data.run_lengths import encoded
 
@@ -29,12 +30,12 @@ class Shape(NamedTuple):
         segmentation: list of float64 arrays, polygons, or dict of packed run lengths.
     """
 
-    path: object
+    path: AnyFile
     image: int
-    entry: dict
-    segmentation: object
+    entry: dict[str, Any]
+    segmentation: list[np.ndarray] | dict[str, Any]
 
-    def run_lengths(self, size):
+    def run_lengths(self, size: Sequence[int]) -> dict[str, Any]:
         """Packed run lengths over (height, width), as pycocotools has them."""
         from pycocotools import mask
 
@@ -62,19 +63,22 @@ class ListedImage:
         plain: bool, whether TensorFlow reads it to the same pixels as Pillow does.
     """
 
-    def __init__(self, id, file_name, size):
-        self.id, self.file_name, self.size, self.shapes = id, file_name, size, []
-        self.path, self.upright, self.plain = None, False, False
+    def __init__(self, id: int, file_name: str, size: tuple[int, int]) -> None:
+        self.id, self.file_name, self.size = id, file_name, size
+        self.shapes: list[Shape] = []
+        self.path: AnyFile | None = None
+        self.upright, self.plain = False, False
 
     @property
-    def has_instances(self):
+    def has_instances(self) -> bool:
         """bool, whether anything on it is no crowd and has an area."""
         return any(
             not shape.entry["iscrowd"] and min(shape.entry["bbox"][2:]) > 0 for shape in self.shapes
         )
 
-    def look(self, contents=None):
+    def look(self, contents: bytes | None = None) -> None:
         """Reads the header, of which `upright` and `plain` come. Raises DataError."""
+        assert self.path is not None  # it is found by now
         found = pictures.look_at_image(self.path, contents)
         if self.size not in (found.stored, found.upright):
             raise DataError(self.path, other_size(found.stored, self.size))
@@ -82,12 +86,12 @@ class ListedImage:
         self.plain = found.plain and not (self.upright and found.turned)
 
 
-def other_size(found, listed):
+def other_size(found: Sequence[int], listed: Sequence[int]) -> str:
     """What is wrong with an image of a size that its list does not tell."""
     return f"it is {found[1]}x{found[0]} and listed as {listed[1]}x{listed[0]} (width x height)"
 
 
-def fault(path, image, annotation, reason):
+def fault(path: AnyFile, image: object, annotation: object, reason: str) -> DataError:
     """A `DataError` that names an image and an annotation by their ids, where they are known."""
     where = [
         f"{what} {i}" for what, i in (("image", image), ("annotation", annotation)) if i is not None
@@ -112,8 +116,9 @@ class Instances:
         DataError: for what is no such JSON.
     """
 
-    def __init__(self, path, folder, contents=None):
-        self.path, self.folder, self.faults = path, folder, []
+    def __init__(self, path: AnyFile, folder: Path | None, contents: bytes | None = None) -> None:
+        self.path, self.folder = path, folder
+        self.faults: list[DataError] = []
         with _no_garbage():
             self._read(contents)
 

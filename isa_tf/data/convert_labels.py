@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,11 +25,13 @@ from isa_tf.data.listing import (
     EQUAL_NAMES,
     IMAGE_SUFFIXES,
     LABEL_SUFFIX,
+    FileNames,
     is_color,
     match_files,
 )
 from isa_tf.data.run_lengths import encoded
 from isa_tf.files import replacing_folder
+from isa_tf.hints import Colors, StrPath
 
 BACKGROUND = "background"
 _MOST_CLASSES = IGNORE_LABEL
@@ -52,7 +55,7 @@ class Converted(NamedTuple):
     """What was made: names of the classes, and a dict of split (or `None`) to its images."""
 
     class_names: tuple[str, ...]
-    sizes: dict
+    sizes: dict[str | None, int]
 
 
 class _Task(NamedTuple):
@@ -67,7 +70,13 @@ class _Task(NamedTuple):
 # === COCO's instances ===
 
 
-def convert_instances(sources, output, background=True, num_threads=None, progress=None):
+def convert_instances(
+    sources: Sequence[Source],
+    output: StrPath,
+    background: bool = True,
+    num_threads: int | None = None,
+    progress: Callable[[str | None, int, int], object] | None = None,
+) -> Converted:
     """Makes a semantic folder of instances in COCO's JSON.
 
     Class ids are contiguous, in the order of the category ids, behind 0 for background. Where
@@ -123,7 +132,7 @@ def convert_instances(sources, output, background=True, num_threads=None, progre
         class_names,
         class_names,
         tasks,
-        lambda task: _draw(task.image, *task.label, ids, empty),
+        lambda task: _draw(task, ids, empty),
         num_threads,
         progress,
     )
@@ -235,10 +244,11 @@ class _Shape(NamedTuple):
             raise self.fault(f"its segmentation cannot be read ({error})") from error
 
 
-def _draw(path, size, shapes, ids, empty):
+def _draw(task, ids, empty):
     """The label of an image."""
     from pycocotools import mask
 
+    path, (size, shapes) = task.image, task.label
     look = pictures.look_at_image(path)
     if tuple(size) not in (look.stored, look.upright):
         raise DataError(
@@ -283,10 +293,10 @@ class ColorTable(NamedTuple):
 
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    ids: dict
+    ids: dict[tuple[int, int, int], int]
 
 
-def read_colors(given, ignored=()):
+def read_colors(given: StrPath, ignored: Colors = ()) -> ColorTable:
     """The colours of classes, of a file or of a known data set.
 
     Rows of the same name are one class, and rows without a name are ignored, 255. Ids are those
@@ -320,7 +330,8 @@ def read_colors(given, ignored=()):
         rows = _rows_of_json(Path(given))
     else:
         rows = _rows_of_builder(given)
-    palette, ids = {}, {}
+    palette: dict[str, tuple[int, int, int]] = {}
+    ids: dict[tuple[int, int, int], int] = {}
     for name, color, where in [*rows, *((None, color, "ignored") for color in ignored)]:
         color = tuple(color)
         if not is_color(color):
@@ -329,8 +340,8 @@ def read_colors(given, ignored=()):
             palette.setdefault(name, color)
         class_id = list(palette).index(name) if name else IGNORE_LABEL
         if ids.setdefault(color, class_id) != class_id:
-            first = ids[color]
-            first = "ignored pixels" if first == IGNORE_LABEL else repr(list(palette)[first])
+            other = ids[color]
+            first = "ignored pixels" if other == IGNORE_LABEL else repr(list(palette)[other])
             raise DataError(
                 given, f"{where}: {color} stands for {first} and {name or 'ignored pixels'!r}"
             )
@@ -383,14 +394,14 @@ def _rows_of_builder(name):
 
 
 def convert_colors(
-    sources,
-    output,
-    colors,
-    names=EQUAL_NAMES,
-    ignore_unknown=False,
-    num_threads=None,
-    progress=None,
-):
+    sources: Sequence[Source],
+    output: StrPath,
+    colors: ColorTable,
+    names: FileNames = EQUAL_NAMES,
+    ignore_unknown: bool = False,
+    num_threads: int | None = None,
+    progress: Callable[[str | None, int, int], object] | None = None,
+) -> Converted:
     """Makes a semantic folder of labels in colours.
 
     Args:
@@ -426,7 +437,7 @@ def convert_colors(
     _check_splits(sources)
     tasks = {}
     for images, labels, split in sources:
-        faults = []
+        faults: list[DataError] = []
         if not Path(images).is_dir():
             raise DataError(images, "no such folder; it is where the images lie")
         found = match_files(Path(images), Path(labels), faults, names)

@@ -6,7 +6,9 @@ each: its label and its maps, as float16.
 
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +29,7 @@ from isa_tf.data.pipeline import (
     places,
     share_of_split,
 )
+from isa_tf.hints import StrPath
 from isa_tf.names import differences
 
 ABOUT = "features.json"
@@ -61,7 +64,7 @@ class FeatureDataset(SegmentationDataset):
     ((4, 6, 8), dtype('float16'))
     """
 
-    def __init__(self, folder, on_error="raise"):
+    def __init__(self, folder: StrPath, on_error: str = "raise") -> None:
         self.folder = Path(folder)
         path = self.folder / ABOUT
         try:
@@ -83,19 +86,21 @@ class FeatureDataset(SegmentationDataset):
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(path, f"tells of no feature maps ({error!r})") from None
 
-    def examples(self, split):
+    def examples(self, split: str) -> tuple[str, ...]:
         self._check_split(split)
         return tuple(self._examples[split])
 
-    def path(self, split, index):
+    def path(self, split: str, index: int) -> Path:
         """The file of an example."""
         return self.folder / split / f"{index:06d}.npz"
 
-    def missing(self, split):
+    def missing(self, split: str) -> list[int]:
         """The positions of a split's examples that are not there yet, a list of int."""
         return [i for i in range(self.size(split)) if not self.path(split, i).exists()]
 
-    def read(self, split, index):
+    def read(  # type: ignore[override]  # maps in place of an image
+        self, split: str, index: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         path = self.path(split, range(self.size(split))[index])
         try:
             with np.load(path, allow_pickle=False) as found:
@@ -114,7 +119,13 @@ class FeatureDataset(SegmentationDataset):
         return maps, label
 
 
-def create_features(folder, dataset, examples, levels, about=None):
+def create_features(
+    folder: StrPath,
+    dataset: SegmentationDataset,
+    examples: Mapping[str, Sequence[str]],
+    levels: Mapping[str, int],
+    about: dict[str, Any] | None = None,
+) -> FeatureDataset:
     """Begins a folder of feature maps, or takes up one that was begun with the same arguments.
 
     Args:
@@ -157,7 +168,13 @@ def create_features(folder, dataset, examples, levels, about=None):
     return found
 
 
-def write_features(features, split, index, maps, label):
+def write_features(
+    features: FeatureDataset,
+    split: str,
+    index: int,
+    maps: Mapping[str, np.ndarray],
+    label: np.ndarray,
+) -> None:
     """Writes one example.
 
     Args:
@@ -169,7 +186,7 @@ def write_features(features, split, index, maps, label):
     Raises:
         ValueError: for a value that float16 does not hold.
     """
-    halves = {}
+    halves: dict[str, Any] = {}
     for level in features.levels:
         found = np.asarray(maps[level])
         if not (np.abs(found) <= _LARGEST).all():
@@ -183,8 +200,15 @@ def write_features(features, split, index, maps, label):
 
 
 def feature_pipeline(
-    features, split, batch_size, *, seed=0, start_step=0, cache=False, input_context=None
-):
+    features: FeatureDataset,
+    split: str,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    start_step: int = 0,
+    cache: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Shuffled batches of feature maps to train a head on, without end.
 
     What stands at a place of the stream depends on `seed` and that place alone, as in
@@ -220,7 +244,13 @@ def feature_pipeline(
     return finish(data.batch(rows, drop_remainder=True).map(_as_inputs(features)))
 
 
-def feature_eval_pipeline(features, split, batch_size=1, cache=False, input_context=None):
+def feature_eval_pipeline(
+    features: FeatureDataset,
+    split: str,
+    batch_size: int = 1,
+    cache: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Every example of a split once; batches hold maps and labels of one size only.
 
     Args:

@@ -148,14 +148,16 @@ class FolderDataset(SegmentationDataset):
             )
         faults: list[DataError] = []
         if is_table:
-            pairs = pairs_of_table(self.data_dir, faults)
+            listed = pairs_of_table(self.data_dir, faults)
         else:
-            pairs = pairs_of_folder(self.data_dir, names, faults)
+            listed = pairs_of_folder(self.data_dir, names, faults)
         if splits is not None:
             folder = self.data_dir.parent if is_table else self.data_dir
-            pairs = split_by_patterns(pairs, dict(splits), folder)
-        elif None in pairs:
-            pairs = split_by_name(pairs[None], val_fraction)
+            pairs = split_by_patterns(listed, dict(splits), folder)
+        elif None in listed:
+            pairs = split_by_name(listed[None], val_fraction)
+        else:
+            pairs = {split: some for split, some in listed.items() if split is not None}
         class_names, colors = classes_of(self.data_dir, class_names, num_classes)
         palette = palette or colors
         self._stored_classes = len(class_names)

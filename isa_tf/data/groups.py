@@ -1,10 +1,12 @@
 """Classes united to fewer."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from isa_tf.data.base import IGNORE_LABEL
+from isa_tf.hints import Colors
 from isa_tf.names import unknown
 
 
@@ -18,10 +20,10 @@ class Grouping(NamedTuple):
     """
 
     new_ids: np.ndarray
-    class_names: list
-    palette: list
+    class_names: list[str]
+    palette: list[tuple[int, ...]]
 
-    def pairs(self, stored):
+    def pairs(self, stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
         """Pairs of stored classes as pairs of new ones; none of what is ignored or one now.
 
         >>> names, palette = ["left", "right", "sky"], [(0, 0, 0)] * 3
@@ -33,7 +35,11 @@ class Grouping(NamedTuple):
         return tuple(sorted({(a, b) for a, b in pairs if a != b and b != IGNORE_LABEL}))
 
 
-def group(class_names, palette, groups):
+def group(
+    class_names: Sequence[str],
+    palette: Colors,
+    groups: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str | Sequence[str]]],
+) -> Grouping:
     """Unites classes.
 
     Args:
@@ -58,7 +64,8 @@ def group(class_names, palette, groups):
     """
     groups = dict(groups)
     new_ids = np.full(256, IGNORE_LABEL, np.uint8)
-    ids, colors, taken = {name: i for i, name in enumerate(class_names)}, [], {}
+    ids, colors = {name: i for i, name in enumerate(class_names)}, []
+    taken: dict[str, str] = {}
     for new_id, (name, members) in enumerate(groups.items()):
         members = [members] if isinstance(members, str) else list(members)
         if not members:

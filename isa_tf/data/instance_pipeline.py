@@ -11,7 +11,7 @@ from absl import logging
 from isa_tf.data.base import PythonReader, python_operation, read_each
 from isa_tf.data.instances import InstanceDataset
 from isa_tf.data.pipeline import check_positive, example_order, finish, places
-from isa_tf.hints import Size
+from isa_tf.hints import Length, Size
 from isa_tf.names import two_ints
 
 
@@ -157,17 +157,18 @@ def instance_train_pipeline(
     return finish(data)
 
 
-def resized_size_of(size: tf.Tensor, short_side: Any, long_side: Any) -> tf.Tensor:
+def resized_size_of(size: Sequence[int], short_side: int, long_side: int) -> tuple[int, int]:
     """`resized_size` in Python, of a (height, width): a tuple of ints.
 
     >>> resized_size_of((480, 640), 800, 1333)
     (800, 1066)
     """
     scale = min(short_side / min(size), long_side / max(size))
-    return tuple(max(math.floor(side * scale), 1) for side in size)
+    height, width = (max(math.floor(side * scale), 1) for side in size)
+    return height, width
 
 
-def resized_size(size: Sequence[int], short_side: int, long_side: int) -> tuple[int, int]:
+def resized_size(size: tf.Tensor, short_side: Length, long_side: Length) -> tf.Tensor:
     """What an image is resized to: the short side as told, unless the long one were too long.
 
     In float64, as Python's floats are: torchvision's rule in every bit.

@@ -33,7 +33,7 @@ class Annotations(NamedTuple):
     boxes: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
-    masks: list
+    masks: list[dict[str, Any]]
     ids: np.ndarray
     areas: np.ndarray
 
@@ -157,7 +157,7 @@ class InstanceDataset(Dataset):
         sizes = self.sizes(split)
         return None if sizes is None else sizes[:, 0] > sizes[:, 1]
 
-    def ground_truth(self, split: str) -> dict[str, list]:
+    def ground_truth(self, split: str) -> dict[str, list[dict[str, Any]]]:
         """What a split has, as COCO's json of instances: a dict of lists.
 
         Returns:

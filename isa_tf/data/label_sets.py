@@ -14,7 +14,7 @@ class LabelSet(NamedTuple):
     """
 
     class_names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[tuple[int, ...], ...]
 
 
 def _make(names, colors):

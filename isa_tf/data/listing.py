@@ -5,12 +5,14 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from isa_tf.data.base import DataError
-from isa_tf.hints import StrPath
+from isa_tf.hints import Colors, StrPath
+
+Pair: TypeAlias = tuple[Path, Path]  # an image and its label
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_SUFFIX = ".png"
@@ -49,7 +51,9 @@ class FileNames(NamedTuple):
                 )
 
 
-def pairs_of_folder(data_dir, names, faults):
+def pairs_of_folder(
+    data_dir: Path, names: FileNames, faults: list[DataError]
+) -> dict[str | None, list[Pair]]:
     if (data_dir / "images").is_dir():
         images, labels = data_dir / "images", data_dir / "labels"
         inside = list(images.iterdir())
@@ -183,7 +187,7 @@ def _label_refusal(path):
     return None
 
 
-def pairs_of_table(table, faults):
+def pairs_of_table(table: Path, faults: list[DataError]) -> dict[str | None, list[Pair]]:
     with open(table, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         columns = [column.strip() for column in rows.fieldnames or ()]
@@ -192,7 +196,7 @@ def pairs_of_table(table, faults):
                 table, f"the first line is image,label or image,label,split, not {columns}"
             )
         rows.fieldnames = columns
-        pairs = {}
+        pairs: dict[str | None, list[Pair]] = {}
         for row in rows:
             values = [(row[column] or "").strip() for column in columns]
             if not all(values) or None in row:
@@ -208,7 +212,7 @@ def pairs_of_table(table, faults):
     return pairs
 
 
-def split_by_name(pairs, val_fraction):
+def split_by_name(pairs: Sequence[Pair], val_fraction: float) -> dict[str, list[Pair]]:
     """Splits by a hash of the names: the same on every machine, and mixed."""
     ranked = sorted(pairs, key=lambda pair: hashlib.sha1(pair[0].stem.encode()).digest())
     val = set(ranked[: round(len(pairs) * val_fraction)])
@@ -219,7 +223,11 @@ def split_by_name(pairs, val_fraction):
     return {split: members for split, members in splits.items() if members or split == "train"}
 
 
-def split_by_patterns(pairs, patterns, folder):
+def split_by_patterns(
+    pairs: Mapping[str | None, Sequence[Pair]],
+    patterns: Mapping[str, str | Sequence[str]],
+    folder: Path,
+) -> dict[str, list[Pair]]:
     """Splits by the paths of images below the folder, whatever their splits were."""
     paths = {os.path.relpath(pair[0], folder): pair for split in pairs for pair in pairs[split]}
     paths = {path.replace(os.sep, "/"): paths[path] for path in sorted(paths)}
@@ -255,18 +263,20 @@ def order_splits(pairs: Iterable[str]) -> list[str]:
 # === Class names ===
 
 
-def classes_of(data_dir, class_names, num_classes):
+def classes_of(
+    data_dir: Path, class_names: Sequence[str] | None, num_classes: int | None
+) -> tuple[Sequence[str], Colors | None]:
     """The names of the classes and, where they are stored, their colours."""
     colors = None
     if class_names is None:
         folder = data_dir if data_dir.is_dir() else data_dir.parent
         class_names, colors = _stored_classes(folder)
-    if class_names is None and num_classes is None:
-        raise ValueError(
-            f"{data_dir}: no classes are known; give class_names or num_classes, or put "
-            f"classes.json or classes.txt there"
-        )
     if class_names is None:
+        if num_classes is None:
+            raise ValueError(
+                f"{data_dir}: no classes are known; give class_names or num_classes, or put "
+                f"classes.json or classes.txt there"
+            )
         return [f"class_{i}" for i in range(num_classes)], None
     if num_classes not in (None, len(class_names)):
         raise ValueError(

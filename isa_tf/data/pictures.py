@@ -2,13 +2,14 @@
 
 import io
 import struct
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from isa_tf.data.base import IGNORE_LABEL, DataError, GraphReader, on_image
+from isa_tf.data.base import IGNORE_LABEL, AnyFile, DataError, GraphReader, on_image
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
@@ -17,7 +18,7 @@ _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path, contents=None, upright=True):
+def read_image(path: AnyFile, contents: bytes | None = None, upright: bool = True) -> np.ndarray:
     """Reads an image as `uint8` RGB (H, W, 3).
 
     Args:
@@ -41,7 +42,7 @@ def read_image(path, contents=None, upright=True):
         return np.asarray(image.convert("RGB"))
 
 
-def read_ids(path, contents=None):
+def read_ids(path: AnyFile, contents: bytes | None = None) -> np.ndarray:
     """Reads what a label PNG holds: of a palette the indices, of grey the values, (H, W).
 
     Args:
@@ -63,7 +64,7 @@ def read_ids(path, contents=None):
     return ids // stretch if stretch > 1 else ids
 
 
-def read_label(path, num_classes, contents=None):
+def read_label(path: AnyFile, num_classes: int, contents: bytes | None = None) -> np.ndarray:
     """Reads a label PNG as `uint8` class ids (H, W), 255 for ignored.
 
     Args:
@@ -89,7 +90,7 @@ def read_label(path, num_classes, contents=None):
     return ids.astype(np.uint8)
 
 
-def shown_values(ids):
+def shown_values(ids: np.ndarray) -> str:
     """The first of the values that there are in an array, as errors list them: "3, 7, ..."."""
     values = np.unique(ids)
     return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
@@ -159,7 +160,7 @@ class ImageLook(NamedTuple):
     plain: bool
 
 
-def look_at_image(path, contents=None):
+def look_at_image(path: AnyFile, contents: bytes | None = None) -> ImageLook:
     """Reads the header of an image: an `ImageLook`.
 
     Args:
@@ -190,7 +191,7 @@ class LabelLook(NamedTuple):
     plain: bool
 
 
-def look_at_label(path):
+def look_at_label(path: AnyFile) -> LabelLook:
     """Reads the header of a label PNG: a `LabelLook`.
 
     Raises:
@@ -266,7 +267,7 @@ _PLAIN_PNG_BYTES = [b"\x08\x00", b"\x08\x04", b"\x08\x02", b"\x08\x06"]
 _MARGIN = 16
 
 
-def decode_label(contents, num_classes):
+def decode_label(contents: tf.Tensor, num_classes: int) -> tf.Tensor:
     """The label in the bytes of a plain PNG, as `read_label` gives it; a failure for any other.
 
     Args:
@@ -291,7 +292,7 @@ def decode_label(contents, num_classes):
         return tf.identity(label)
 
 
-def decode_image(contents, size):
+def decode_image(contents: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """The image in the bytes of a plain JPEG or PNG, as `read_image` gives it; else a failure.
 
     Args:
@@ -308,7 +309,9 @@ def decode_image(contents, size):
     return _of_size(_decode(_plain(contents)), size)
 
 
-def decode_part(contents, size, first, last):
+def decode_part(
+    contents: tf.Tensor, size: tf.Tensor, first: tf.Tensor, last: tf.Tensor
+) -> tf.Tensor:
     """The rows and columns from `first` to before `last` of `decode_image`.
 
     Of a JPEG no more than these is decoded.
@@ -371,7 +374,12 @@ def _of_size(image, size):
         return tf.identity(image)
 
 
-def graph_reader(fetch, num_classes, new_ids=None, able=None):
+def graph_reader(
+    fetch: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    num_classes: int,
+    new_ids: np.ndarray | None = None,
+    able: np.ndarray | None = None,
+) -> GraphReader:
     """A `GraphReader` of plain pictures.
 
     Args:
@@ -414,7 +422,7 @@ def graph_reader(fetch, num_classes, new_ids=None, able=None):
 # === What errors say ===
 
 
-def size_reason(label_shape, image_shape, image_path):
+def size_reason(label_shape: Sequence[int], image_shape: Sequence[int], image_path: AnyFile) -> str:
     """What is wrong with a label whose image is of another size, as a `DataError` has it.
 
     >>> size_reason((2, 3), (4, 5), "a.jpg")

@@ -2,9 +2,8 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from isa_tf import files
 from isa_tf.data.base import DataError
@@ -18,9 +17,9 @@ def prepare(
     data_dir: StrPath,
     check_sizes: bool = True,
     num_threads: int | None = None,
-    progress: Callable | None = None,
-    beam_options: Any = None,
-) -> Any:
+    progress: Callable[[str, int, int], object] | None = None,
+    beam_options: Sequence[str] | None = None,
+) -> Path:
     """Prepares a data set: shards of records that `isa_tf.data.create(name, data_dir)` reads.
 
     What is being prepared is complete at the end or not there: a run that was killed leaves

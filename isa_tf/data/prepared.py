@@ -6,6 +6,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -185,7 +186,7 @@ class PreparedInstances(InstanceDataset):
             raise DataError(where, "an image of another size than was prepared")
         return image, self._annotations_of(split, index, feature)
 
-    def ground_truth(self, split: str) -> dict[str, list]:
+    def ground_truth(self, split: str) -> dict[str, list[dict[str, Any]]]:
         images, entries = [], []
         for index, told in enumerate(self._images_of(split)):
             images.append(image_entry(told["id"], told["name"], told["size"]))

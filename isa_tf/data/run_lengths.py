@@ -1,7 +1,10 @@
 """COCO's run lengths, checked: behind those that end too early pycocotools leaves old memory."""
 
+from collections.abc import Mapping
+from typing import Any
 
-def encoded(found):
+
+def encoded(found: Mapping[str, Any]) -> dict[str, Any]:
     """What `pycocotools.mask.decode` takes, of run lengths as COCO's json holds them.
 
     Args:

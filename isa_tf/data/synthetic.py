@@ -1,7 +1,8 @@
 """A harbour at night: made-up images that no classifier of small neighbourhoods can label."""
 
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -42,9 +43,9 @@ class Ship(NamedTuple):
 class Layout(NamedTuple):
     """Where things lie: the beacon (y, x), the ships, and the rocks (y, x, radius)."""
 
-    beacon: tuple
-    ships: tuple
-    rocks: tuple
+    beacon: tuple[float, float]
+    ships: tuple[Ship, ...]
+    rocks: tuple[tuple[float, float, float], ...]
 
 
 class SyntheticDataset(SegmentationDataset):
@@ -127,13 +128,14 @@ class SyntheticDataset(SegmentationDataset):
         context = self.context_class_ids[index % len(_LAMPS)]
         return self.render(self.example_seed(split, index), context)
 
-    def layout(self, seed: Any) -> "Layout":
+    def layout(self, seed: int | Sequence[int]) -> "Layout":
         """The `Layout` of a seed: it knows nothing of the context class."""
         rng = np.random.default_rng(seed)
         height, width = self.image_size
         while True:
             drawn = rng.uniform(_BEACON_MARGIN, np.subtract(self.image_size, _BEACON_MARGIN))
-            beacon = tuple(np.floor(drawn))
+            down, right = np.floor(drawn)
+            beacon = down, right
             sides = (*beacon, height - 1 - beacon[0], width - 1 - beacon[1])
             if max(sides) >= self._reach + 2 * _SHIP_MARGIN + _LEAST_ROOM - 1:
                 break
@@ -155,7 +157,9 @@ class SyntheticDataset(SegmentationDataset):
                 rocks.append((*spot, radius))
         return Layout(beacon, tuple(ships), tuple(rocks))
 
-    def render(self, seed: Any, context_class: int) -> tuple[np.ndarray, np.ndarray]:
+    def render(
+        self, seed: int | Sequence[int], context_class: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draws the scene of a seed.
 
         Args:

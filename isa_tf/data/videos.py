@@ -2,14 +2,17 @@
 
 import contextlib
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from isa_tf import files
 from isa_tf.data.base import DataError
+from isa_tf.hints import StrPath
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 
@@ -26,7 +29,7 @@ class Frame(NamedTuple):
         time: int, when it is shown, in units of the source's `time_base`.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of a tuple's method
     image: np.ndarray
     time: int
 
@@ -59,13 +62,13 @@ class Video:
 
     live = False
 
-    def __init__(self, path):
+    def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
         with self._opened() as (_, stream):
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.time_base = stream.time_base or 1 / self.rate
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Frame]:
         av = _av()
         index, end, reason = 0, None, None
         with self._opened() as (container, stream):
@@ -135,7 +138,7 @@ class Camera:
     live = True
     time_base = _CLOCK
 
-    def __init__(self, number=0, capture=None):
+    def __init__(self, number: int = 0, capture: Any = None) -> None:
         try:
             import cv2
         except ImportError as error:
@@ -147,7 +150,7 @@ class Camera:
         told = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = Fraction(told).limit_denominator(1001) if 1 <= told <= 1000 else Fraction(30)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Frame]:
         begin, last, index = time.monotonic(), -1, 0
         try:
             while True:
@@ -163,7 +166,9 @@ class Camera:
             raise DataError(self.path, "the camera gives no frame")
 
 
-def some_frames(source, every=1, limit=None):
+def some_frames(
+    source: Iterable[Frame], every: int = 1, limit: int | None = None
+) -> Iterator[Frame]:
     """Every n-th frame of a source, from the first on.
 
     Args:
@@ -222,13 +227,20 @@ class VideoWriter:
     Fraction(25, 1)
     """
 
-    def __init__(self, path, size, rate, time_base=None):
+    def __init__(
+        self,
+        path: StrPath,
+        size: Sequence[int],
+        rate: float | Fraction,
+        time_base: Fraction | None = None,
+    ) -> None:
         self._av = _av()
         self.size, rate = tuple(size), Fraction(rate).limit_denominator(10**6)
         self._rate, self._time_base = rate, 1 / rate if time_base is None else time_base
         self._path = Path(path)
+        self._last: int | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             new = stack.enter_context(files.replacing(self._path))
             # What is shown first lies first: a browser begins before it has all of the file.
@@ -244,7 +256,7 @@ class VideoWriter:
             self._stack = stack.pop_all()
         return self
 
-    def write(self, image, time):
+    def write(self, image: np.ndarray, time: int) -> None:
         """Appends a frame.
 
         Args:
@@ -262,12 +274,16 @@ class VideoWriter:
         frame.pts, frame.time_base = self._last, self._time_base
         self._container.mux(self._stream.encode(frame))
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with self._stack:
             if error is not None:
                 raise error.with_traceback(trace)  # so that nothing takes the path's place
             self._container.mux(self._stream.encode())
-        return False
 
 
 def _length(container, stream):

@@ -23,12 +23,12 @@ from isa_tf.inference.protocol import ProtocolBase
 from isa_tf.names import Registry
 
 __all__ = [
+    "ONNX",
     "Format",
     "KerasFile",
     "LiteRT",
     "LiteRTFloat16",
     "LiteRTInt8",
-    "ONNX",
     "OpenVINO",
     "SavedModel",
     "TensorFlowServing",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -19,6 +19,8 @@ from isa_tf.inference import InstancePredictor, Predictor, contract_of, predicto
 from isa_tf.inference.protocol import ProtocolBase
 
 SIGNATURE = "serving_default"
+
+_Answer = TypeVar("_Answer")
 
 
 class Verification(NamedTuple):
@@ -153,7 +155,7 @@ class Format:
         return path
 
 
-def seconds_of(call: Callable[[], Any], times: int = 3) -> float:
+def seconds_of(call: Callable[[], object], times: int = 3) -> float:
     """The shortest of several calls, in seconds, of what has been called before.
 
     >>> seconds_of(lambda: sum(range(10))) < 1
@@ -172,13 +174,13 @@ def missing(path: StrPath, what: str, extra: str) -> ImportError:
     return ImportError(f"{path} needs {what}, which is not installed: pip install isa_tf[{extra}]")
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Raises ValueError for anything but a `keras.Model`."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"a keras.Model is needed, got {type(model).__name__}")
 
 
-def one_at_a_time(function: Callable) -> Callable:
+def one_at_a_time(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
     """The function, which threads that share it wait for."""
     lock = threading.Lock()
 

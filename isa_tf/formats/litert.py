@@ -8,6 +8,7 @@ import re
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from isa_tf.formats.base import (
     one_at_a_time,
 )
 from isa_tf.formats.serving import float32_clone, of_size, served
-from isa_tf.hints import StrPath
+from isa_tf.hints import Size, StrPath
 from isa_tf.inference import (
     METADATA_FILE,
     InstancePredictor,
@@ -38,6 +39,7 @@ from isa_tf.inference import (
     read_contract,
 )
 from isa_tf.inference.predictor import resize_pictures
+from isa_tf.inference.protocol import ProtocolBase
 from isa_tf.names import two_ints
 
 _FORMAT_FILE = "format.txt"  # packed into the files of formats that share the suffix
@@ -75,7 +77,7 @@ class LiteRT(Format):
 
     name, suffix = "litert", ".tflite"
 
-    def export(self, model: keras.Model, path: StrPath, image_size: Any) -> Path:
+    def export(self, model: keras.Model, path: StrPath, image_size: Size | list[Size]) -> Path:
         """Writes a LiteRT model.
 
         Args:
@@ -144,7 +146,10 @@ class LiteRT(Format):
         return path
 
     def load(
-        self, path: Path, num_threads: int | None = None, protocol: Any = None
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
     ) -> Predictor | InstancePredictor:
         try:
             from ai_edge_litert.interpreter import Interpreter
@@ -189,10 +194,10 @@ class _Smaller(LiteRT):
     by_suffix = False
 
     @property
-    def file_name(self):
+    def file_name(self) -> str:
         return f"model_{self.name.removeprefix('litert_')}.tflite"
 
-    def recognises(self, path):
+    def recognises(self, path: Path) -> bool:
         return super().recognises(path) and _packed(path, _FORMAT_FILE) == self.name.encode()
 
 
@@ -210,7 +215,7 @@ class LiteRTFloat16(_Smaller):
 
     name = "litert_fp16"
 
-    def export(self, model: keras.Model, path: StrPath, image_size: Any) -> Path:
+    def export(self, model: keras.Model, path: StrPath, image_size: Size | list[Size]) -> Path:
         """Writes a LiteRT model with weights in float16; see `LiteRT.export`."""
         optimizations = [tf.lite.Optimize.DEFAULT]
         path, sizes = self.check_path(path), sizes_of(image_size)
@@ -237,7 +242,13 @@ class LiteRTInt8(_Smaller):
 
     name, least_agreement = "litert_int8", 0.97
 
-    def export(self, model: keras.Model, path: StrPath, image_size: Any, calibration: Any) -> Path:
+    def export(
+        self,
+        model: keras.Model,
+        path: StrPath,
+        image_size: Size | list[Size],
+        calibration: StrPath | Sequence[np.ndarray] | np.ndarray,
+    ) -> Path:
         """Writes a LiteRT model of int8.
 
         Args:
@@ -305,14 +316,16 @@ def _reading_more_than(size, path):
     return names
 
 
-def sizes_of(given: Any) -> list[tuple[int, int]]:
+def sizes_of(given: Size | list[Size]) -> list[tuple[int, int]]:
     """[(height, width), ...] of one image size or a list of them.
 
     >>> sizes_of((360, 480)), sizes_of([(360, 480), 256])
     ([(360, 480)], [(360, 480), (256, 256)])
     """
-    several = isinstance(given, list) and not all(isinstance(n, numbers.Integral) for n in given)
-    sizes = [two_ints("image_size", size) for size in (given if several else [given])]
+    several: Sequence[Any] = [given]
+    if isinstance(given, list) and not all(isinstance(n, numbers.Integral) for n in given):
+        several = given
+    sizes = [two_ints("image_size", size) for size in several]
     if not sizes or len({*sizes}) < len(sizes):
         raise ValueError(f"image_size must be a size or several different ones, got {given!r}")
     return sizes

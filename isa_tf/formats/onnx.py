@@ -1,6 +1,7 @@
 """ONNX, which ONNX Runtime and many others run, on all kinds of processors."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from isa_tf.inference import (
     predictor_of_run,
     read_contract,
 )
+from isa_tf.inference.protocol import ProtocolBase
 
 _EXTRA = "onnx"
 
@@ -79,7 +81,10 @@ class ONNX(Format):
         return path
 
     def load(
-        self, path: Path, num_threads: int | None = None, protocol: Any = None
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
     ) -> Predictor | InstancePredictor:
         try:
             import onnxruntime

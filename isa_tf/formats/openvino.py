@@ -1,6 +1,7 @@
 """OpenVINO, which is quick on Intel's processors."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from isa_tf.inference import (
     predictor_of_run,
     read_contract,
 )
+from isa_tf.inference.protocol import ProtocolBase
 
 _GRAPH = "model.xml"  # beside model.bin, its weights
 _EXTRA, _SECTION = "openvino", "isa_tf"
@@ -94,7 +96,7 @@ class OpenVINO(Format):
         self,
         path: Path,
         num_threads: int | None = None,
-        protocol: Any = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
         precision: str = "f32",
     ) -> Predictor | InstancePredictor:
         """See `Format.load`; `precision` is OpenVINO's own hint, such as "bf16"."""

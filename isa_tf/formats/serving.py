@@ -1,6 +1,7 @@
 """A model as the exporters of Keras take it: folded, in float32, from images to answers."""
 
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -9,12 +10,15 @@ from isa_tf import runtime
 from isa_tf.compat import flatten_layers
 from isa_tf.formats.base import check_model, portable
 from isa_tf.inference import contract_of, fuse
+from isa_tf.inference.contract import Contract
 
 HALF = ("float16", "bfloat16")
 
 
 @contextlib.contextmanager
-def served(model, size=None):
+def served(
+    model: keras.Model, size: tuple[int, int] | None = None
+) -> Iterator[tuple[keras.Model, list[tf.TensorSpec], Contract]]:
     """What a model answers to images as a model of its own, for as long as it lasts.
 
     It computes in float32 (see `float32_clone`), is the network's `twin_of`, with the
@@ -52,7 +56,12 @@ def served(model, size=None):
 
 
 @contextlib.contextmanager
-def twin_of(model, minimal_filtering=None, product_dtype="float32", jit_compile=False):
+def twin_of(
+    model: keras.Model,
+    minimal_filtering: int | None = None,
+    product_dtype: str = "float32",
+    jit_compile: bool = False,
+) -> Iterator[keras.Model]:
     """The twin of a network, see `isa_tf.inference.fuse`, for as long as it lasts.
 
     A network whose graph cannot be walked, or has layers that cannot be copied, is taken as it is,
@@ -80,14 +89,16 @@ def twin_of(model, minimal_filtering=None, product_dtype="float32", jit_compile=
         yield model
 
 
-def of_size(serving, size):
+def of_size(
+    serving: keras.Model, size: Sequence[int]
+) -> tuple[keras.layers.Layer, list[tf.TensorSpec]]:
     """What `served` gave for one image size, for another: (what to call, its signature)."""
     layer = serving.get_layer("model")
     spec = tf.TensorSpec((1, *size, 3), tf.uint8, name="image")
     return _Serving(layer.model, layer.contract.of_size(size)), [spec]
 
 
-def float32_clone(model):
+def float32_clone(model: keras.Model) -> keras.Model:
     """The same model with the same weights, computing in float32 throughout.
 
     Args:

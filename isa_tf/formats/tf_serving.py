@@ -1,5 +1,6 @@
 """TensorFlow Serving's layout: the versions of a model, each with requests to warm it up with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import tensorflow as tf
 from isa_tf.formats.base import SIGNATURE, check_model, missing
 from isa_tf.formats.litert import sizes_of
 from isa_tf.formats.saved_model import ASSETS, SavedModel
-from isa_tf.hints import StrPath
+from isa_tf.hints import Size, StrPath
 from isa_tf.inference import InstancePredictor, Predictor, contract_of
+from isa_tf.inference.protocol import ProtocolBase
 
 WARM_UP_FILE = "tf_serving_warmup_requests"
 BATCHING_FILE = "batching_parameters.txt"
@@ -49,7 +51,7 @@ class TensorFlowServing(SavedModel):
         self,
         model: keras.Model,
         path: StrPath,
-        image_size: Any = None,
+        image_size: Size | list[Size] | None = None,
         jit_compile: bool = False,
         minimal_filtering: int | None = 256,
     ) -> Path:
@@ -73,8 +75,7 @@ class TensorFlowServing(SavedModel):
         """
         check_model(model)
         path = self.check_path(path)
-        own = contract_of(model).image_size
-        default = _WARM_UP_SIZE if None in own else own
+        default = contract_of(model).fixed_size or _WARM_UP_SIZE
         sizes = sizes_of(default if image_size is None else image_size)
         numbers = versions(path)
         is_empty = path.is_dir() and not any(path.iterdir())
@@ -100,12 +101,15 @@ class TensorFlowServing(SavedModel):
         return path
 
     def load(
-        self, path: Path, num_threads: int | None = None, protocol: Any = None
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        protocol: ProtocolBase | Mapping[str, Any] | None = None,
     ) -> Predictor | InstancePredictor:
         return super().load(path / str(max(versions(path))), num_threads, protocol)
 
 
-def versions(path: Path) -> Any:
+def versions(path: Path) -> list[int]:
     """The numbers of the versions in a model's folder, rising; none where there is no folder."""
     if not path.is_dir():
         return []

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypedDict
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from isa_tf.inference.protocol import Protocol
+from isa_tf.inference.protocol import Protocol, ProtocolBase
 from isa_tf.inference.views import classify
 from isa_tf.names import Registry
 
@@ -18,7 +20,7 @@ METADATA_FILE = "isa_tf.json"
 contracts = Registry("task")
 
 
-def contract_of(model):
+def contract_of(model: keras.Model) -> "Contract":
     """The contract of a model: of its `task`, or of segmentation where it names none.
 
     >>> contract_of(model).num_classes
@@ -27,7 +29,7 @@ def contract_of(model):
     return contracts[getattr(model, "task", SegmentationContract.task)].of(model)
 
 
-def read_contract(text):
+def read_contract(text: str | bytes | None) -> "Contract":
     """The contract of the text that `to_text` made.
 
     Args:
@@ -50,7 +52,7 @@ def read_contract(text):
         raise ValueError(f"damaged {METADATA_FILE} ({error!r})") from error
 
 
-def seen_size(size, sizes):
+def seen_size(size: Sequence[int], sizes: Sequence[Sequence[int]] | None) -> tuple[int, int]:
     """The size that images are resized to.
 
     Args:
@@ -67,47 +69,110 @@ def seen_size(size, sizes):
     def factors(other):
         return sum(math.log(a / b) ** 2 for a, b in zip(size, other, strict=True))
 
-    return tuple(size if sizes is None else min(sizes, key=factors))
+    height, width = size if sizes is None else min(sizes, key=factors)
+    return height, width
 
 
-def tuples_of(values):
+def tuples_of(values: Iterable[Iterable[int]] | None) -> tuple[tuple[int, ...], ...] | None:
     """Tuples of ints of what JSON makes lists of; `None` stays."""
     return None if values is None else tuple(tuple(map(int, each)) for each in values)
+
+
+class Comparison(TypedDict):
+    """How far the results of two predictors for the same images are the same.
+
+    Attributes:
+        agreement: float, the share of decisions that are the same.
+        decisions: int, how many there are.
+        kinds: int, how many classes are expected.
+        score_difference: float, the largest.
+    """
+
+    agreement: float
+    decisions: int
+    kinds: int
+    score_difference: float
 
 
 class Contract:
     """What the contracts of all tasks share: how they are written down.
 
-    One is a frozen dataclass of what JSON can hold, with a `task`, `class_names`, `image_size` and
-    a `from_dict`.
+    One is a frozen dataclass of what JSON can hold, with the attributes and the methods that are
+    named here.
     """
 
     task: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
-    serves: ClassVar[str]
-    class_names: Any
-    served_protocol: Any
+    decides: ClassVar[str]  # what `compare` counts
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
-    def to_dict(self):
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    image_size: tuple[int | None, int | None]
+    image_sizes: tuple[tuple[int, int], ...] | None
+
+    @classmethod
+    def of(cls, model: keras.Model) -> Self:
+        """The contract of a model."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The contract of `to_dict`'s values."""
+        raise NotImplementedError
+
+    @property
+    def serves(self) -> str:
+        """What an exported model does not do, in words that follow "an exported model"."""
+        raise NotImplementedError
+
+    @property
+    def served_protocol(self) -> ProtocolBase:
+        """What an exported model does."""
+        raise NotImplementedError
+
+    def check(self, model: keras.Model, size: tuple[int, int] | None = None) -> Self:
+        """Tries a model on an image, of that size; ValueError for a model of another task."""
+        raise NotImplementedError
+
+    def run(self, model: keras.Model, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What a served model answers: of each of `outputs` a tensor."""
+        raise NotImplementedError
+
+    def join(self, answers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """One answer, of arrays, for a batch of images, of the answers for each of them."""
+        raise NotImplementedError
+
+    def compare(self, expected: Any, found: Any) -> Comparison:
+        """How far the results of two predictors for the same images are the same."""
+        raise NotImplementedError
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) of the images that the model takes, `None` where it takes several."""
+        height, width = self.image_size
+        return None if height is None or width is None else (height, width)
+
+    def to_dict(self) -> dict[str, Any]:
         """The contract as what JSON can hold, and its task; `from_dict` makes it again."""
         return {"task": self.task, **json.loads(json.dumps(dataclasses.asdict(self)))}
 
-    def to_text(self):
+    def to_text(self) -> str:
         """The text of a metadata file; `read_contract` reads it."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
-    def files(self):
+    def files(self) -> dict[str, str]:
         """The texts that go with an exported model, by the names of their files."""
         texts = {METADATA_FILE: self.to_text()}
         if self.class_names is not None:
             texts["labels.txt"] = "\n".join(self.class_names) + "\n"  # where LiteRT's tools look
         return texts
 
-    def of_size(self, size):
+    def of_size(self, size: Sequence[int]) -> Self:
         """The same contract of a model that takes images of `size`, (height, width), alone."""
         return dataclasses.replace(self, image_size=size, image_sizes=None)
 
-    def of_sizes(self, sizes):
+    def of_sizes(self, sizes: Sequence[Sequence[int]]) -> Self:
         """The same contract of a model that takes images of `sizes`, one at least, alone."""
         several = sizes if len(sizes) > 1 else None
         return dataclasses.replace(self, image_size=sizes[0], image_sizes=several)
@@ -125,7 +190,7 @@ class SegmentationContract(Contract):
         coordinates: where the pixels of its logits lie, see `resize_logits`. Defaults to
             "half_pixel".
         protocol: `Protocol`, or a mapping of its arguments, that the model is tested by; `None` for
-            the whole image. Defaults to `None`.
+            the whole image. Defaults to `Protocol()`, which is the same.
         image_size: (height, width) of the images it takes, `None` for any. Defaults to
             `(None, None)`.
         image_sizes: several of them, `image_size` the first, of a file that takes no others;
@@ -142,14 +207,13 @@ class SegmentationContract(Contract):
 
     task: ClassVar[str] = "segmentation"
     outputs: ClassVar[tuple[str, ...]] = ("class_id", "score")
-    decides: ClassVar[str] = "pixels"  # what `compare` counts
-    serves: ClassVar[str] = "sees whole images alone, for it does not tell its logits"
+    decides: ClassVar[str] = "pixels"
 
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
     coordinates: str = "half_pixel"
-    protocol: Protocol | None = None
+    protocol: Protocol = Protocol()
     image_size: tuple[int | None, int | None] = (None, None)
     image_sizes: tuple[tuple[int, int], ...] | None = None
 
@@ -168,16 +232,16 @@ class SegmentationContract(Contract):
             object.__setattr__(self, name, value)
 
     @classmethod
-    def of(cls, model):
+    def of(cls, model: keras.Model) -> Self:
         """The contract of a model: its attributes of these names, and the shape of its input."""
         shape = getattr(model, "input_shape", None)
-        is_image = isinstance(shape, tuple) and len(shape) == 4
+        size = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else (None, None)
         names = [f.name for f in dataclasses.fields(cls) if not f.name.startswith("image_size")]
         told = {name: getattr(model, name) for name in names if hasattr(model, name)}
-        return cls(**told, image_size=shape[1:3] if is_image else (None, None))
+        return cls(**told, image_size=size)
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The contract of `to_dict`'s values, or of their first three alone.
 
         Raises:
@@ -187,7 +251,7 @@ class SegmentationContract(Contract):
         others = ("coordinates", "protocol", "image_size", "image_sizes")
         return cls(**needed, **{name: values[name] for name in others if name in values})
 
-    def check(self, model, size=None):
+    def check(self, model: keras.Model, size: tuple[int, int] | None = None) -> Self:
         """Tries a model on an image.
 
         Args:
@@ -219,15 +283,20 @@ class SegmentationContract(Contract):
                 f"{model.name} is no segmentation model: of images {shape} it makes {got}, not "
                 f"logits {shape[:-1]} + (classes,)"
             )
-        known = {"num_classes": int(logits.shape[-1]), "image_size": size or self.image_size}
-        return dataclasses.replace(self, **known)
+        return dataclasses.replace(
+            self, num_classes=int(logits.shape[-1]), image_size=size or self.image_size
+        )
 
     @property
-    def served_protocol(self):
+    def serves(self) -> str:
+        return "sees whole images alone, for it does not tell its logits"
+
+    @property
+    def served_protocol(self) -> Protocol:
         """What an exported model does, which tells no logits: it sees whole images."""
         return Protocol()
 
-    def run(self, model, images):
+    def run(self, model: keras.Model, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """What a served model answers: of each of `outputs` a tensor.
 
         Args:
@@ -237,11 +306,11 @@ class SegmentationContract(Contract):
         logits = model(tf.cast(images, tf.float32), training=False)
         return dict(zip(self.outputs, classify(logits), strict=True))
 
-    def join(self, answers):
+    def join(self, answers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """One answer, of arrays, for a batch of images, of the answers for each of them."""
         return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}
 
-    def compare(self, expected, found):
+    def compare(self, expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Comparison:
         """How far the results of two predictors for the same images are the same.
 
         Args:

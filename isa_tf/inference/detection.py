@@ -1,13 +1,13 @@
 """From uint8 images to detections in them: what surrounds a detector in inference."""
 
 import dataclasses
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.data.instance_pipeline import resized_size, resized_size_of
+from isa_tf.hints import Array, Length
 from isa_tf.inference.protocol import ProtocolBase
 
 
@@ -47,7 +47,7 @@ class DetectionProtocol(ProtocolBase):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be an int above 0, got {value!r}")
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: Length, width: Length) -> tuple[Length, Length]:
         """The size, (height, width), that an image is resized to: ints of ints, else tensors.
 
         Both are at least 1 pixel, however thin the image.
@@ -57,7 +57,7 @@ class DetectionProtocol(ProtocolBase):
             return resized_size_of((height, width), *limits)
         return tuple(tf.unstack(resized_size(tf.stack([height, width]), *limits)))
 
-    def fit(self, images: Any) -> Any:
+    def fit(self, images: Array) -> tuple[tf.Tensor, tuple[Length, Length]]:
         """Images as a detector is shown them.
 
         Args:
@@ -81,7 +81,7 @@ class DetectionProtocol(ProtocolBase):
         return tf.pad(resized, [(0, 0), (0, below), (0, right), (0, 0)]), size
 
 
-def sizes(images: Any) -> Any:
+def sizes(images: Array) -> tuple[Length, Length]:
     """(height, width) of images (B, h, w, ...): ints where they are known, else tensors."""
     images = tf.convert_to_tensor(images)
     return tuple(
@@ -90,7 +90,9 @@ def sizes(images: Any) -> Any:
     )
 
 
-def detect(model: keras.Model, images: Any, protocol: "DetectionProtocol", least: int = 0) -> Any:
+def detect(
+    model: keras.Model, images: Array, protocol: DetectionProtocol, least: int = 0
+) -> dict[str, tf.Tensor]:
     """Detections in images, in pixels of these images.
 
     Args:

@@ -1,7 +1,13 @@
 """What is in a picture, in the form that JSON can hold: classes with their shares, instances."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+from isa_tf.inference.instance_predictor import InstancePredictor
+from isa_tf.inference.instances import Instances
+from isa_tf.inference.predictor import Predictor
 from isa_tf.metrics import run_lengths
 from isa_tf.names import Registry, class_name
 
@@ -9,7 +15,9 @@ from isa_tf.names import Registry, class_name
 tellers = Registry("task")
 
 
-def findings(predictor, result, masks=True):
+def findings(
+    predictor: Predictor | InstancePredictor, result: Sequence[np.ndarray], masks: bool = True
+) -> dict[str, Any]:
     """What a predictor found in one image, in the form that JSON can hold.
 
     Args:
@@ -42,7 +50,9 @@ def _of_instances(predictor, result, masks):
     return {"size": list(result.masks.shape[1:]), "instances": told}
 
 
-def class_findings(class_id, class_names=None, masks=True):
+def class_findings(
+    class_id: np.ndarray, class_names: Sequence[str] | None = None, masks: bool = True
+) -> list[dict[str, Any]]:
     """The classes in a label: a dict each, the largest first.
 
     Args:
@@ -80,7 +90,12 @@ def class_findings(class_id, class_names=None, masks=True):
     return told
 
 
-def instance_findings(instances, class_names=None, category_ids=None, masks=True):
+def instance_findings(
+    instances: Instances,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    masks: bool = True,
+) -> list[dict[str, Any]]:
     """Instances: a dict each, in their order.
 
     Args:

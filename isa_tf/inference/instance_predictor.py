@@ -1,13 +1,14 @@
 """From images to the instances in them."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, overload
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from isa_tf.hints import Array
 from isa_tf.inference.contract import seen_size
 from isa_tf.inference.detection import DetectionProtocol
 from isa_tf.inference.instances import InstanceContract, Instances
@@ -47,23 +48,31 @@ class InstancePredictor:
 
     task = InstanceContract.task
 
-    def __init__(self, run: Callable, contract: Any) -> None:
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], Mapping[str, Array]],
+        contract: InstanceContract,
+    ) -> None:
         self._run = run
         self.num_classes = contract.num_classes
         self.class_names = contract.class_names
         self.palette = contract.palette
         self.category_ids = contract.category_ids
         self.protocol = contract.protocol
-        self.image_size = None if None in contract.image_size else contract.image_size
+        self.image_size = contract.fixed_size
         self.image_sizes = contract.image_sizes or (self.image_size and (self.image_size,))
 
     @classmethod
-    def from_run(cls, run: Callable, contract: Any) -> Self:
+    def from_run(
+        cls, run: Callable[[np.ndarray], Sequence[Array]], contract: InstanceContract
+    ) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
         return cls(lambda images: dict(zip(contract.outputs, run(images), strict=True)), contract)
 
     @classmethod
-    def from_model(cls, model: keras.Model, protocol: Any = None) -> Self:
+    def from_model(
+        cls, model: keras.Model, protocol: DetectionProtocol | Mapping[str, Any] | None = None
+    ) -> Self:
         """A predictor over a Keras model that finds instances, such as `isa_tf.models.MaskRCNN`.
 
         It uses the weights that the model has at each call, so it can follow a training. The model
@@ -90,7 +99,13 @@ class InstancePredictor:
 
         return cls(run, contract)
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
+    @overload
+    def __call__(self, images: np.ndarray) -> Any: ...  # `Instances` of one, a list of several
+
+    @overload
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]: ...
+
+    def __call__(self, images: Any) -> Any:
         if isinstance(images, (list, tuple)):
             return [self(image) for image in images]
         images = checked_images(images)

@@ -1,13 +1,16 @@
 """What a model that finds instances answers, and what it tells of itself."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
+import keras
 import numpy as np
 import tensorflow as tf
 from pycocotools import mask
 
-from isa_tf.inference.contract import Contract, contracts, tuples_of
+from isa_tf.data.instances import Annotations
+from isa_tf.inference.contract import Comparison, Contract, contracts, tuples_of
 from isa_tf.inference.detection import DetectionProtocol, detect
 from isa_tf.metrics import coco_results
 
@@ -37,15 +40,17 @@ class Instances(NamedTuple):
     scores: np.ndarray
     masks: np.ndarray
 
-    def take(self, which):
+    def take(self, which: np.ndarray | Sequence[int]) -> "Instances":
         """Some of the instances: those of a bool (n,), or of indices in their order."""
         return Instances(*(part[which] for part in self))
 
-    def above(self, score):
+    def above(self, score: float) -> "Instances":
         """The instances whose score is at least `score`."""
         return self.take(self.scores >= score)
 
-    def to_coco(self, image_id, category_ids=None):
+    def to_coco(
+        self, image_id: int, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
         """The instances in COCO's results format, see `isa_tf.metrics.coco_results`."""
         return coco_results(self, image_id, category_ids)
 
@@ -66,7 +71,7 @@ class Truth(NamedTuple):
     masks: np.ndarray
 
     @classmethod
-    def of(cls, annotations, size):
+    def of(cls, annotations: Annotations, size: Sequence[int]) -> "Truth":
         """The truth of what a data set reads.
 
         Args:
@@ -103,7 +108,7 @@ class InstanceContract(Contract):
         category_ids: the data set's own id of each class, such as COCO's 1 to 90; `None` for none.
             Defaults to `None`.
         protocol: `DetectionProtocol`, or a mapping of its arguments: how it is shown an image;
-            `None` for its defaults. Defaults to `None`.
+            `None` for its defaults. Defaults to `DetectionProtocol()`, which are they.
         image_size: (height, width) of the images that it takes, `None` for any. Defaults to
             `(None, None)`.
         image_sizes: several of them, see `SegmentationContract`. Defaults to `None`.
@@ -126,7 +131,7 @@ class InstanceContract(Contract):
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
     category_ids: tuple[int, ...] | None = None
-    protocol: DetectionProtocol | None = None
+    protocol: DetectionProtocol = DetectionProtocol()
     image_size: tuple[int | None, int | None] = (None, None)
     image_sizes: tuple[tuple[int, int], ...] | None = None
 
@@ -149,23 +154,23 @@ class InstanceContract(Contract):
                 raise ValueError(f"{len(value)} {name} for {self.num_classes} classes")
 
     @classmethod
-    def of(cls, model):
+    def of(cls, model: keras.Model) -> Self:
         """The contract of a model: its attributes of these names."""
         fields = dataclasses.fields(cls)
         names = [field.name for field in fields if not field.name.startswith("image_size")]
         return cls(**{name: getattr(model, name) for name in names if hasattr(model, name)})
 
     @property
-    def serves(self):
+    def serves(self) -> str:
         return f"sees images by {self.protocol} alone"
 
     @property
-    def served_protocol(self):
+    def served_protocol(self) -> DetectionProtocol:
         """What an exported model does: its own protocol is part of it."""
         return self.protocol
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The contract of `to_dict`'s values.
 
         Raises:
@@ -175,11 +180,11 @@ class InstanceContract(Contract):
         names = (field.name for field in dataclasses.fields(cls) if field.name != "image_sizes")
         return cls(**{name: values[name] for name in names}, image_sizes=several)
 
-    def with_protocol(self, protocol):
+    def with_protocol(self, protocol: DetectionProtocol) -> Self:
         """The same contract by another `DetectionProtocol`."""
         return dataclasses.replace(self, protocol=protocol)
 
-    def check(self, model, size=None):
+    def check(self, model: keras.Model, size: tuple[int, int] | None = None) -> Self:
         """Tries a model on an image.
 
         Args:
@@ -206,20 +211,22 @@ class InstanceContract(Contract):
         got = found if isinstance(found, dict) else {}
         ranks = {name: len(got[name].shape) for name in needed if name in got}
         if ranks != needed:
-            got = {name: tuple(value.shape) for name, value in got.items()} or type(found).__name__
-            raise ValueError(f"{model.name} finds no instances: it makes {got}, not {list(needed)}")
+            made = {name: tuple(value.shape) for name, value in got.items()} or type(found).__name__
+            raise ValueError(
+                f"{model.name} finds no instances: it makes {made}, not {list(needed)}"
+            )
         return dataclasses.replace(self, image_size=size or self.image_size)
 
-    def run(self, model, images):
+    def run(self, model: keras.Model, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """What a served model answers: of each of `outputs` a tensor, see `detect`.
 
         For images of one size, which is LiteRT's way, it has one place at least, not valid where
         nothing is found: its interpreter gives no empty tensors.
         """
-        found = detect(model, images, self.protocol, least=int(None not in self.image_size))
+        found = detect(model, images, self.protocol, least=int(self.fixed_size is not None))
         return {name: found[name] for name in self.outputs}
 
-    def join(self, answers):
+    def join(self, answers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """One answer, of arrays, for a batch of images, of the answers for each of them."""
         most = max(answer["valid"].shape[1] for answer in answers)
 
@@ -231,7 +238,7 @@ class InstanceContract(Contract):
             for name in self.outputs
         }
 
-    def compare(self, expected, found):
+    def compare(self, expected: Sequence[Instances], found: Sequence[Instances]) -> Comparison:
         """How far the results of two predictors for the same images are the same.
 
         Two detections are the same where they have one class, corners that are not more than a

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Array
+from isa_tf.inference.protocol import Protocol
 from isa_tf.inference.views import (
     class_dtype,
     classify,
@@ -39,13 +41,13 @@ class Network(NamedTuple):
     >>> network = Network(model, num_classes=11)
     """
 
-    run: Callable
+    run: Callable[[tf.Tensor], tf.Tensor]
     num_classes: int
-    run_small: Callable | None = None
+    run_small: Callable[[tf.Tensor], tf.Tensor] | None = None
     resizing: str = "half_pixel"
 
 
-def fits_at_once(images, protocol, num_classes):
+def fits_at_once(images: Array, protocol: Protocol, num_classes: int) -> bool:
     """Whether the logits of each view of images take no more than `AT_ONCE_BYTES`.
 
     Args:
@@ -66,7 +68,9 @@ def fits_at_once(images, protocol, num_classes):
     return 4 * num_classes * images.shape[0] * max(map(math.prod, sizes)) <= AT_ONCE_BYTES
 
 
-def classify_in_pieces(network, images, protocol, coordinates="half_pixel"):
+def classify_in_pieces(
+    network: Network, images: Array, protocol: Protocol, coordinates: str = "half_pixel"
+) -> tuple[np.ndarray, np.ndarray]:
     """Class ids and probabilities by a protocol, without holding the logits of a whole image.
 
     It gives what `classify` and `vote` make of `view_logits`. Of one view, each piece is classified

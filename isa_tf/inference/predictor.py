@@ -1,7 +1,7 @@
 """From images to class ids and their probabilities."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias, overload
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.data.base import IGNORE_LABEL
-from isa_tf.hints import Colors
+from isa_tf.hints import Array, Colors
 from isa_tf.inference.contract import (
     Contract,
     SegmentationContract,
@@ -31,7 +31,9 @@ predictors = Registry("task")
 
 
 def predictor_of_run(
-    contract: Contract, run: Callable, protocol: ProtocolBase | Mapping[str, Any] | None = None
+    contract: Contract,
+    run: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    protocol: ProtocolBase | Mapping[str, Any] | None = None,
 ) -> Any:
     """The predictor over an exported model.
 
@@ -127,16 +129,20 @@ class Predictor:
         self.class_names = None if class_names is None else tuple(class_names)
         self.palette = None if palette is None else tuple(map(tuple, palette))
         self.image_size = None if image_size is None else tuple(image_size)
-        self.image_sizes = tuples_of(image_sizes or (image_size and [image_size]))
+        own = None if self.image_size is None else (self.image_size,)
+        self.image_sizes = tuples_of(image_sizes or own)
         self.protocol = protocol or Protocol()
 
     @classmethod
-    def from_run(cls, run: Callable, contract: SegmentationContract) -> Self:
+    def from_run(
+        cls,
+        run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        contract: SegmentationContract,
+    ) -> Self:
         """A predictor over what an exported model with this contract answers, as a tuple."""
-        height, width = contract.image_size
-        size = None if height is None or width is None else (height, width)
         classes = (contract.num_classes, contract.class_names, contract.palette)
-        return cls(run, *classes, image_size=size, image_sizes=contract.image_sizes)
+        sizes = contract.image_sizes
+        return cls(run, *classes, image_size=contract.fixed_size, image_sizes=sizes)
 
     @classmethod
     def from_model(
@@ -170,10 +176,9 @@ class Predictor:
         protocol = contract.protocol if protocol is None else Protocol.of(protocol)
         if contract.num_classes is not None:
             protocol.mirrored_classes(contract.num_classes)
-        size = contract.image_size
-        fixed = None not in size
-        if fixed:
-            protocol.check_size(size)
+        size, fixed = contract.image_size, contract.fixed_size
+        if fixed is not None:
+            protocol.check_size(fixed)
 
         def traced_of(model):
             @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8)])
@@ -187,7 +192,7 @@ class Predictor:
         options = () if small is None else (traced_of(small), resizing.coordinates)
 
         def logits(images):
-            if fixed and tuple(images.shape[1:3]) != size:
+            if fixed is not None and tuple(images.shape[1:3]) != fixed:
                 raise ValueError(
                     f"a window of {tuple(images.shape[1:3])}, as small as the image, is too small "
                     f"for this model, which takes {size} alone"
@@ -203,10 +208,18 @@ class Predictor:
             return classify(next(views)) if protocol.num_views() == 1 else vote(views)
 
         classes = (contract.num_classes, contract.class_names, contract.palette)
-        image_size = size if fixed and protocol.mode == "whole" else None
+        image_size = fixed if protocol.mode == "whole" else None
         return cls(run, *classes, image_size=image_size, protocol=protocol)
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[Any, Any]:
+    @overload
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]: ...
+
+    def __call__(self, images: Any) -> Any:
         if isinstance(images, (list, tuple)):
             results = [self(image) for image in images]
             return [class_id for class_id, _ in results], [score for _, score in results]
@@ -245,13 +258,39 @@ def _before_resizing(model):
     return keras.Model(model.inputs, step.input[0]), step
 
 
+_Batches: TypeAlias = Iterable[Mapping[str, Array] | Sequence[Array]]
+
+
+@overload
 def confusion_matrix(
-    predictor: Callable,
-    batches: Iterable[Any],
+    predictor: Callable[[np.ndarray], Sequence[Any]],
+    batches: _Batches,
+    num_classes: int,
+    ignore_label: int = IGNORE_LABEL,
+    band: None = None,
+    hear: Callable[[Any, np.ndarray], object] | None = None,
+) -> np.ndarray: ...
+
+
+@overload
+def confusion_matrix(
+    predictor: Callable[[np.ndarray], Sequence[Any]],
+    batches: _Batches,
+    num_classes: int,
+    ignore_label: int = IGNORE_LABEL,
+    *,
+    band: int,
+    hear: Callable[[Any, np.ndarray], object] | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def confusion_matrix(
+    predictor: Callable[[np.ndarray], Sequence[Any]],
+    batches: _Batches,
     num_classes: int,
     ignore_label: int = IGNORE_LABEL,
     band: int | None = None,
-    hear: Callable | None = None,
+    hear: Callable[[Any, np.ndarray], object] | None = None,
 ) -> Any:
     """Counts which class was predicted where which was true.
 

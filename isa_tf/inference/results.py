@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from isa_tf import files
+from isa_tf.data.base import SegmentationDataset
 from isa_tf.hints import StrPath
+from isa_tf.inference.predictor import Predictor
 
 # Of the files that examples are named by; what else has a dot keeps it.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -53,7 +55,7 @@ class Encoding:
                 raise ValueError(f"a palette has at most 256 RGB triples, got {palette}")
 
     @classmethod
-    def of(cls, dataset: Any) -> Self:
+    def of(cls, dataset: SegmentationDataset) -> Self:
         """The encoding that a dataset declares.
 
         It declares `submission_ids`, `submission_palette` and `submission_suffix`, each where it
@@ -84,7 +86,7 @@ class Encoding:
             raise ValueError(f"class {class_id.max()} has no id: the ids are of 0 to {known - 1}")
         return (class_id if self.ids is None else np.array(self.ids)[class_id]).astype(np.uint8)
 
-    def picture(self, class_id: np.ndarray) -> Any:
+    def picture(self, class_id: np.ndarray) -> Image.Image:
         """A Pillow image of class ids (H, W): of mode "L", or of "P" where there is a palette."""
         picture = Image.fromarray(self.encode(class_id))
         if self.palette is not None:
@@ -93,13 +95,13 @@ class Encoding:
 
 
 def write_results(
-    predictor: Any,
-    dataset: Any,
+    predictor: Predictor,
+    dataset: SegmentationDataset,
     split: str,
     folder: StrPath,
     encoding: "Encoding | None" = None,
     facts: Mapping[str, Any] | None = None,
-) -> Any:
+) -> list[Path]:
     """Writes what is predicted for each image of a split, a PNG each, for a benchmark's server.
 
     The folder holds nothing else. What the results are of stands beside it, in a file of its name

@@ -1,17 +1,26 @@
 """The views of an image that a protocol shows to a model, and what is made of their logits."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.data.augment import MEAN_COLOR
+from isa_tf.hints import Array
+from isa_tf.inference.protocol import Protocol
 
 WINDOWS_AT_ONCE = 4  # of a slide, in one batch
 WINDOWS_BYTES = 2**28  # that the logits of these windows may take
 PAD_COLOR = (128, 128, 128)  # PaddleSeg's 127.5, as whole images have it
 
 
-def view_size(size, scale=1.0, fit_size=None, exact_size=None):
+def view_size(
+    size: Sequence[int],
+    scale: float = 1.0,
+    fit_size: Sequence[int] | None = None,
+    exact_size: Sequence[int] | None = None,
+) -> tuple[int, int]:
     """The size at which a protocol sees an image.
 
     Without `fit_size`, both sides times the scale, rounded, bound the view; with it, `fit_size`
@@ -38,16 +47,18 @@ def view_size(size, scale=1.0, fit_size=None, exact_size=None):
     mmsegmentation 0.30, whose successor knows none.
     """
     if exact_size is not None:
-        return tuple(max(int(n * scale), 1) for n in exact_size)
+        height, width = (max(int(n * scale), 1) for n in exact_size)
+        return height, width
     if fit_size is None:
         bound = [int(n * scale + 0.5) for n in size]
     else:
         bound = [int(n * scale) for n in fit_size]
     factor = min(max(bound) / max(size), min(bound) / min(size))
-    return tuple(max(int(n * factor + 0.5), 1) for n in size)
+    height, width = (max(int(n * factor + 0.5), 1) for n in size)
+    return height, width
 
 
-def resize_image(images, size):
+def resize_image(images: Array, size: Sequence[int]) -> tf.Tensor:
     """Resizes images bilinearly, as OpenCV does to within one grey level.
 
     Pixel centres lie at half-integers, nothing is smoothed before shrinking, and the result is
@@ -70,7 +81,7 @@ def resize_image(images, size):
     return tf.cast(tf.round(ops.resize_bilinear(images, size)), tf.uint8)
 
 
-def resize_logits(logits, size, coordinates="half_pixel"):
+def resize_logits(logits: Array, size: Sequence[int], coordinates: str = "half_pixel") -> tf.Tensor:
     """Resizes logits bilinearly, without smoothing them before they shrink.
 
     Args:
@@ -97,7 +108,7 @@ def resize_logits(logits, size, coordinates="half_pixel"):
     return ops.resize_bilinear(logits, size, coordinates)
 
 
-def window_starts(length, crop, stride):
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
     """Where the windows of a slide begin along one side: a list of ints.
 
     >>> window_starts(1024, 769, 513), window_starts(500, 769, 513)
@@ -108,7 +119,15 @@ def window_starts(length, crop, stride):
     return [min(step * stride, last) for step in range(steps + 1)]
 
 
-def slide_tiles(run, images, crop_size, stride, outer=None, within=None, in_rows=False):
+def slide_tiles(
+    run: Callable[[tf.Tensor], tf.Tensor],
+    images: Array,
+    crop_size: Sequence[int],
+    stride: Sequence[int],
+    outer: int | None = None,
+    within: Sequence[int] | None = None,
+    in_rows: bool = False,
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """The logits of images seen in windows, averaged where windows overlap, piece after piece.
 
     The windows advance across the shorter side of the images first. What no later window reaches
@@ -181,7 +200,12 @@ def slide_tiles(run, images, crop_size, stride, outer=None, within=None, in_rows
                 del piece
 
 
-def slide(run, images, crop_size, stride):
+def slide(
+    run: Callable[[tf.Tensor], tf.Tensor],
+    images: Array,
+    crop_size: Sequence[int],
+    stride: Sequence[int],
+) -> tf.Tensor:
     """The logits of images seen in windows, averaged where windows overlap.
 
     Args:
@@ -243,7 +267,12 @@ def _times_seen(length, starts, crop):
     return np.cumsum(change[:-1])
 
 
-def view_logits(run, images, protocol, coordinates="half_pixel"):
+def view_logits(
+    run: Callable[[tf.Tensor], tf.Tensor],
+    images: Array,
+    protocol: Protocol,
+    coordinates: str = "half_pixel",
+) -> Iterator[tf.Tensor]:
     """The logits of every view of a protocol, one after the other, at the size of the images.
 
     Args:
@@ -269,6 +298,7 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
     size = tuple(images.shape[1:3])
     for view, mirrored in each_view(images, protocol):
         if protocol.mode == "slide":
+            assert protocol.crop_size is not None and protocol.stride is not None
             logits = slide(run, view, protocol.crop_size, protocol.stride)
         else:
             logits = run(in_multiples(view, protocol.size_divisor))
@@ -279,7 +309,7 @@ def view_logits(run, images, protocol, coordinates="half_pixel"):
         yield resize_logits(logits, size, coordinates)[:, :height, :width]
 
 
-def in_multiples(view, size_divisor):
+def in_multiples(view: Array, size_divisor: int | None) -> Array:
     """A view whose sides are multiples of a protocol's `size_divisor`.
 
     Args:
@@ -297,7 +327,9 @@ def in_multiples(view, size_divisor):
     return padded(view, size, MEAN_COLOR)
 
 
-def padded(images, pad_size, color=PAD_COLOR):
+def padded(
+    images: Array, pad_size: Sequence[int] | None, color: Sequence[int] = PAD_COLOR
+) -> Array:
     """Images at least as large as a protocol's `pad_size`, padded at their bottom and right.
 
     Args:
@@ -319,7 +351,7 @@ def padded(images, pad_size, color=PAD_COLOR):
     return tf.pad(images - color, pads) + color
 
 
-def each_view(images, protocol):
+def each_view(images: Array, protocol: Protocol) -> Iterator[tuple[Array, bool]]:
     """The views that a protocol has of images (B, H, W, 3), padded already.
 
     Args:
@@ -343,7 +375,7 @@ def each_view(images, protocol):
             yield tf.reverse(resized, [2]) if mirrored else resized, mirrored
 
 
-def vote(views):
+def vote(views: Iterable[Array]) -> tuple[tf.Tensor, tf.Tensor]:
     """Class ids and probabilities by the mean softmax of several views.
 
     Args:
@@ -367,7 +399,7 @@ def vote(views):
     return _largest(total), tf.reduce_max(total, axis=-1) / count
 
 
-def classify(logits):
+def classify(logits: Array) -> tuple[tf.Tensor, tf.Tensor]:
     """Class ids and their probabilities.
 
     Args:
@@ -385,7 +417,7 @@ def classify(logits):
     return _largest(logits), score
 
 
-def class_dtype(num_classes):
+def class_dtype(num_classes: int) -> np.dtype:
     """The type of class ids: one byte where that is enough, which is up to 256 classes.
 
     >>> class_dtype(256), class_dtype(257)

@@ -1,6 +1,7 @@
 """Residual context modules that no N x N affinity is formed for."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ KERNELS = ("dot", "rbf")
 _RBF_GAMMA = 1e-4
 
 
-def kernel_coefficients(kernel: str, order: int) -> Any:
+def kernel_coefficients(kernel: str, order: int) -> list[float]:
     """What multiplies each power of (theta phi) in a kernel of `CompactGeneralizedNonLocal`.
 
     Args:
@@ -32,7 +33,7 @@ def kernel_coefficients(kernel: str, order: int) -> Any:
 
 
 def separable_attention(
-    theta: tf.Tensor, phi: tf.Tensor, g: tf.Tensor, coefficients: Any
+    theta: tf.Tensor, phi: tf.Tensor, g: tf.Tensor, coefficients: Sequence[float]
 ) -> tf.Tensor:
     """sum_j k(theta_i, phi_j) g_j, over all positions and channels j of a group.
 

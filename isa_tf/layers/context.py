@@ -35,7 +35,9 @@ for _name, _make in {
     _CONTEXTS.register(_name, _make)
 
 
-def register_context(name: str, make: Callable | None = None) -> Callable:
+def register_context(
+    name: str, make: Callable[..., keras.layers.Layer] | None = None
+) -> Callable[..., Any]:
     """Gives a context module of one's own a name that `create_context`, models and configs know.
 
     Args:

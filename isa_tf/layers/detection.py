@@ -4,10 +4,15 @@ A box is (x1, y1, x2, y2) in pixels of the image that the network reads. What is
 fixed number is filled up with zeros, and a bool says what counts.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
 import keras
 import tensorflow as tf
 
 from isa_tf import ops
+from isa_tf.hints import Shape
+from isa_tf.layers.twin import TwinOptions
 
 ANCHORS = ("torchvision", "detectron")
 # What the detectors in use leave out, in pixels.
@@ -40,11 +45,11 @@ class FillPadding(keras.layers.Layer):
            [1., 0., 0.]], dtype=float32)
     """
 
-    def __init__(self, color=(0.0, 0.0, 0.0), **kwargs):
+    def __init__(self, color: Sequence[float] = (0.0, 0.0, 0.0), **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.color = tuple(map(float, color))
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         image, size = inputs
         size = tf.cast(size, tf.int32)
         height, width = ops.spatial_size(image)
@@ -53,10 +58,10 @@ class FillPadding(keras.layers.Layer):
         inside = rows[:, :, None, None] & columns[:, None, :, None]
         return tf.where(inside, image, tf.constant(self.color, image.dtype))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return input_shape[0]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "color": self.color}
 
 
@@ -79,14 +84,14 @@ class AddUpsampled(keras.layers.Layer):
     array([1., 1., 2., 2.], dtype=float32)
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         fine, coarse = inputs
         for axis in (1, 2):
             size, own = tf.shape(fine)[axis], tf.shape(coarse)[axis]
             coarse = tf.gather(coarse, tf.range(size) * own // size, axis=axis)
         return fine + coarse
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return input_shape[0]
 
 
@@ -123,12 +128,12 @@ class PyramidAnchors(keras.layers.Layer):
 
     def __init__(
         self,
-        sizes,
-        aspect_ratios=(0.5, 1.0, 2.0),
-        convention="torchvision",
-        lowest_level=2,
-        **kwargs,
-    ):
+        sizes: Sequence[float | Sequence[float]],
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        convention: str = "torchvision",
+        lowest_level: int = 2,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         if convention not in ANCHORS:
             raise ValueError(f"convention must be one of {ANCHORS}, got {convention!r}")
@@ -137,7 +142,7 @@ class PyramidAnchors(keras.layers.Layer):
         self.convention = convention
         self.lowest_level = lowest_level
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         image, *maps = inputs
         height, width = ops.spatial_size(image)
         sizes = [ops.spatial_size(m) for m in maps]
@@ -148,7 +153,7 @@ class PyramidAnchors(keras.layers.Layer):
             strides = [2 ** (self.lowest_level + i) for i in range(len(maps))]
         return ops.pyramid_anchors(sizes, strides, self.sizes, self.aspect_ratios, rounded=exact)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "sizes": self.sizes,
@@ -195,13 +200,21 @@ class Proposals(keras.layers.Layer):
            [20., 20., 30., 30.]], dtype=float32)
     """
 
-    def __init__(self, before=(2000, 1000), after=(2000, 1000), iou_threshold=0.7, **kwargs):
+    def __init__(
+        self,
+        before: Sequence[int] = (2000, 1000),
+        after: Sequence[int] = (2000, 1000),
+        iou_threshold: float = 0.7,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.before = tuple(before)
         self.after = tuple(after)
         self.iou_threshold = iou_threshold
 
-    def call(self, inputs, training=None):
+    def call(
+        self, inputs: Mapping[str, Any], training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         before, after = self.before[not training], self.after[not training]
         found = []
         levels = zip(inputs["logits"], inputs["codes"], inputs["anchors"], strict=True)
@@ -220,7 +233,7 @@ class Proposals(keras.layers.Layer):
         boxes = tf.gather(boxes, indices, batch_dims=1)
         return tf.stop_gradient(tf.where(valid[..., None], boxes, 0.0)), valid
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "before": self.before,
@@ -255,13 +268,13 @@ class PyramidRoIAlign(keras.layers.Layer):
 
     def __init__(
         self,
-        output_size=7,
-        sampling_ratio=2,
-        aligned=False,
-        lowest_level=2,
-        jit_compile=True,
-        **kwargs,
-    ):
+        output_size: int = 7,
+        sampling_ratio: int = 2,
+        aligned: bool = False,
+        lowest_level: int = 2,
+        jit_compile: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
@@ -269,7 +282,7 @@ class PyramidRoIAlign(keras.layers.Layer):
         self.lowest_level = lowest_level
         self.jit_compile = jit_compile
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         boxes, *maps = inputs
         size = (self.output_size, self.output_size)
         y = ops.pyramid_roi_align(
@@ -283,14 +296,14 @@ class PyramidRoIAlign(keras.layers.Layer):
         )
         return tf.reshape(y, (-1, *y.shape[2:]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (None, self.output_size, self.output_size, input_shape[1][-1])
 
-    def inference_twin(self, options):
+    def inference_twin(self, options: TwinOptions) -> Self:
         config = {**self.get_config(), "jit_compile": options.jit_compile}
         return type(self).from_config(config)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "output_size": self.output_size,
@@ -338,19 +351,19 @@ class Detections(keras.layers.Layer):
 
     def __init__(
         self,
-        max_detections=100,
-        score_threshold=0.05,
-        iou_threshold=0.5,
-        weights=(10.0, 10.0, 5.0, 5.0),
-        **kwargs,
-    ):
+        max_detections: int = 100,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.max_detections = max_detections
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.code_weights = tuple(weights)
 
-    def call(self, inputs):
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         proposals, seen = inputs["proposals"], inputs["proposals_valid"]
         batch, number = tf.shape(proposals)[0], proposals.shape[1]
         classes = inputs["logits"].shape[-1] - 1
@@ -381,7 +394,7 @@ class Detections(keras.layers.Layer):
             "valid": valid,
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "max_detections": self.max_detections,
@@ -409,21 +422,21 @@ class MasksOfClasses(keras.layers.Layer):
     array([0.5, 0. ], dtype=float32)
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         logits, classes, valid = inputs
         logits = tf.transpose(logits, (0, 3, 1, 2))
         own = tf.gather(logits, tf.reshape(classes, (-1,)), axis=1, batch_dims=1)
         masks = tf.reshape(tf.sigmoid(own), (-1, classes.shape[1], *logits.shape[2:]))
         return tf.where(valid[..., None, None], masks, 0.0)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[1], *input_shape[0][1:3])
 
 
-def best_of(scores, count):
+def best_of(scores: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The highest of scores (B, K): (scores, indices, valid), (B, count) each.
 
     Where there are fewer, what fills up has index 0 and is not valid; of a known K that is less,

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.hints import Partition
+from isa_tf.hints import Level, Levels, Partition, Radices
 from isa_tf.layers.self_attention import (
     AUTO,
     AttentionTwin,
@@ -78,7 +78,7 @@ class FactorizedAttention(SparseAttention):
     def __init__(
         self,
         partition: Partition = 8,
-        levels: int | str = 2,
+        levels: Levels = 2,
         order: str = "long_short",
         carry_keys: bool | None = None,
         **kwargs: Any,
@@ -93,16 +93,16 @@ class FactorizedAttention(SparseAttention):
         self.carries = several if carry_keys is None else carry_keys
         super().__init__(partition, **kwargs)
 
-    def kinds_of(self, partition: Any) -> Any:
+    def kinds_of(self, partition: Radices) -> list[Level]:
         return ordered_levels(self.order, len(ops.partition_digits(partition)) + 1)
 
     def attend_levels(
         self,
         x: tf.Tensor,
-        partition: Any,
+        partition: Radices,
         training: bool | None = None,
         return_affinity: bool = False,
-    ) -> Any:
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Attention at one level after the other.
 
         Args:
@@ -135,9 +135,9 @@ class FactorizedAttention(SparseAttention):
         query: tf.Tensor,
         key: tf.Tensor,
         value: tf.Tensor,
-        partition: Any,
+        partition: Radices,
         return_affinity: bool = False,
-    ) -> Any:
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """(context, affinities) of maps of queries, keys and values, of any size."""
         size, levels = ops.spatial_size(value), self.kinds_of(partition)
         query, offset, padding_mask = pad_and_mask(query, partition, self.mask_padding)
@@ -151,7 +151,7 @@ class FactorizedAttention(SparseAttention):
         context = ops.from_groups(context, partition, levels[-1], padded)
         return ops.crop(context, offset, size), affinities
 
-    def pad_values(self, value: tf.Tensor, partition: Any) -> tf.Tensor:
+    def pad_values(self, value: tf.Tensor, partition: Radices) -> tf.Tensor:
         """A map of values, padded."""
         return ops.pad_to_partition(value, partition)[0]
 
@@ -215,7 +215,7 @@ class FactorizedAttention(SparseAttention):
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
-    ) -> Any:
+    ) -> tf.Tensor | tuple[tf.Tensor, list[tf.Tensor]]:
         partition = self.resolve_partition(ops.spatial_size(inputs))
         x, affinities = self.attend_levels(inputs, partition, training, return_affinity)
         x = self.own(self.drop(x, training=training))
@@ -230,7 +230,7 @@ class FactorizedAttention(SparseAttention):
 class FactorizedAttentionTwin(AttentionTwin, FactorizedAttention):
     """The twin of `FactorizedAttention`, whose arguments it has."""
 
-    def pad_values(self, value: tf.Tensor, partition: Any) -> tf.Tensor:
+    def pad_values(self, value: tf.Tensor, partition: Radices) -> tf.Tensor:
         padded = super().pad_values(value, partition)
         if padded is value or self.mask_padding or not self.reads_out_first:
             return padded

@@ -122,11 +122,11 @@ class ConvBiasAct(keras.layers.Layer):
         kernel, bias = (keras.ops.convert_to_numpy(v) for v in (self.kernel, self.bias))
         return (ops.plain_kernel(kernel) if self.filtered else kernel), bias
 
-    def inference_twin(self, options: Any) -> keras.layers.Layer:
+    def inference_twin(self, options: twin.TwinOptions) -> keras.layers.Layer:
         """The same by other means: see `twin.TwinOptions`."""
         return twin.copy(self, ConvBiasAct, **options.of_convolutions)
 
-    def fill_twin(self, other: Any) -> None:
+    def fill_twin(self, other: keras.layers.Layer) -> None:
         other.take(*self.plain_weights())
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

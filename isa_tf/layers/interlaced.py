@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops
-from isa_tf.hints import Partition, Shape
+from isa_tf.hints import Levels, Partition, Shape
 from isa_tf.layers.factorized import FactorizedAttention, FactorizedAttentionTwin
 from isa_tf.layers.module import AttentionModule, ModuleTwin, check_positive
 from isa_tf.layers.self_attention import (
@@ -271,7 +271,7 @@ class InterlacedSparseAttention(AttentionModule):
         mask_padding: bool = True,
         fuse: bool = True,
         jit_compile: bool = False,
-        levels: int | str = 2,
+        levels: Levels = 2,
         share_projections: bool = False,
         carry_keys: bool | None = None,
         query_scale: float = 1.0,
@@ -377,7 +377,7 @@ class InterlacedSparseAttention(AttentionModule):
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
-    ) -> Any:
+    ) -> tf.Tensor | tuple[tf.Tensor, list[tf.Tensor]]:
         maps, affinities = [], []
         for branch in self._branches():
             partition = branch[0].resolve_partition(ops.spatial_size(inputs))

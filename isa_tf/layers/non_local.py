@@ -101,7 +101,7 @@ class NonLocal2D(AttentionModule):
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
-    ) -> Any:
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         read = _pool(inputs) if self.sub_sample == "before" else inputs
         query, key, value = map(self.own, (self.theta(inputs), self.phi(read), self.g(read)))
         if self.sub_sample is True:

@@ -1,5 +1,6 @@
 """Batch normalisation by TensorFlow's fused kernel."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -41,7 +42,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             kwargs["aggregation"] = "mean"
         return super().add_weight(*args, name=name, **kwargs)
 
-    def uses_batch_statistics(self, inputs: tf.Tensor) -> Any:
+    def uses_batch_statistics(self, inputs: tf.Tensor) -> bool:
         """Whether training normalises by the batch's statistics in the fused operation."""
         return self.trainable and self._can_fuse(inputs)
 
@@ -54,7 +55,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and inputs.dtype != tf.float64
         )
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if not self._can_fuse(inputs, mask):
             if training and self.trainable and mask is None and not self.renorm:
                 return self._compose(inputs)
@@ -115,8 +118,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return scale, tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels)
 
     def normalize(
-        self, inputs: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, statistics: Any = None
-    ) -> Any:
+        self,
+        inputs: tf.Tensor,
+        scale: tf.Tensor,
+        offset: tf.Tensor,
+        statistics: Sequence[tf.Tensor] | None = None,
+    ) -> tuple[tf.Tensor, ...]:
         """(outputs, mean, variance, three tensors that `gradients` reads).
 
         By the batch's own statistics where none are given.
@@ -133,7 +140,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=statistics is None,
         )
 
-    def gradients(self, gradient: tf.Tensor, inputs: tf.Tensor, scale: tf.Tensor, kept: Any) -> Any:
+    def gradients(
+        self, gradient: tf.Tensor, inputs: tf.Tensor, scale: tf.Tensor, kept: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Those of inputs, scale and offset; by the batch's own statistics.
 
         Args:

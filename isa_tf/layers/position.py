@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from isa_tf.hints import Shape
+from isa_tf.hints import MapSize, Shape
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -43,7 +43,7 @@ class PositionBias(keras.layers.Layer):
         self.offset = self.add_weight(shape=(self.units,), initializer="zeros", name="offset")
         self.outer = self.add_weight(shape=(self.units, 1), initializer="zeros", name="outer")
 
-    def between(self, size: Any, step: Any) -> tf.Tensor:
+    def between(self, size: MapSize, step: MapSize) -> tf.Tensor:
         """The bias of every pair of positions of a group.
 
         Args:

@@ -59,7 +59,7 @@ class Recomputed(keras.layers.Layer):
             conv.build(input_shape)
             input_shape = conv.compute_output_shape(input_shape)
 
-    def inference_twin(self, options: Any) -> keras.layers.Layer:
+    def inference_twin(self, options: twin.TwinOptions) -> keras.layers.Layer:
         """The twins of the layers, in a `keras.Sequential`."""
         twins = [twin.inference_twin(conv, options) for conv in self.convs]
         return keras.Sequential(twins, name=self.name)

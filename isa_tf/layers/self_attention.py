@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from isa_tf import ops, runtime
-from isa_tf.hints import Partition, Shape
+from isa_tf.hints import Array, Length, Level, Levels, MapSize, Partition, Radices, Shape
 from isa_tf.layers import twin
 from isa_tf.layers.conv import as_float64
 from isa_tf.layers.fused import ConvBiasAct
@@ -28,14 +28,14 @@ def check_order(order: str) -> None:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
 
 
-def ordered_levels(order: str, levels: int) -> list[Any]:
+def ordered_levels(order: str, levels: int) -> list[Level]:
     """The levels that an order runs through: numbers, 0 for the longest range, or names of two."""
-    along = [ops.LONG, ops.SHORT] if levels == 2 else list(range(levels))
+    along: list[Level] = [ops.LONG, ops.SHORT] if levels == 2 else [*range(levels)]
     runs = {"long_short": along, "short_long": along[::-1], "long": along[:1], "short": along[-1:]}
     return runs[order]
 
 
-def check_levels(levels: int | str, auto: bool = False) -> None:
+def check_levels(levels: Levels, auto: bool = False) -> None:
     """Raises ValueError for anything but an int from 2, or "auto" where that may be."""
     if levels == AUTO and auto:
         return
@@ -77,20 +77,22 @@ def check_partition(partition: Any, levels: Any = 2) -> Any:
     return pairs[0] if levels == 2 else tuple(pairs)
 
 
-def is_whole(partition: Any) -> bool:
+def is_whole(partition: Radices) -> bool:
     """Whether a partition is known to leave the map one group, whose level 0 is dense attention."""
     radices = [p for pair in ops.partition_digits(partition) for p in pair]
     return all(isinstance(p, int) and p == 1 for p in radices)
 
 
-def grouped(x: tf.Tensor, partition: Any, level: Any) -> tf.Tensor:
+def grouped(x: tf.Tensor, partition: Radices, level: Level) -> tf.Tensor:
     """The groups of a map that its partition divides, one beside the other: (B, G, N, C)."""
     count, height, width = ops.group_shape(ops.spatial_size(x), partition, level)
     groups = ops.to_groups(x, partition, level)
     return tf.reshape(groups, (-1, count, height * width, x.shape[-1]))
 
 
-def pad_and_mask(inputs: tf.Tensor, partition: Any, mask_padding: bool) -> Any:
+def pad_and_mask(
+    inputs: tf.Tensor, partition: Radices, mask_padding: bool
+) -> tuple[tf.Tensor, tuple[Length, Length], ops.PaddingMask | None]:
     """Pads a map to its partition.
 
     Returns:
@@ -174,7 +176,7 @@ class SelfAttention2D(AttentionModule):
     """
 
     kind: int | str = ops.LONG  # with the partition below: one group, the whole map
-    levels: int | str = 2
+    levels: Levels = 2
 
     def __init__(
         self,
@@ -260,7 +262,7 @@ class SelfAttention2D(AttentionModule):
         """
         return self.num_heads == 1 and self.context_norm != "map"
 
-    def fill_twin(self, other: Any) -> None:
+    def fill_twin(self, other: keras.layers.Layer) -> None:
         for mine, theirs in zip((*self.query, *self.key), (*other.query, *other.key), strict=True):
             twin.fill_twin(mine, theirs)
         if self.bias is not None:
@@ -277,10 +279,10 @@ class SelfAttention2D(AttentionModule):
     def attend(
         self,
         x: tf.Tensor,
-        partition: Any,
+        partition: Radices,
         padding_mask: ops.PaddingMask | None,
         training: bool | None = None,
-    ) -> Any:
+    ) -> tuple[tf.Tensor, ops.PaddingMask | None, tf.Tensor]:
         """Attention inside the groups of a map that its partition divides.
 
         Args:
@@ -311,12 +313,12 @@ class SelfAttention2D(AttentionModule):
         affinity = self.mean_of_heads(affinity)
         return output, padding_mask and padding_mask.after(partition, self.kind), affinity
 
-    def is_compiled(self, partition: Any) -> bool:
+    def is_compiled(self, partition: Radices) -> bool:
         """Whether XLA compiles the attention proper of this partition."""
         return self.jit_compile
 
     def refuse_too_large(
-        self, groups: tf.Tensor, partition: Any, level: Any, size: Any
+        self, groups: tf.Tensor, partition: Radices, level: Level, size: MapSize
     ) -> tf.Tensor:
         """The groups (B, G, N, C), unless their affinity does not fit into memory."""
         count, height, width = ops.group_shape(size, partition, level)
@@ -338,7 +340,7 @@ class SelfAttention2D(AttentionModule):
             key = layer(key, training=training)
         return self.own(query), self.own(key)
 
-    def bias_of(self, partition: Any, level: Any, size: Any) -> Any:
+    def bias_of(self, partition: Radices, level: Level, size: MapSize) -> tf.Tensor | None:
         """The position bias of the groups of a level of a map; `None` for none."""
         if self.bias is None:
             return None
@@ -349,12 +351,12 @@ class SelfAttention2D(AttentionModule):
         self,
         query: tf.Tensor,
         key: tf.Tensor,
-        make_value: Callable,
-        mask: Any,
+        make_value: Callable[[], tf.Tensor],
+        mask: Array | None,
         jit_compile: bool,
         scaled: bool = False,
-        bias: Any = None,
-    ) -> Any:
+        bias: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Attention proper, inside groups: the one place of it.
 
         Args:
@@ -399,17 +401,17 @@ class SelfAttention2D(AttentionModule):
         x = self.own(self.output_norm(self.output_conv(context)))
         return self.own(self.activation(x))
 
-    def resolve_partition(self, size: Any) -> Any:
+    def resolve_partition(self, size: MapSize) -> Radices:
         """The partition for a map of `size` (H, W): (P_h, P_w), or pairs coarse to fine."""
         return (1, 1)
 
-    def kinds_of(self, partition: Any) -> Any:
+    def kinds_of(self, partition: Radices) -> list[Level]:
         """The levels of the attentions of a partition, in the order they run."""
         return [self.kind]
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, return_affinity: bool = False
-    ) -> Any:
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         size = ops.spatial_size(inputs)
         partition = self.resolve_partition(size)
         x, offset, padding_mask = pad_and_mask(inputs, partition, self.mask_padding)
@@ -431,7 +433,7 @@ class SparseAttention(SelfAttention2D):
     def __init__(self, partition: Partition = 8, **kwargs: Any) -> None:
         super().__init__(partition, **kwargs)
 
-    def resolve_partition(self, size: Any) -> Any:
+    def resolve_partition(self, size: MapSize) -> Radices:
         if self.partition != AUTO:
             return self.partition
         height, width = size
@@ -449,7 +451,7 @@ class AttentionTwin(ModuleTwin):
 
     twin_arguments = (*ModuleTwin.twin_arguments, "jit_compile")
     jit_compile: bool  # of the attention's class, as is the other
-    activation: Any
+    activation: Callable[[tf.Tensor], tf.Tensor]
     reads_out_first: bool
 
     def build_read_out(self, channels: int, filters: int) -> None:
@@ -458,10 +460,10 @@ class AttentionTwin(ModuleTwin):
             return
         self.value = self.conv_norm("value", filters, channels, activation=None)
 
-    def fill_twin(self, other: Any) -> None:
+    def fill_twin(self, other: keras.layers.Layer) -> None:
         twin.fill_parts(self, other)
 
-    def is_compiled(self, partition: Any) -> bool:
+    def is_compiled(self, partition: Radices) -> bool:
         return self.jit_compile and not is_whole(partition)
 
     def read_out(self, context: tf.Tensor, training: bool | None = None) -> tf.Tensor:

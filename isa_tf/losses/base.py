@@ -1,6 +1,6 @@
 """What losses for dense prediction share: labels, weights, and the global batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -166,7 +166,9 @@ def as_logits(y_pred: tf.Tensor) -> tf.Tensor:
     return logits if logits.dtype == tf.float64 else tf.cast(logits, tf.float32)
 
 
-def as_weights(sample_weight: tf.Tensor | None, labels: tf.Tensor, dtype: Any) -> tf.Tensor:
+def as_weights(
+    sample_weight: tf.Tensor | None, labels: tf.Tensor, dtype: tf.DType
+) -> tf.Tensor | None:
     return None if sample_weight is None else pixel_weights(sample_weight, labels, dtype)
 
 
@@ -175,7 +177,7 @@ def weigh(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     return values if weights is None else tf.math.multiply_no_nan(values, weights)
 
 
-def part_of_one(dtype: Any) -> tf.Tensor:
+def part_of_one(dtype: tf.DType) -> tf.Tensor:
     """What to multiply a loss by that is divided by what is summed over the replicas.
 
     Keras adds up the losses of the replicas; one that saw its own batch alone gives a part.
@@ -185,7 +187,9 @@ def part_of_one(dtype: Any) -> tf.Tensor:
 
 
 @tf.custom_gradient
-def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> Any:
+def cross_entropies(
+    labels: tf.Tensor, logits: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[None, tf.Tensor]]]:
     """The cross-entropy of every pixel.
 
     As `tf.nn.sparse_softmax_cross_entropy_with_logits`, but for its gradient: where none comes
@@ -209,7 +213,7 @@ def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> Any:
 
 def flat_pixels(
     y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None, ignore_label: int
-) -> Any:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The pixels of a batch in a row, for losses of sums over them.
 
     Returns:

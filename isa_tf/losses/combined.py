@@ -84,7 +84,9 @@ class SumOfLosses(keras.losses.Loss):
         return cls(**{**config, "losses": losses})
 
 
-def register(name: str, factory: Callable | None = None) -> Callable:
+def register(
+    name: str, factory: Callable[..., keras.losses.Loss] | None = None
+) -> Callable[..., Any]:
     """Gives a loss of one's own a name, which `create` and configs then know.
 
     Args:

@@ -4,13 +4,15 @@ A box is (x1, y1, x2, y2) in pixels. Each loss is this replica's own sum over wh
 them, so the shares of the replicas add up to what one device would have.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from isa_tf import ops
 from isa_tf.losses.base import cross_entropies, part_of_one
 
 
-def smooth_l1(errors, beta):
+def smooth_l1(errors: tf.Tensor, beta: float) -> tf.Tensor:
     """The loss of errors that is square up to `beta`, linear beyond.
 
     Args:
@@ -44,7 +46,15 @@ def _sum_where(counts, values):
     return tf.reduce_sum(tf.where(counts, values, 0.0))
 
 
-def proposal_losses(logits, codes, boxes, references, positive, valid, beta=1 / 9):
+def proposal_losses(
+    logits: tf.Tensor,
+    codes: tf.Tensor,
+    boxes: tf.Tensor,
+    references: tf.Tensor,
+    positive: tf.Tensor,
+    valid: tf.Tensor,
+    beta: float = 1 / 9,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Those of a proposal network, over the anchors that were drawn.
 
     Args:
@@ -79,7 +89,16 @@ def proposal_losses(logits, codes, boxes, references, positive, valid, beta=1 / 
     )
 
 
-def box_losses(logits, codes, boxes, references, labels, valid, weights, beta=1 / 9):
+def box_losses(
+    logits: tf.Tensor,
+    codes: tf.Tensor,
+    boxes: tf.Tensor,
+    references: tf.Tensor,
+    labels: tf.Tensor,
+    valid: tf.Tensor,
+    weights: Sequence[float],
+    beta: float = 1 / 9,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Those of a box head, over the proposals that were drawn.
 
     Args:
@@ -116,7 +135,9 @@ def box_losses(logits, codes, boxes, references, labels, valid, weights, beta=1 
     return _mean(_sum_where(valid, kinds), count), _mean(_sum_where(positive, errors), count)
 
 
-def mask_loss(logits, masks, classes, valid):
+def mask_loss(
+    logits: tf.Tensor, masks: tf.Tensor, classes: tf.Tensor, valid: tf.Tensor
+) -> tf.Tensor:
     """That of a mask head: the mean cross-entropy of the positions of its class's masks.
 
     Args:

@@ -1,6 +1,7 @@
 """Losses of the overlap between soft predictions and labels, class by class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,16 +19,23 @@ from isa_tf.ops import replicas_summed, sum_over_replicas
 class _OfClasses(keras.losses.Loss):
     """A mean over the classes that the labels hold; what each gives, subclasses say in `call`."""
 
-    def __init__(self, ignore_label=255, class_weights=None, name=None):
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        class_weights: Sequence[float] | None = None,
+        name: str | None = None,
+    ) -> None:
         super().__init__(name=name)
         self.ignore_label = ignore_label
         self.class_weights = checked_class_weights(class_weights)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         with keras.name_scope(self.name):
             return self.call(y_true, y_pred, sample_weight)
 
-    def mean(self, losses, truth):
+    def mean(self, losses: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
         """The mean of the losses (classes,) of those classes that have a `truth` above 0."""
         check_classes(self.class_weights, losses.shape[0])
         present = tf.cast(truth > 0, losses.dtype)
@@ -35,7 +43,7 @@ class _OfClasses(keras.losses.Loss):
             present *= tf.constant(self.class_weights, losses.dtype)
         return tf.math.divide_no_nan(tf.reduce_sum(present * losses), tf.reduce_sum(present))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "ignore_label": self.ignore_label,
@@ -49,11 +57,13 @@ class _Overlap(_OfClasses):
     What an overlap is, subclasses say in `overlap`.
     """
 
-    def overlap(self, both, scores, truth):
+    def overlap(self, both: tf.Tensor, scores: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
         """Of a class's sums, (classes,) each: sum(p y), sum(p) and sum(y)."""
         raise NotImplementedError
 
-    def call(self, y_true, y_pred, sample_weight=None):
+    def call(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         labels, logits, weights = flat_pixels(y_true, y_pred, sample_weight, self.ignore_label)
         scores = weigh(tf.nn.softmax(logits), weights[:, None])
         truth = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

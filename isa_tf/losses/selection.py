@@ -2,13 +2,14 @@
 
 import tensorflow as tf
 
+from isa_tf.hints import Length
 from isa_tf.ops import sum_over_replicas
 
 _DIGIT = 8  # bits
 _BINS = 1 << _DIGIT
 
 
-def kth_smallest(values, candidates, k):
+def kth_smallest(values: tf.Tensor, candidates: tf.Tensor, k: Length) -> tf.Tensor:
     """The k-th smallest of the candidates of all replicas, exactly.
 
     Sorting would want all values in one place. Numbers from 0 on are in the order of their bits,
@@ -37,7 +38,7 @@ def kth_smallest(values, candidates, k):
         ones = tf.cast(candidates, tf.float64)
         return sum_over_replicas(tf.math.unsorted_segment_sum(ones, bins, _BINS))
 
-    rank = left = found = None
+    rank: tf.Tensor = None
     for shift in range(8 * integer.size - _DIGIT, -1, -_DIGIT):
         digits = tf.bitwise.right_shift(bits, tf.constant(shift, integer))
         digits = tf.cast(tf.bitwise.bitwise_and(digits, tf.constant(_BINS - 1, integer)), tf.int32)

@@ -2,14 +2,49 @@
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _KINDS = {"box": "bbox", "mask": "segm"}
 _SIZES = ("all", "small", "medium", "large")
 _MOST = 100  # detections an image, of those that COCO scores
+
+
+class CocoTruth(Protocol):
+    """What is asked of a dataset, such as `isa_tf.data.InstanceDataset`, which stands above."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]: ...
+
+    def size(self, split: str) -> int: ...
+
+    def size_of(self, split: str, index: int) -> tuple[int, int]: ...
+
+    def image_id(self, split: str, index: int) -> int: ...
+
+    def ground_truth(self, split: str) -> dict[str, list[dict[str, Any]]]: ...
+
+
+class Detected(Protocol):
+    """Instances that were found in an image, see `CocoScores.add`."""
+
+    @property
+    def boxes(self) -> ArrayLike: ...
+
+    @property
+    def classes(self) -> ArrayLike: ...
+
+    @property
+    def scores(self) -> ArrayLike: ...
+
+    @property
+    def masks(self) -> ArrayLike: ...
 
 
 class CocoScores:
@@ -35,12 +70,12 @@ class CocoScores:
     Library: https://github.com/ppwwyyxx/cocoapi (pycocotools)
     """
 
-    def __init__(self, dataset: Any, split: str) -> None:
+    def __init__(self, dataset: CocoTruth, split: str) -> None:
         self._dataset, self._split = dataset, split
         self._size = dataset.size(split)
-        self._results: dict[int, list] = {}  # position in the split: list of dicts
+        self._results: dict[int, list[dict[str, Any]]] = {}  # position in the split: list of dicts
 
-    def add(self, index: int, instances: Any) -> None:
+    def add(self, index: int, instances: Detected) -> None:
         """Takes the detections of one image, in place of what was given of it before.
 
         Args:
@@ -73,11 +108,11 @@ class CocoScores:
         image_id = self._dataset.image_id(self._split, index)
         self._results[int(index)] = coco_results(instances, image_id, self._dataset.category_ids)
 
-    def by_image(self) -> Any:
+    def by_image(self) -> dict[int, list[dict[str, Any]]]:
         """The results of each image that `add` was called for, by its position: a dict of lists."""
         return dict(self._results)
 
-    def add_results(self, index: int, results: Sequence[Mapping[str, Any]]) -> None:
+    def add_results(self, index: int, results: Sequence[dict[str, Any]]) -> None:
         """Takes what `by_image` tells of one image elsewhere, such as in another process."""
         self._results[int(index)] = list(results)
 
@@ -123,7 +158,7 @@ class CocoScores:
 
 
 def coco_results(
-    instances: Any, image_id: int, category_ids: Sequence[int] | None = None
+    instances: Detected, image_id: int, category_ids: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
     """Instances in COCO's results format, which its evaluation and its server read.
 

@@ -103,7 +103,7 @@ class MeanIoU(keras.metrics.Metric):
 
 def scores(
     confusion: np.ndarray,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Sequence[int] | None = None,
     class_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """All scores that a confusion matrix gives.
@@ -191,7 +191,7 @@ def class_scores(confusion: np.ndarray, class_names: Sequence[str] | None = None
     }
 
 
-def boundary_band(labels: Any, width: int = 3) -> Any:
+def boundary_band(labels: np.ndarray, width: int = 3) -> np.ndarray:
     """Which pixels lie near a boundary between labels.
 
     A pixel does if one of another label is at most `width` rows and at most `width` columns from

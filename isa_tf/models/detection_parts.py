@@ -1,9 +1,11 @@
 """The parts of Mask R-CNN that have weights, each a functional network: pyramid and heads."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import keras
 
+from isa_tf.hints import DType
 from isa_tf.layers import AddUpsampled, ConvBiasAct, ConvNormAct
 
 PYRAMID_LEVELS = ("c2", "c3", "c4", "c5")
@@ -34,9 +36,9 @@ class Parts:
     normalized: bool = False
     momentum: float = 0.9
     synchronized: bool = False
-    dtype: object = None
+    dtype: DType = None
 
-    def pyramid(self, widths):
+    def pyramid(self, widths: Mapping[str, int]) -> keras.Model:
         """From a backbone's maps to those of a pyramid, and one more of half the last's size.
 
         Args:
@@ -48,7 +50,8 @@ class Parts:
         inputs = {
             name: keras.Input((None, None, width), name=name) for name, width in widths.items()
         }
-        outputs, x = [], None
+        outputs: list[keras.KerasTensor] = []
+        x = None
         for name, map_in in reversed(inputs.items()):
             level = name.removeprefix("c")
             lateral = self._conv(f"inner{level}", 1, None)(map_in)
@@ -61,7 +64,7 @@ class Parts:
         outputs.append(pool(outputs[-1]))
         return keras.Model(inputs, outputs, name="pyramid")
 
-    def proposal_head(self, anchors, convs=1):
+    def proposal_head(self, anchors: int, convs: int = 1) -> keras.Model:
         """From a pyramid's map to what it says of its anchors, whose number a position has.
 
         Shapes:
@@ -76,7 +79,9 @@ class Parts:
         codes = keras.layers.Reshape((-1, 4), dtype="float32", name="flat_codes")(codes)
         return keras.Model(inputs, [logits, codes], name="rpn_head")
 
-    def box_head(self, num_classes, size=7, convs=0, units=(1024, 1024)):
+    def box_head(
+        self, num_classes: int, size: int = 7, convs: int = 0, units: Sequence[int] = (1024, 1024)
+    ) -> keras.Model:
         """From boxes' maps to logits, the background's first, and the codes of each class.
 
         Shapes:
@@ -99,7 +104,7 @@ class Parts:
             heads.append(head(x))
         return keras.Model(inputs, heads, name="box_head")
 
-    def mask_head(self, num_classes, size=14, convs=4):
+    def mask_head(self, num_classes: int, size: int = 14, convs: int = 4) -> keras.Model:
         """From boxes' maps to the logits of a mask of each class, twice the size.
 
         Shapes:

@@ -1,12 +1,14 @@
 """Mask R-CNN over a pyramid: boxes, classes and masks of objects."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Self
 
 import keras
 import tensorflow as tf
 
 from isa_tf import backbones, losses, ops
 from isa_tf.compat import flatten_layers
+from isa_tf.hints import Colors, DType, StrPath
 from isa_tf.layers import (
     Detections,
     FillPadding,
@@ -116,39 +118,39 @@ class MaskRCNN(PresetModel):
 
     def __init__(
         self,
-        backbone="resnet50",
-        num_classes=80,
-        backbone_weights=None,
-        freeze_at=None,
-        freeze_norm=False,
-        filters=256,
-        normalized_heads=False,
-        anchor_sizes=(32, 64, 128, 256, 512),
-        aspect_ratios=(0.5, 1.0, 2.0),
-        anchors="torchvision",
-        aligned=False,
-        sampling_ratio=2,
-        rpn_convs=1,
-        box_convs=0,
-        box_units=(1024, 1024),
-        mask_convs=4,
-        proposals_before=(2000, 1000),
-        proposals_after=(2000, 1000),
-        rpn_samples=256,
-        box_samples=512,
-        score_threshold=0.05,
-        nms_threshold=0.5,
-        max_detections=100,
-        beta=1 / 9,
-        class_names=None,
-        palette=None,
-        category_ids=None,
-        protocol=None,
-        momentum=0.9,
-        synchronized=False,
-        dtype=None,
-        **kwargs,
-    ):
+        backbone: str | backbones.Backbone = "resnet50",
+        num_classes: int = 80,
+        backbone_weights: StrPath | None = None,
+        freeze_at: str | None = None,
+        freeze_norm: bool = False,
+        filters: int = 256,
+        normalized_heads: bool = False,
+        anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        anchors: str = "torchvision",
+        aligned: bool = False,
+        sampling_ratio: int = 2,
+        rpn_convs: int = 1,
+        box_convs: int = 0,
+        box_units: Sequence[int] = (1024, 1024),
+        mask_convs: int = 4,
+        proposals_before: Sequence[int] = (2000, 1000),
+        proposals_after: Sequence[int] = (2000, 1000),
+        rpn_samples: int = 256,
+        box_samples: int = 512,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        beta: float = 1 / 9,
+        class_names: Sequence[str] | None = None,
+        palette: Colors | None = None,
+        category_ids: Sequence[int] | None = None,
+        protocol: dict[str, Any] | None = None,
+        momentum: float = 0.9,
+        synchronized: bool = False,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
         policy = checked_policy(dtype, type(self).__name__)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
@@ -172,7 +174,11 @@ class MaskRCNN(PresetModel):
         box_head = parts.box_head(num_classes, 7, box_convs, box_units)
         mask_head = parts.mask_head(num_classes, 14, mask_convs)
         propose = Proposals(proposals_before, proposals_after, name="proposals")
-        sampling = {"sampling_ratio": sampling_ratio, "aligned": aligned, "dtype": dtype}
+        sampling: dict[str, Any] = {
+            "sampling_ratio": sampling_ratio,
+            "aligned": aligned,
+            "dtype": dtype,
+        }
         box_align = PyramidRoIAlign(7, **sampling, name="box_align")
         mask_align = PyramidRoIAlign(14, **sampling, name="mask_align")
         detect = Detections(max_detections, score_threshold, nms_threshold, name="detections")
@@ -209,7 +215,7 @@ class MaskRCNN(PresetModel):
         # The part that training runs; not an attribute, as its layers would count twice.
         trunk = keras.Model(inputs, {**seen, "pyramid": sampled})
         self._run_trunk = lambda inputs, training: trunk(inputs, training=training)
-        self.loss_parts = []
+        self.loss_parts: list[keras.metrics.Metric] = []
 
         # === Config ===
         self.dtype_policy = policy
@@ -244,7 +250,13 @@ class MaskRCNN(PresetModel):
         self.synchronized = synchronized
         _freeze(backbone, freeze_at, freeze_norm)
 
-    def for_classes(self, num_classes, class_names=None, palette=None, category_ids=None):
+    def for_classes(  # type: ignore[override]  # which labels there are is the class's own
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        palette: Colors | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> "MaskRCNN":
         """The detector for other classes: new classifiers, and all other weights as they are.
 
         New are the last layers of box and mask head, whose outputs are of classes.
@@ -285,34 +297,44 @@ class MaskRCNN(PresetModel):
     # === Calls ===
 
     @property
-    def input_spec(self):
+    def input_spec(self) -> None:
         # Keras's own would refuse the images alone.
         return None
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: tf.Tensor | Mapping[str, tf.Tensor],
+        training: bool | None = None,
+        mask: Any = None,
+    ) -> dict[str, Any]:
         inputs = _with_sizes(inputs)
         if training:
             return self._run_trunk(inputs, training=True)
         return super().call(inputs, training=False, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self,
+        inputs: tf.Tensor | Mapping[str, tf.Tensor],
+        training: bool | None = None,
+        mask: Any = None,
+    ) -> dict[str, Any]:
         if training:
             return keras.backend.compute_output_spec(self.call, inputs, training=True)
         return super().compute_output_spec(_with_sizes(inputs), training=training, mask=mask)
 
     # === Training ===
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
         self.loss_parts = [keras.metrics.Mean(name=name) for name in LOSSES]
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         # As Keras's own, which leaves models with a `compile` of their own uncompiled.
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, class_weight=None, **kwargs):
+    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit`; `class_weight` is refused: instances cannot be weighed."""
         refuse_class_weight(self, class_weight)
         return super().fit(*args, **kwargs)
@@ -329,7 +351,7 @@ class MaskRCNN(PresetModel):
         refuse_class_weight(self, class_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         seen = self._run_trunk(_with_sizes(x), training=False)
         loss = self._compute_loss(x, y, seen, training=False)
@@ -337,7 +359,14 @@ class MaskRCNN(PresetModel):
         self._loss_tracker.update_state(loss * replicas, tf.shape(y["boxes"])[0])
         return self.get_metrics_result()
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         """The sum of the five losses and of what layers add; see `isa_tf.ops.targets` for `y`.
 
         Args:
@@ -356,7 +385,13 @@ class MaskRCNN(PresetModel):
                 metric.update_state(part * self.distribute_strategy.num_replicas_in_sync)
         return tf.add_n([*parts.values(), *self.losses])
 
-    def compute_losses(self, x, y, seen, training=True):
+    def compute_losses(
+        self,
+        x: Mapping[str, tf.Tensor],
+        y: Mapping[str, tf.Tensor],
+        seen: Mapping[str, Any],
+        training: bool = True,
+    ) -> dict[str, tf.Tensor]:
         """The five losses by name; arguments as of `compute_loss`, which adds them up."""
         logits, codes, anchors = (
             tf.concat(seen[name], axis)
@@ -367,17 +402,32 @@ class MaskRCNN(PresetModel):
         found = self.rpn_losses(tf.gather(logits, **of_drawn), tf.gather(codes, **of_drawn), drawn)
         propose = self.get_layer("proposals")
         listed = {name: seen[name] for name in ("logits", "codes", "anchors")}
-        proposals = propose({**listed, "size": x["size"]}, training=True)
-        drawn = ops.proposal_targets(*proposals, y, self.box_samples)
+        proposals, valid = propose({**listed, "size": x["size"]}, training=True)
+        drawn = ops.proposal_targets(proposals, valid, y, self.box_samples)
         return found | self.roi_losses(seen["pyramid"], drawn, y, training)
 
-    def rpn_losses(self, logits, codes, drawn):
+    def rpn_losses(
+        self, logits: tf.Tensor, codes: tf.Tensor, drawn: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
         """Those of the proposal network of the anchors that `ops.anchor_targets` has drawn."""
-        told = (drawn[name] for name in ("boxes", "references", "positive", "valid"))
-        values = losses.proposal_losses(logits, codes, *told, beta=self.beta)
+        values = losses.proposal_losses(
+            logits,
+            codes,
+            drawn["boxes"],
+            drawn["references"],
+            drawn["positive"],
+            drawn["valid"],
+            self.beta,
+        )
         return dict(zip(LOSSES[:2], values, strict=True))
 
-    def roi_losses(self, pyramid, drawn, y, training=True):
+    def roi_losses(
+        self,
+        pyramid: Sequence[tf.Tensor],
+        drawn: Mapping[str, tf.Tensor],
+        y: Mapping[str, tf.Tensor],
+        training: bool = True,
+    ) -> dict[str, tf.Tensor]:
         """Those of the heads in the proposals that `ops.proposal_targets` has drawn."""
         number = drawn["labels"].shape[1]
         detect = self.get_layer("detections")
@@ -408,11 +458,11 @@ class MaskRCNN(PresetModel):
 
     # === Config ===
 
-    def quantize(self, mode=None, config=None, **kwargs):
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> NoReturn:
         """There is no such model; the error says what there is instead."""
         refuse_to_quantize(self)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -449,7 +499,9 @@ class MaskRCNN(PresetModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> Self:
         config = dict(config)
         if isinstance(config.get("backbone"), dict):
             config["backbone"] = keras.saving.deserialize_keras_object(

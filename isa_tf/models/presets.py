@@ -78,7 +78,7 @@ class Preset(Published):
     """
 
     backbone: str
-    arguments: dict
+    arguments: dict[str, Any]
 
     @property
     def source(self) -> str:

@@ -3,11 +3,19 @@
 A box is (x1, y1, x2, y2) in pixels of the image.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.hints import Length, MapSize
 
-def base_anchors(sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
+
+def base_anchors(
+    sizes: float | Sequence[float],
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rounded: bool = True,
+) -> np.ndarray:
     """The anchors of one position, around (0, 0).
 
     Args:
@@ -28,18 +36,25 @@ def base_anchors(sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
     array([[-23., -11.,  23.,  11.],
            [-16., -16.,  16.,  16.]], dtype=float32)
     """
-    sizes, ratios = (np.ravel(np.asarray(v, np.float32)) for v in (sizes, aspect_ratios))
-    for name, values in (("sizes", sizes), ("aspect_ratios", ratios)):
+    sides, ratios = (np.ravel(np.asarray(v, np.float32)) for v in (sizes, aspect_ratios))
+    for name, values in (("sizes", sides), ("aspect_ratios", ratios)):
         if not len(values) or not (values > 0).all():
             raise ValueError(f"{name} must be positive numbers, at least one, got {values}")
     tall = np.sqrt(ratios)
-    height, width = (np.ravel(side[:, None] * sizes) for side in (tall, 1 / tall))
-    anchors = np.stack([-width, -height, width, height], -1) / 2
+    height, width = ((side[:, None] * sides).ravel() for side in (tall, 1 / tall))
+    corners: np.ndarray = np.stack([-width, -height, width, height], -1)
+    anchors = corners / 2
     # To even where in the middle, which PyTorch's rounding does, too.
     return np.round(anchors) if rounded else anchors
 
 
-def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
+def map_anchors(
+    map_size: MapSize,
+    stride: Length | Sequence[Length],
+    sizes: float | Sequence[float],
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rounded: bool = True,
+) -> tf.Tensor:
     """The anchors of all positions of a map.
 
     Args:
@@ -73,7 +88,13 @@ def map_anchors(map_size, stride, sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=
     return tf.reshape(shift + base, (-1, 4))
 
 
-def pyramid_anchors(map_sizes, strides, sizes, aspect_ratios=(0.5, 1.0, 2.0), rounded=True):
+def pyramid_anchors(
+    map_sizes: Sequence[MapSize],
+    strides: Sequence[Length | Sequence[Length]],
+    sizes: Sequence[float | Sequence[float]],
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rounded: bool = True,
+) -> list[tf.Tensor]:
     """The anchors of a pyramid's maps.
 
     Args:

@@ -1,18 +1,19 @@
 """Softmax attention inside groups of positions. No variables: safe to compile anywhere."""
 
+import numpy as np
 import tensorflow as tf
 
 # Far below any affinity, yet finite: a group without a key then averages instead of giving NaN.
 _MASKED = -1e9
 
 
-def scale_queries(query, num_heads=1):
+def scale_queries(query: tf.Tensor, num_heads: int = 1) -> tf.Tensor:
     """Queries (..., K) times 1 / sqrt(K / num_heads): before the product, so that float16 does not
     overflow."""
     return query * tf.cast((query.shape[-1] // num_heads) ** -0.5, query.dtype)
 
 
-def split_heads(x, num_heads):
+def split_heads(x: tf.Tensor, num_heads: int) -> tf.Tensor:
     """Groups of each head, which has its share of the channels.
 
     Args:
@@ -33,7 +34,7 @@ def split_heads(x, num_heads):
     return tf.reshape(x, (-1, groups * num_heads, positions, channels // num_heads))
 
 
-def merge_heads(x, num_heads):
+def merge_heads(x: tf.Tensor, num_heads: int) -> tf.Tensor:
     """The inverse of `split_heads`: (B, G num_heads, N, C / num_heads) -> (B, G, N, C).
 
     Example:
@@ -47,7 +48,7 @@ def merge_heads(x, num_heads):
     return tf.reshape(x, (-1, groups // num_heads, positions, num_heads * channels))
 
 
-def mean_of_heads(affinity, num_heads):
+def mean_of_heads(affinity: tf.Tensor, num_heads: int) -> tf.Tensor:
     """The mean of the heads' affinities: (B, G num_heads, N, M) -> (B, G, N, M).
 
     Example:
@@ -85,7 +86,14 @@ _affinity_compiled = tf.function(_affinity, jit_compile=True)
 _gather_compiled = tf.function(_gather, jit_compile=True)
 
 
-def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False, bias=None):
+def group_affinity(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    key_mask: tf.Tensor | np.ndarray | None = None,
+    jit_compile: bool = False,
+    scaled: bool = False,
+    bias: tf.Tensor | None = None,
+) -> tf.Tensor:
     """softmax(q k^T / sqrt(K) + bias) inside each group, in float32.
 
     Args:
@@ -110,7 +118,7 @@ def group_affinity(query, key, key_mask=None, jit_compile=False, scaled=False, b
     return (_affinity_compiled if jit_compile else _affinity)(query, key, key_mask, scaled, bias)
 
 
-def gather_values(affinity, value, jit_compile=False):
+def gather_values(affinity: tf.Tensor, value: tf.Tensor, jit_compile: bool = False) -> tf.Tensor:
     """The affinity-weighted sums of the values inside each group.
 
     Args:
@@ -129,7 +137,13 @@ def gather_values(affinity, value, jit_compile=False):
     return (_gather_compiled if jit_compile else _gather)(affinity, value)
 
 
-def grouped_attention(query, key, value, key_mask=None, jit_compile=False):
+def grouped_attention(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    key_mask: tf.Tensor | np.ndarray | None = None,
+    jit_compile: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """softmax(q k^T / sqrt(K)) v inside each group, the softmax in float32.
 
     Args:

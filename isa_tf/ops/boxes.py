@@ -5,14 +5,17 @@ A box is (x1, y1, x2, y2) in pixels, its corners on a plane where the image cove
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
+
+from isa_tf.hints import MapSize
 
 # What a network may enlarge a side by, in logarithms: from 16 pixels to 1000.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-def box_sides(boxes):
+def box_sides(boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Widths and heights of boxes.
 
     Args:
@@ -30,7 +33,7 @@ def box_sides(boxes):
     return x2 - x1, y2 - y1
 
 
-def box_area(boxes):
+def box_area(boxes: tf.Tensor) -> tf.Tensor:
     """Areas in square pixels.
 
     Args:
@@ -57,7 +60,7 @@ def _intersection(boxes, others):
     return tf.maximum(width, 0) * tf.maximum(height, 0)
 
 
-def box_iou(boxes, others):
+def box_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Intersection over union of every pair.
 
     Args:
@@ -77,7 +80,7 @@ def box_iou(boxes, others):
     return tf.math.divide_no_nan(shared, areas - shared)
 
 
-def box_coverage(boxes, regions):
+def box_coverage(boxes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
     """What part of each box lies in each region: how COCO holds a box against a crowd.
 
     Args:
@@ -102,7 +105,9 @@ def _centered(boxes):
     return boxes[..., :2] + 0.5 * sides, sides
 
 
-def encode_boxes(boxes, references, weights=(1.0, 1.0, 1.0, 1.0)):
+def encode_boxes(
+    boxes: tf.Tensor, references: tf.Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> tf.Tensor:
     """Boxes as offsets from others: (dx, dy) in their sides, (dw, dh) as logarithms.
 
     Args:
@@ -129,7 +134,9 @@ def encode_boxes(boxes, references, weights=(1.0, 1.0, 1.0, 1.0)):
     return codes * tf.constant(weights, codes.dtype)
 
 
-def decode_boxes(codes, references, weights=(1.0, 1.0, 1.0, 1.0)):
+def decode_boxes(
+    codes: tf.Tensor, references: tf.Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> tf.Tensor:
     """Inverse of `encode_boxes`, but that no side grows by more than 1000 / 16.
 
     Args:
@@ -152,7 +159,7 @@ def decode_boxes(codes, references, weights=(1.0, 1.0, 1.0, 1.0)):
     return tf.concat([center - half, center + half], -1)
 
 
-def clip_boxes(boxes, size):
+def clip_boxes(boxes: tf.Tensor, size: MapSize | tf.Tensor) -> tf.Tensor:
     """Boxes moved into an image; one that lies outside of it loses its area.
 
     Args:

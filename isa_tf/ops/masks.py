@@ -4,8 +4,11 @@ A box is (x1, y1, x2, y2) in pixels of the image. Both ways work along rows and 
 mask is multiplied by a matrix of weights from either side, which is exact, as samples lie on grids.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from isa_tf.hints import MapSize
 from isa_tf.ops.roi_align import leading_size
 
 
@@ -35,7 +38,9 @@ def _bin_weights(start, end, bins, size):
     return total / number[..., None]
 
 
-def crop_masks(masks, boxes, matches, size):
+def crop_masks(
+    masks: tf.Tensor, boxes: tf.Tensor, matches: tf.Tensor, size: Sequence[int]
+) -> tf.Tensor:
     """Cuts masks of images to boxes: what a mask head shall predict there.
 
     It is RoIAlign (`roi_align`, not aligned) over the masks, with as many samples a bin as the bin
@@ -93,7 +98,9 @@ def _paste_weights(first, last, size, mask_size):
     return _hat(places, mask_size) * tf.cast(inside, tf.float32)[..., None]
 
 
-def paste_masks(masks, boxes, size, threshold=0.5):
+def paste_masks(
+    masks: tf.Tensor, boxes: tf.Tensor, size: MapSize, threshold: float | None = 0.5
+) -> tf.Tensor:
     """Pastes the masks of boxes into images, by torchvision's convention.
 
     A mask gets a border of zeros, the box grows by as much and is cut off to whole pixels, and the

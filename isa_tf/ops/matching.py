@@ -7,7 +7,14 @@ NEGATIVE = 0
 IGNORED = -1
 
 
-def match_boxes(quality, low, high, valid=None, ignored=None, allow_low_quality_matches=False):
+def match_boxes(
+    quality: tf.Tensor,
+    low: float,
+    high: float,
+    valid: tf.Tensor | None = None,
+    ignored: tf.Tensor | None = None,
+    allow_low_quality_matches: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Gives every prediction the true box that it overlaps most, and a label.
 
     Args:
@@ -71,7 +78,9 @@ def _best(scores, among, count):
     return indices, tf.minimum(found, count)
 
 
-def sample_balanced(labels, scores, count, positive_fraction):
+def sample_balanced(
+    labels: tf.Tensor, scores: tf.Tensor, count: int, positive_fraction: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Draws predictions to learn from: some positives, the rest negatives.
 
     Args:

@@ -16,7 +16,14 @@ def _apart(boxes, groups):
     return boxes + place * step
 
 
-def non_max_suppression(boxes, scores, count, iou_threshold, groups=None, valid=None):
+def non_max_suppression(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    count: int,
+    iou_threshold: float,
+    groups: tf.Tensor | None = None,
+    valid: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes boxes from the highest score down, none that overlaps one taken before too much.
 
     Args:

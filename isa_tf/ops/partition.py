@@ -12,10 +12,14 @@ takes both.
 
 import functools
 import operator
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
+
+from isa_tf.hints import Length, Level, Levels, MapSize, Radices
 
 LONG = "long"
 SHORT = "short"
@@ -28,7 +32,7 @@ _AUTO_LEVELS = (2, 3, 4)
 _THINNESS = 0.02
 
 
-def spatial_size(x):
+def spatial_size(x: tf.Tensor) -> tuple[Length, Length]:
     """Height and width of `x` (B, H, W, C): ints where known, scalar tensors otherwise."""
     if x.shape[1] is not None and x.shape[2] is not None:
         return x.shape[1], x.shape[2]
@@ -50,16 +54,17 @@ def _blocks(size, partition):
     return (size + partition - 1) // partition
 
 
-def partition_digits(partition):
+def partition_digits(partition: Radices) -> tuple[tuple[Length, ...], ...]:
     """A partition as a tuple of pairs, coarse to fine: a plain pair is one of them."""
-    return tuple(partition) if isinstance(partition[0], (tuple, list)) else (tuple(partition),)
+    pairs: Sequence[Any] = partition if isinstance(partition[0], (tuple, list)) else (partition,)
+    return tuple(map(tuple, pairs))
 
 
-def level_of(partition, level):
+def level_of(partition: Radices, level: Level) -> int:
     """The number of a level, 0 for the longest range, of its number, "long" or "short"."""
     last = len(partition_digits(partition))
-    number = {LONG: 0, SHORT: last}.get(level, level)
-    if number not in range(last + 1):
+    number = 0 if level == LONG else last if level == SHORT else level
+    if isinstance(number, str) or number not in range(last + 1):
         raise ValueError(f"level must be long, short, or 0 to {last}, got {level!r}")
     return number
 
@@ -83,7 +88,7 @@ def _positions(radices):
     return _product(h * w for h, w in radices)
 
 
-def group_shape(size, partition, level):
+def group_shape(size: MapSize, partition: Radices, level: Level) -> tuple[Length, Length, Length]:
     """(groups, rows, columns): how many groups a level of a map has, and the size of each.
 
     Args:
@@ -104,7 +109,7 @@ def group_shape(size, partition, level):
     return _positions(radices), rows, columns
 
 
-def group_step(partition, level):
+def group_step(partition: Radices, level: Level) -> tuple[Length, Length]:
     """(rows, columns) of the map from a position of a group to the next.
 
     Args:
@@ -120,7 +125,7 @@ def group_step(partition, level):
     return tuple(_product(pair[axis] for pair in finer) for axis in (0, 1))
 
 
-def best_partition(height, width, levels=2):
+def best_partition(height: Length, width: Length, levels: Levels = 2) -> Radices:
     """The partition with the fewest affinity entries for a map of this size.
 
     A padded map of N = Q_h P_h Q_w P_w positions has N Q_h Q_w long-range and N P_h P_w
@@ -215,7 +220,7 @@ def _best_levels(height, width):
     return tuple((chosen[i, 0], chosen[i, 1]) for i in range(most))
 
 
-def pad_to_partition(x, partition):
+def pad_to_partition(x: tf.Tensor, partition: Radices) -> tuple[tf.Tensor, tuple[Length, Length]]:
     """Zero-pads `x` symmetrically until the partition divides its height and width.
 
     Args:
@@ -236,13 +241,13 @@ def pad_to_partition(x, partition):
     return tf.pad(x, [(0, 0), *before_after, (0, 0)]), offset
 
 
-def is_divided(size, partition):
+def is_divided(size: MapSize, partition: Radices) -> bool:
     """Whether a map of `size` (H, W) is known to need no padding."""
     multiples = zip(size, _wholes(partition), strict=True)
     return not any(tf.is_tensor(n) or tf.is_tensor(p) or n % p for n, p in multiples)
 
 
-def crop(x, offset, size):
+def crop(x: tf.Tensor, offset: MapSize, size: MapSize) -> tf.Tensor:
     """The window of `size` (H, W) that begins at `offset` of `x` (B, H', W', C)."""
     if _array_module(*size) is np and tuple(x.shape[1:3]) == tuple(size):
         return x
@@ -250,7 +255,9 @@ def crop(x, offset, size):
     return x[:, top : top + height, left : left + width, :]
 
 
-def to_groups(x, partition, level):
+def to_groups(
+    x: tf.Tensor | np.ndarray, partition: Radices, level: Level
+) -> tf.Tensor | np.ndarray:
     """Regroups a map that its partition divides.
 
     Args:
@@ -278,7 +285,7 @@ def to_groups(x, partition, level):
     return regroup(x, partition, SHORT, level, size)
 
 
-def from_groups(groups, partition, level, size):
+def from_groups(groups: tf.Tensor, partition: Radices, level: Level, size: MapSize) -> tf.Tensor:
     """Inverse of `to_groups`.
 
     Args:
@@ -303,7 +310,9 @@ def from_groups(groups, partition, level, size):
     return _reshaped(x, (-1, *size, channels))
 
 
-def regroup(groups, partition, level, new_level, size):
+def regroup(
+    groups: tf.Tensor, partition: Radices, level: Level, new_level: Level, size: MapSize
+) -> tf.Tensor:
     """`to_groups` of a new level of what are the groups of another, by one transposition.
 
     Args:
@@ -375,11 +384,11 @@ class PaddingMask:
         columns: bool vector (width,).
     """
 
-    def __init__(self, rows, columns):
+    def __init__(self, rows: np.ndarray | tf.Tensor, columns: np.ndarray | tf.Tensor) -> None:
         self.rows, self.columns = rows, columns
 
     @classmethod
-    def of_image(cls, offset, size, padded_size):
+    def of_image(cls, offset: MapSize, size: MapSize, padded_size: MapSize) -> Self:
         """The positions of the image: `size` at `offset` in a map of `padded_size`."""
         xp = _array_module(*offset, *size, *padded_size)
 
@@ -389,7 +398,7 @@ class PaddingMask:
 
         return cls(*(inside(*axis) for axis in zip(offset, size, padded_size, strict=True)))
 
-    def after(self, partition, level):
+    def after(self, partition: Radices, level: Level) -> "PaddingMask":
         """Which positions have heard of the image after one attention over such groups."""
         level, vectors = level_of(partition, level), (self.rows, self.columns)
         xp = _array_module(*vectors, *sum(partition_digits(partition), ()))
@@ -400,7 +409,7 @@ class PaddingMask:
         ]
         return PaddingMask(*(xp.reshape(d, (-1,)) for d in spread))
 
-    def key_mask(self, partition, level):
+    def key_mask(self, partition: Radices, level: Level) -> np.ndarray | tf.Tensor | None:
         """Bools (groups, positions of a group), or `None` where all are known to be true."""
         xp = _array_module(self.rows, self.columns, *sum(partition_digits(partition), ()))
         if xp is np and self.rows.all() and self.columns.all():

@@ -2,13 +2,16 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
+from typing import TypeVar
 
 import tensorflow as tf
 
 _thread = threading.local()
+_Tensors = TypeVar("_Tensors")  # a tensor, or nested lists of tensors
 
 
-def sum_over_replicas(values):
+def sum_over_replicas(values: _Tensors) -> _Tensors:
     """The sum of what every replica has here; without other replicas, what is given.
 
     The gradient is right where each replica's loss is its share of the whole one: that of the sum
@@ -56,7 +59,7 @@ def _cut_off(tensor):
     return tf.bitcast(tf.bitcast(tensor, integer), tensor.dtype)
 
 
-def replicas_summed():
+def replicas_summed() -> int:
     """Over how many replicas `sum_over_replicas` sums here: int, 1 where it gives what it is given.
 
     Which is outside of a strategy, outside of a replica's function, and under `alone`.
@@ -73,7 +76,7 @@ def replicas_summed():
 
 
 @contextlib.contextmanager
-def alone():
+def alone() -> Iterator[None]:
     """Within it a replica sums over no other: `sum_over_replicas` gives what it is given.
 
     For the evaluation of a replica's own batch, of which another may have none. To be entered

@@ -1,5 +1,7 @@
 """Bilinear resizing, by the three conventions in use."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 # How an output position x reads the input at scale s = input / output: at (x + 0.5) s - 0.5, which
@@ -8,14 +10,16 @@ import tensorflow as tf
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
 
 
-def check_coordinates(coordinates):
+def check_coordinates(coordinates: str) -> None:
     """Raises ValueError unless `coordinates` is one of `COORDINATES`."""
     if coordinates not in COORDINATES:
         known = ", ".join(COORDINATES)
         raise ValueError(f"coordinates must be one of {known}, got {coordinates!r}")
 
 
-def resize_bilinear(x, size, coordinates="half_pixel"):
+def resize_bilinear(
+    x: tf.Tensor, size: Sequence[int] | tf.Tensor, coordinates: str = "half_pixel"
+) -> tf.Tensor:
     """Resizes maps bilinearly; nothing is smoothed before it shrinks.
 
     Args:

@@ -5,19 +5,24 @@ A box is (x1, y1, x2, y2) in pixels of the image. A bin of `sampling_ratio`^2 sa
 so that only the output is written; TensorFlow's own operators write a map's worth for each.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from isa_tf.hints import Length
 from isa_tf.ops.boxes import box_area
 from isa_tf.ops.partition import spatial_size
 
 
-def leading_size(boxes):
+def leading_size(boxes: tf.Tensor) -> tuple[Length, Length]:
     """B and K of boxes (B, K, 4): ints where known, scalar tensors otherwise."""
     dynamic = tf.shape(boxes)
     return tuple(dynamic[i] if boxes.shape[i] is None else boxes.shape[i] for i in (0, 1))
 
 
-def sample_places(start, end, bins, samples, aligned):
+def sample_places(
+    start: tf.Tensor, end: tf.Tensor, bins: int, samples: int, aligned: bool
+) -> tf.Tensor:
     """Where the samples of an axis lie.
 
     Args:
@@ -218,7 +223,15 @@ def _check(boxes, size, sampling_ratio):
         )
 
 
-def roi_align(x, boxes, size, scale=1.0, sampling_ratio=2, aligned=False, jit_compile=True):
+def roi_align(
+    x: tf.Tensor,
+    boxes: tf.Tensor,
+    size: Sequence[int],
+    scale: float = 1.0,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    jit_compile: bool = True,
+) -> tf.Tensor:
     """Samples a map in boxes, each into a small map of one size.
 
     Args:
@@ -260,7 +273,13 @@ def roi_align(x, boxes, size, scale=1.0, sampling_ratio=2, aligned=False, jit_co
     return _align([x], boxes, levels, [scale], size, sampling_ratio, aligned, jit_compile)
 
 
-def roi_levels(boxes, lowest, highest, canonical_size=224, canonical_level=4):
+def roi_levels(
+    boxes: tf.Tensor,
+    lowest: int,
+    highest: int,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+) -> tf.Tensor:
     """Which level of a pyramid a box is sampled from: larger boxes from coarser levels.
 
     Args:
@@ -289,16 +308,16 @@ def roi_levels(boxes, lowest, highest, canonical_size=224, canonical_level=4):
 
 
 def pyramid_roi_align(
-    maps,
-    boxes,
-    size,
-    lowest_level=2,
-    sampling_ratio=2,
-    aligned=False,
-    canonical_size=224,
-    canonical_level=4,
-    jit_compile=True,
-):
+    maps: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    size: Sequence[int],
+    lowest_level: int = 2,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+    jit_compile: bool = True,
+) -> tf.Tensor:
     """`roi_align`, each box over the level of a pyramid that its area tells.
 
     Args:

@@ -10,8 +10,11 @@ The truth of a batch is a dict. N is fixed, what an image has fewer of is zeros:
 * "seed", int32 (B, 2), an image's own, of which all that is drawn is a function.
 """
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
+from isa_tf.hints import Length
 from isa_tf.ops.boxes import box_coverage, box_iou
 from isa_tf.ops.masks import crop_masks
 from isa_tf.ops.matching import POSITIVE, match_boxes, sample_balanced
@@ -33,7 +36,7 @@ def _mixed(x):
     return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16, x.dtype)))
 
 
-def uniform(seeds, purpose, number):
+def uniform(seeds: tf.Tensor, purpose: int, number: Length) -> tf.Tensor:
     """Random numbers in [0, 1) that are the same wherever they are drawn.
 
     Those of `tf.random` are others where XLA compiles them, with the same seed and algorithm.
@@ -73,7 +76,14 @@ def _match_anchors(anchors, boxes, objects, crowd, low, high):
     return match_boxes(quality, low, high, objects, ignored, allow_low_quality_matches=True)
 
 
-def anchor_targets(anchors, truth, count=256, positive_fraction=0.5, low=0.3, high=0.7):
+def anchor_targets(
+    anchors: tf.Tensor,
+    truth: Mapping[str, tf.Tensor],
+    count: int = 256,
+    positive_fraction: float = 0.5,
+    low: float = 0.3,
+    high: float = 0.7,
+) -> dict[str, tf.Tensor]:
     """Draws the anchors that a proposal network learns from.
 
     Args:
@@ -122,7 +132,14 @@ def anchor_targets(anchors, truth, count=256, positive_fraction=0.5, low=0.3, hi
     }
 
 
-def proposal_targets(proposals, valid, truth, count=512, positive_fraction=0.25, threshold=0.5):
+def proposal_targets(
+    proposals: tf.Tensor,
+    valid: tf.Tensor,
+    truth: Mapping[str, tf.Tensor],
+    count: int = 512,
+    positive_fraction: float = 0.25,
+    threshold: float = 0.5,
+) -> dict[str, tf.Tensor]:
     """Draws the proposals that the heads learn from; the true boxes are among them.
 
     Args:
@@ -173,7 +190,13 @@ def proposal_targets(proposals, valid, truth, count=512, positive_fraction=0.25,
     }
 
 
-def mask_targets(boxes, matches, truth, size, positive=None):
+def mask_targets(
+    boxes: tf.Tensor,
+    matches: tf.Tensor,
+    truth: Mapping[str, tf.Tensor],
+    size: int,
+    positive: tf.Tensor | None = None,
+) -> tf.Tensor:
     """What a mask head shall say in boxes: the shares of its positions that the true masks cover.
 
     Args:

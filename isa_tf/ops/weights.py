@@ -1,9 +1,16 @@
 """Sample weights, as Keras users give them."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 
-def pixel_weights(sample_weight, labels, dtype="float32"):
+def pixel_weights(
+    sample_weight: tf.Tensor | np.ndarray | Sequence[float],
+    labels: tf.Tensor | np.ndarray,
+    dtype: str | tf.DType = "float32",
+) -> tf.Tensor:
     """The weight of every pixel.
 
     Args:

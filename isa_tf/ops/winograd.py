@@ -7,6 +7,8 @@ are bound by arithmetic; the rounding errors are some ten times those of the pla
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -35,7 +37,7 @@ _OUTPUT = (
 _GRADIENT_CHANNELS = 512  # whose gradients are computed at once, to save memory
 
 
-def winograd_kernel(kernel):
+def winograd_kernel(kernel: np.ndarray) -> np.ndarray:
     """Transforms the kernel of a convolution for `winograd_conv`.
 
     Args:
@@ -54,7 +56,7 @@ def winograd_kernel(kernel):
     return u.reshape(_READS**2, *kernel.shape[2:]).astype(np.float32)
 
 
-def plain_kernel(transformed):
+def plain_kernel(transformed: np.ndarray) -> np.ndarray:
     """The kernel of which `winograd_kernel` made this one, to float32 rounding.
 
     Args:
@@ -217,7 +219,14 @@ def _transform(coefficients):
     return tf.constant(np.kron(coefficients, coefficients), tf.float32)
 
 
-def winograd_conv(x, kernel, bias, activation, dilation_rate=1, jit_compile=True):
+def winograd_conv(
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    activation: Callable[[tf.Tensor], tf.Tensor],
+    dilation_rate: int = 1,
+    jit_compile: bool = True,
+) -> tf.Tensor:
     """3x3 convolution with zero padding and stride 1, its bias and its activation.
 
     XLA compiles the transforms, once for every size, or they are matrix products too, of ordinary
@@ -277,7 +286,7 @@ def _kernel_gradient(x, gradient, dilation_rate):
     return tf.reshape(total, (3, 3, channels, filters))
 
 
-def trainable_winograd_conv(x, kernel, dilation_rate=1):
+def trainable_winograd_conv(x: tf.Tensor, kernel: tf.Tensor, dilation_rate: int = 1) -> tf.Tensor:
     """3x3 convolution with zero padding and stride 1, and its gradients, by minimal filtering.
 
     The kernel is transformed in every call. Nothing but the arguments is kept for the gradients.

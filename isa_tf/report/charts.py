@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 HIT_COLOR, MISS_COLOR = (0, 114, 178), (213, 94, 0)
 
 
-def picture_uri(image, longest=None, lossless=False):
+def picture_uri(image: np.ndarray, longest: int | None = None, lossless: bool = False) -> str:
     """A picture as a data URI of WebP.
 
     Args:
@@ -42,13 +43,13 @@ def picture_uri(image, longest=None, lossless=False):
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def shares(confusion):
+def shares(confusion: np.ndarray) -> np.ndarray:
     """A confusion matrix, rows are truth, over its row sums; 0 where a row is empty."""
     confusion = np.asarray(confusion, np.float64)
     return confusion / np.maximum(confusion.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
-def confusion_picture(confusion):
+def confusion_picture(confusion: np.ndarray) -> np.ndarray:
     """A confusion matrix as a picture with one pixel a cell.
 
     Hits, on the diagonal, and misses have a colour each; the larger a cell's share of its row,
@@ -73,7 +74,7 @@ def confusion_picture(confusion):
     return picture
 
 
-def ticks(low, high, count=5):
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers that span an interval in about `count` steps: a list, both ends included.
 
     An interval of no length is taken for one of length 1, as of scores that are all 0.
@@ -90,7 +91,13 @@ def ticks(low, high, count=5):
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def curve_chart(title, rows, names, width=560, height=250):
+def curve_chart(
+    title: str,
+    rows: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+    width: int = 560,
+    height: int = 250,
+) -> str:
     """Curves of a log as an SVG element, the legend in it.
 
     Args:
@@ -137,7 +144,7 @@ def curve_chart(title, rows, names, width=560, height=250):
         )
     parts.append(f'<text x="{width - right}" y="{height - 4}" text-anchor="end">step</text>')
     # Of a kind, the shortest name is the score itself; those that derive from it are dashed.
-    first = {}
+    first: dict[str, str] = {}
     for name in sorted(curves, key=len):
         first.setdefault(_kind(name), name)
     at = width - right
@@ -169,7 +176,7 @@ def _kind(name):
     return "val" if name.startswith("val_") else "train"
 
 
-def sparkline(points, width=84, height=20):
+def sparkline(points: Sequence[tuple[float, float]], width: int = 84, height: int = 20) -> str:
     """A small curve from 0 to 1, as an SVG element; empty for fewer than two points.
 
     Args:
@@ -198,6 +205,6 @@ def sparkline(points, width=84, height=20):
     )
 
 
-def finite(rows, name):
+def finite(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
     """A log's (step, value) of one name, where the value is finite."""
     return [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]

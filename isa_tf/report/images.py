@@ -2,11 +2,35 @@
 
 import csv
 import io
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from isa_tf import metrics
+from isa_tf.hints import Array
+
+
+class Scored(Protocol):
+    """What pages tell of an image, whatever its task: see `ImageScore`."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def value(self) -> float | None: ...
+
+    @property
+    def share(self) -> float | None: ...
+
+    @property
+    def iou(self) -> Mapping[int, float]: ...
+
+    @property
+    def truth(self) -> Mapping[int, int]: ...
+
+
+AnyScore = TypeVar("AnyScore", bound=Scored)
 
 
 class ImageScore(NamedTuple):
@@ -22,20 +46,20 @@ class ImageScore(NamedTuple):
         truth: dict from class id to number of pixels, of the classes that occur in truth.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of a tuple's method
     pixels: int
     miou: float | None
     pixel_accuracy: float | None
-    iou: dict
-    truth: dict
+    iou: dict[int, float]
+    truth: dict[int, int]
 
     @property
-    def value(self):
+    def value(self) -> float | None:
         """By which images are ranked."""
         return self.miou
 
     @property
-    def share(self):
+    def share(self) -> float | None:
         """What is told beside it."""
         return self.pixel_accuracy
 
@@ -66,12 +90,14 @@ class ImageScores:
     {0: 0.5, 1: 0.5}
     """
 
-    def __init__(self, num_classes, ignore_label=255):
+    def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
-        self._counts = {}  # index: (cells of the flat matrix, their counts)
+        self._counts: dict[
+            int, tuple[np.ndarray, np.ndarray]
+        ] = {}  # index: (cells of the flat matrix, their counts)
 
-    def add(self, index, label, predicted):
+    def add(self, index: int, label: Array, predicted: Array) -> None:
         """Counts an image, by its position in the split, its label and what was predicted."""
         index, label, predicted = int(index), np.asarray(label), np.asarray(predicted)
         if label.shape != predicted.shape:
@@ -87,23 +113,23 @@ class ImageScores:
         cells = np.flatnonzero(counts)
         self._counts[index] = cells, counts[cells]
 
-    def add_batch(self, batch, predicted):
+    def add_batch(self, batch: Mapping[str, Array], predicted: Array) -> None:
         """Counts the images of a batch, a dict of "index" (B,) and "label" (B, H, W)."""
         for index, label, class_id in zip(
             np.asarray(batch["index"]), np.asarray(batch["label"]), predicted, strict=True
         ):
             self.add(index, label, class_id)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._counts)
 
-    def confusion(self, index):
+    def confusion(self, index: int) -> np.ndarray:
         """The confusion matrix of an image."""
         if index not in self._counts:
             raise ValueError(f"no image {index} among the {len(self)} that were added")
         return self._sum([self._counts[index]])
 
-    def total(self):
+    def total(self) -> np.ndarray:
         """The confusion matrix over all images."""
         return self._sum(self._counts.values())
 
@@ -113,7 +139,7 @@ class ImageScores:
             matrix[cells] += numbers
         return matrix.reshape(self.num_classes, self.num_classes)
 
-    def score(self, index):
+    def score(self, index: int) -> ImageScore:
         """The `ImageScore` of an image."""
         matrix = self.confusion(index)
         truth = matrix.sum(1)
@@ -129,12 +155,14 @@ class ImageScores:
             pixels,
         )
 
-    def scores(self):
+    def scores(self) -> list[ImageScore]:
         """The `ImageScore` of every image, in the order of the split."""
         return [self.score(index) for index in sorted(self._counts)]
 
 
-def choose(scores, limit, class_ids=None):
+def choose(
+    scores: Iterable[AnyScore], limit: int, class_ids: Iterable[int] | None = None
+) -> tuple[list[AnyScore], list[AnyScore], list[AnyScore]]:
     """The images worth looking at: the worst, the best, and of each class the worst.
 
     A third of the places goes to each; where all images have room, the worse half and the better
@@ -172,15 +200,14 @@ def choose(scores, limit, class_ids=None):
     taken = {score.index for score in worst + best}
     if class_ids is None:
         class_ids = sorted({i for score in ranked for i in score.truth})
-    # Of each class, who has it, the worst first.
-    queues = [
-        sorted(
-            (score for score in ranked if i in score.truth and score.index not in taken),
-            key=lambda score, i=i: (score.iou[i], -score.truth[i], score.index),
-        )
-        for i in class_ids
-    ]
-    of_a_class = []
+
+    def who_has(i):
+        """Those with a class, the worst first."""
+        found = (score for score in ranked if i in score.truth and score.index not in taken)
+        return sorted(found, key=lambda score: (score.iou[i], -score.truth[i], score.index))
+
+    queues = [who_has(i) for i in class_ids]
+    of_a_class: list[AnyScore] = []
     while len(of_a_class) < third and any(queues):
         for queue in queues:
             while queue and queue[0].index in taken:
@@ -191,7 +218,7 @@ def choose(scores, limit, class_ids=None):
     return worst, best, of_a_class
 
 
-def table(scores, names, class_names):
+def table(scores: Iterable[ImageScore], names: Sequence[str], class_names: Sequence[str]) -> str:
     """The scores of images as CSV.
 
     Args:

@@ -2,12 +2,15 @@
 
 import csv
 import io
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from pycocotools import mask
 
 from isa_tf import visualize
+from isa_tf.data.instances import Annotations
+from isa_tf.hints import Colors
 from isa_tf.report import charts, parts
 from isa_tf.report.images import choose
 
@@ -28,6 +31,22 @@ _SIZES = (
 )
 
 
+class TrueInstances(visualize.Drawn, Protocol):
+    """What `isa_tf.inference.Truth` tells, which stands above."""
+
+    @property
+    def crowd(self) -> np.ndarray: ...
+
+
+class FoundInstances(visualize.Drawn, Protocol):
+    """What `isa_tf.inference.Instances` tell."""
+
+    @property
+    def scores(self) -> np.ndarray: ...
+
+    def above(self, score: float) -> "FoundInstances": ...
+
+
 class InstanceScore(NamedTuple):
     """How well the true instances of one image were found.
 
@@ -45,21 +64,21 @@ class InstanceScore(NamedTuple):
         truth: dict from class id to number of true instances.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of a tuple's method
     instances: int
     mask_iou: float | None
     found: float | None
     false_alarms: int
-    iou: dict
-    truth: dict
+    iou: dict[int, float]
+    truth: dict[int, int]
 
     @property
-    def value(self):
+    def value(self) -> float | None:
         """By which images are ranked."""
         return self.mask_iou
 
     @property
-    def share(self):
+    def share(self) -> float | None:
         """What is told beside it."""
         return self.found
 
@@ -88,12 +107,13 @@ class InstanceScores:
     {1: 1.0}
     """
 
-    def __init__(self, num_classes, least_score=0.5):
+    def __init__(self, num_classes: int, least_score: float = 0.5) -> None:
         self.num_classes = num_classes
         self.least_score = least_score
-        self._found = {}  # index: (classes of the true instances, best overlaps, false alarms)
+        # By index: the classes of the true instances, best overlaps, false alarms.
+        self._found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def add(self, index, truth, found):
+    def add(self, index: int, truth: TrueInstances | Annotations, found: FoundInstances) -> None:
         """Takes an image.
 
         Args:
@@ -121,10 +141,10 @@ class InstanceScores:
         alarms = guess[overlaps.max(1, initial=0) < FOUND]
         self._found[index] = true[~crowd], best, alarms
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._found)
 
-    def score(self, index):
+    def score(self, index: int) -> InstanceScore:
         """The `InstanceScore` of an image."""
         true, best, alarms = self._found[index]
         counts = {int(i): int((true == i).sum()) for i in np.unique(true)}
@@ -137,11 +157,11 @@ class InstanceScores:
             index, len(best), mean, share, len(alarms), dict(sorted(iou.items())), counts
         )
 
-    def scores(self):
+    def scores(self) -> list[InstanceScore]:
         """The `InstanceScore` of every image, in the order of the split."""
         return [self.score(index) for index in sorted(self._found)]
 
-    def classes(self):
+    def classes(self) -> list[dict[str, Any]]:
         """What became of the true instances of each class, in all images.
 
         Returns:
@@ -172,7 +192,9 @@ def _run_lengths(masks):
     return list(masks)
 
 
-def instance_table(scores, names, class_names):
+def instance_table(
+    scores: Iterable[InstanceScore], names: Sequence[str], class_names: Sequence[str]
+) -> str:
     """The scores of images as CSV.
 
     Args:
@@ -202,8 +224,16 @@ def instance_table(scores, names, class_names):
 
 
 def instance_page(
-    result, images, names, class_names, palette, show, log=(), facts=None, max_images=24
-):
+    result: Mapping[str, Any],
+    images: InstanceScores,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    palette: Colors,
+    show: Callable[[int], tuple[np.ndarray, TrueInstances, FoundInstances]],
+    log: Sequence[Mapping[str, float]] = (),
+    facts: Mapping[str, Any] | None = None,
+    max_images: int = 24,
+) -> str:
     """An evaluation of instances as one HTML page that needs nothing but itself; see `page`.
 
     It shows average precision of masks and of boxes, overall, by size and by class, the curves of

@@ -1,13 +1,16 @@
 """The page of a segmentation model."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
 from isa_tf import metrics, visualize
+from isa_tf.hints import Colors
 from isa_tf.report import charts, parts
-from isa_tf.report.images import choose
+from isa_tf.report.images import ImageScores, choose
 
 LONGEST = 400  # pixels, the longer side of a picture
 _TABLE_CLASSES = 20  # up to how many classes the confusion matrix has numbers in it
@@ -20,16 +23,16 @@ _HEADINGS = (
 
 
 def page(
-    result,
-    images,
-    names,
-    class_names,
-    palette,
-    show,
-    log=(),
-    facts=None,
-    max_images=24,
-):
+    result: Mapping[str, Any],
+    images: ImageScores,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    palette: Colors,
+    show: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    log: Sequence[Mapping[str, float]] = (),
+    facts: Mapping[str, Any] | None = None,
+    max_images: int = 24,
+) -> str:
     """An evaluation as one HTML page that needs nothing but itself.
 
     It shows the scores, a bar for each class, the confusion matrix over its row sums, the curves of

@@ -4,18 +4,24 @@ import json
 import math
 import numbers
 import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
 
 from isa_tf import visualize
+from isa_tf.hints import StrPath
 from isa_tf.report import charts
+from isa_tf.report.images import AnyScore, Scored
 
 LISTED = 5000  # how many images are listed without a picture
 _WORDS = {"miou": "mIoU", "iou": "IoU", "f1": "F1", "ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 
 
-def assemble(heading, subheading, sections, data):
+def assemble(
+    heading: str, subheading: Sequence[str], sections: Mapping[str, tuple[str, str]], data: str
+) -> str:
     """The page.
 
     Args:
@@ -44,7 +50,7 @@ def assemble(heading, subheading, sections, data):
     )
 
 
-def short_names(names):
+def short_names(names: Iterable[StrPath]) -> list[str]:
     """Names of examples without the folders that all of them share.
 
     What in a file's name is no text, and so could not be written, becomes a question mark.
@@ -52,8 +58,8 @@ def short_names(names):
     >>> short_names(["/data/val/a/1.png", "/data/val/b/1.png"])
     ['a/1.png', 'b/1.png']
     """
-    names = (str(name).encode("utf-8", "replace").decode("utf-8") for name in names)
-    parts = [name.replace(os.sep, "/").split("/") for name in names]
+    texts = (str(name).encode("utf-8", "replace").decode("utf-8") for name in names)
+    parts = [text.replace(os.sep, "/").split("/") for text in texts]
     shared = 0
     while parts and all(
         len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts
@@ -66,23 +72,29 @@ def _part(name):
     return resources.files("isa_tf.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def in_words(key):
+def in_words(key: str) -> str:
     """A key of the result in words."""
     return " ".join(_WORDS.get(word, word) for word in key.split("_"))
 
 
-def number(value, digits=4):
+def number(value: float | None, digits: int = 4) -> str:
     """A score as it is written everywhere; of nothing, a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def subject(result):
+def subject(result: Mapping[str, Any]) -> str:
     """What was evaluated, as the heading says it."""
     of = " ".join(str(result[key]) for key in ("dataset", "split") if key in result)
     return of or "Evaluation"
 
 
-def script_data(scores, names, class_names, colors, confusion=((), (), ())):
+def script_data(
+    scores: Sequence[Scored],
+    names: Sequence[str],
+    class_names: Sequence[str],
+    colors: Sequence[str],
+    confusion: Sequence[Sequence[int]] = ((), (), ()),
+) -> str:
     """What the script reads, as JSON that ends no script element.
 
     Args:
@@ -122,7 +134,14 @@ def _rounded(value):
 # === Scores ===
 
 
-def tiles(result, class_names, facts, first, without, table=""):
+def tiles(
+    result: Mapping[str, Any],
+    class_names: Sequence[str],
+    facts: Mapping[str, Any],
+    first: Sequence[str],
+    without: Collection[str],
+    table: str = "",
+) -> str:
     """The scores as tiles, and what else there is to tell as lines.
 
     Args:
@@ -148,7 +167,7 @@ def tiles(result, class_names, facts, first, without, table=""):
     )
 
 
-def by_class(value, class_names):
+def by_class(value: object, class_names: Sequence[str]) -> bool:
     """Whether a value is a dict of a number, or `None`, for each class."""
     return (
         isinstance(value, dict)
@@ -177,7 +196,14 @@ def _told(value):
 # === Classes ===
 
 
-def class_table(classes, columns, bar, hint, more=(), log=()):
+def class_table(
+    classes: Sequence[tuple[str, str]],
+    columns: Mapping[str, Mapping[str, float | None]],
+    bar: str,
+    hint: str,
+    more: Mapping[str, Sequence[tuple[float, str]]] | None = None,
+    log: Sequence[Mapping[str, float]] = (),
+) -> str:
     """The table of classes, whose columns sort.
 
     Args:
@@ -193,7 +219,7 @@ def class_table(classes, columns, bar, hint, more=(), log=()):
     for name in visualize.curve_names(log)["classes"]:
         lines[name.split("/", 1)[1]] = charts.sparkline(charts.finite(log, name))
     lines = {name: line for name, line in lines.items() if line}
-    more = dict(more)
+    more = more or {}
     heads = ["class", *map(in_words, columns), *more]
     head = "".join(
         # Browsers leave buttons out of a head that they repeat on the next sheet.
@@ -215,8 +241,8 @@ def class_table(classes, columns, bar, hint, more=(), log=()):
         for key, column in columns.items():
             told = number(column[name]) if key != bar or long is not None else "absent"
             cells.append(f'<td data-value="{_sortable(column[name])}">{told}</td>')
-        for column in more.values():
-            cells.append(f'<td data-value="{column[i][0]}">{column[i][1]}</td>')
+        for rest in more.values():
+            cells.append(f'<td data-value="{rest[i][0]}">{rest[i][1]}</td>')
         if lines:
             cells.append(f"<td>{lines.get(name, '')}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -227,7 +253,7 @@ def class_table(classes, columns, bar, hint, more=(), log=()):
     )
 
 
-def percent(share):
+def percent(share: float) -> str:
     return "&lt;0.01" if 0 < share < 0.5e-4 else f"{100 * share:.2f}"
 
 
@@ -238,7 +264,7 @@ def _sortable(value):
 # === Training ===
 
 
-def training(log, scores=None):
+def training(log: Sequence[Mapping[str, float]], scores: Collection[str] | None = None) -> str:
     """The curves of a training.
 
     Args:
@@ -255,7 +281,14 @@ def training(log, scores=None):
 # === Images ===
 
 
-def image_groups(groups, card, classes, total, heads, hint):
+def image_groups(
+    groups: Sequence[tuple[str, str, str, Sequence[AnyScore]]],
+    card: Callable[[AnyScore], str],
+    classes: Sequence[tuple[str, str]],
+    total: int,
+    heads: Sequence[str],
+    hint: str,
+) -> str:
     """The images that are shown, group by group, and the list of all of them.
 
     Args:
@@ -299,7 +332,14 @@ def _options(classes):
     return "".join(f'<option value="{escape(name)}"></option>' for name, _ in classes)
 
 
-def card(score, name, classes, line, pictures, size):
+def card(
+    score: Scored,
+    name: str,
+    classes: Sequence[tuple[str, str]],
+    line: str,
+    pictures: Mapping[str, str],
+    size: Sequence[int],
+) -> str:
     """An image with its pictures.
 
     Args:

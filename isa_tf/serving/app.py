@@ -4,27 +4,43 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from absl import logging
 
 from isa_tf.names import unknown
 from isa_tf.serving.limits import Limits, Refused
-from isa_tf.serving.service import Options
+from isa_tf.serving.service import Answer, Options, Service
+
+if TYPE_CHECKING:  # it is an extra
+    from starlette.applications import Starlette
+    from starlette.requests import Request
 
 _MOST_PARTS = 4  # of a multipart body
+
+
+class Backend(Protocol):
+    """What stands for a model, wherever it runs."""
+
+    async def answer(self, contents: bytes, options: Options) -> Answer:
+        """The `Answer` to a picture; raises `Refused`."""
+
+    async def card(self) -> dict[str, Any]:
+        """What there is to know of the model."""
 
 
 class Local:
     """A `Service` of this process as the application asks for one."""
 
-    def __init__(self, service):
+    def __init__(self, service: Service) -> None:
         self.service = service
 
-    async def answer(self, contents, options):
+    async def answer(self, contents: bytes, options: Options) -> Answer:
         """The `Answer` to a picture; raises `Refused`."""
         return await asyncio.to_thread(self.service.answer, contents, options)
 
-    async def card(self):
+    async def card(self) -> dict[str, Any]:
         """What there is to know of the model, a dict."""
         return self.service.card()
 
@@ -37,18 +53,18 @@ class Door:
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.is_closed, self.inside = False, 0
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         if self.is_closed:
             raise Refused(503, "the server ends: ask another one, or later")
         self.inside += 1
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.inside -= 1
 
-    async def close(self, seconds):
+    async def close(self, seconds: float) -> bool:
         """Lets nothing more in, and waits for what is inside; whether all of it came out."""
         self.is_closed = True
         end = time.monotonic() + seconds
@@ -57,7 +73,12 @@ class Door:
         return not self.inside
 
 
-def make_app(models, limits=None, metrics=None, door=None):
+def make_app(
+    models: Mapping[str, Mapping[str, Backend]],
+    limits: Limits | None = None,
+    metrics: Callable[[], Awaitable[str]] | None = None,
+    door: Door | None = None,
+) -> "Starlette":
     """The ASGI application of a server of models.
 
     * `GET /healthz`: 200 where every model answers, else 503
@@ -184,7 +205,7 @@ def make_app(models, limits=None, metrics=None, door=None):
     return Starlette(routes=routes, exception_handlers={HTTPException: other})
 
 
-def last_version(versions):
+def last_version(versions: Iterable[str]) -> str:
     """The largest of versions, by the numbers in them: "10" is later than "9", "v2" than "v1".
 
     >>> last_version(["9", "10"])
@@ -198,7 +219,7 @@ def last_version(versions):
     return max(versions, key=order)
 
 
-async def body_of(request, limits):
+async def body_of(request: "Request", limits: Limits) -> bytes:
     """The body of a request, bytes; `Refused` for one that is too long, in bytes or in seconds."""
     too_long = Refused(413, f"a body of more than the {limits.max_bytes} bytes that are taken")
     told = request.headers.get("content-length", "")
@@ -218,7 +239,7 @@ async def body_of(request, limits):
     return bytes(body)
 
 
-async def picture_of(request, body):
+async def picture_of(request: "Request", body: bytes) -> bytes:
     """The bytes of the picture in a body: the body itself, or the file of a form."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":

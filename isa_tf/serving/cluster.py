@@ -6,15 +6,21 @@ batches, starts more where many wait, and replaces what dies.
 
 import asyncio
 import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from absl import logging
 from PIL import Image
 
 from isa_tf.formats import load_predictor
+from isa_tf.hints import StrPath
 from isa_tf.serving.app import Door, make_app
 from isa_tf.serving.limits import Limits, Refused
 from isa_tf.serving.service import Service
+
+if TYPE_CHECKING:  # it is an extra
+    from ray import serve
 
 FRONT = "front"  # the deployment that the application is
 _TRIES = 3  # of a request whose replica died
@@ -119,16 +125,16 @@ async def _metrics():
 
 
 def application(
-    models,
-    limits=None,
-    replicas=(1, 1),
-    num_threads=None,
-    num_gpus=0,
-    batch=1,
-    wait=0.0,
-    queue=100,
-    plugins=(),
-):
+    models: Mapping[str, Mapping[str, StrPath]],
+    limits: Limits | None = None,
+    replicas: Sequence[int] = (1, 1),
+    num_threads: int | None = None,
+    num_gpus: float = 0,
+    batch: int = 1,
+    wait: float = 0.0,
+    queue: int = 100,
+    plugins: Sequence[str] = (),
+) -> "serve.Application":
     """The application of Ray Serve that serves models: what `ray.serve.run` takes.
 
     Args:
@@ -160,11 +166,11 @@ def application(
     busy = 2 * batch  # one at work, and one that is read or written meanwhile
     least, most = replicas
     resources = {"num_cpus": num_threads or 1, "num_gpus": num_gpus}
-    scale = {"num_replicas": least}
+    scale: dict[str, Any] = {"num_replicas": least}
     if most > least:
         scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": busy}
         scale = {"autoscaling_config": scaling}
-    handles = {}
+    handles: dict[str, dict[str, Any]] = {}
     for name, versions in models.items():
         handles[name] = {}
         for version, path in versions.items():

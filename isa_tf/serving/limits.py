@@ -3,6 +3,7 @@
 import dataclasses
 import io
 
+import numpy as np
 from PIL import Image
 
 from isa_tf.data.base import DataError
@@ -16,7 +17,7 @@ _WHAT = "the picture"
 class Refused(Exception):
     """A request that is not answered: the HTTP `status`, and the `reason` in words."""
 
-    def __init__(self, status, reason):
+    def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"{status}: {reason}")
         self.status, self.reason = status, reason
 
@@ -50,7 +51,7 @@ class Limits:
                 raise ValueError(f"{name} must be above 0, got {value}")
 
 
-def read_picture(contents, limits=None):
+def read_picture(contents: bytes, limits: Limits | None = None) -> np.ndarray:
     """Reads a picture that came from outside as `uint8` RGB (H, W, 3).
 
     Its kind and size are looked at before it is decoded. What is decoded is what

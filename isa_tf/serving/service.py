@@ -3,12 +3,13 @@
 import dataclasses
 import io
 import json
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 
-from isa_tf.inference import findings, warm_up
+from isa_tf.inference import InstancePredictor, Predictor, findings, warm_up
 from isa_tf.names import Registry, unknown
 from isa_tf.serving.limits import Limits, Refused, read_picture
 from isa_tf.visualize import draw_classes, draw_instances
@@ -65,7 +66,7 @@ class Options:
                 raise Refused(400, f"{name} lies in 0 to 1, got {value}")
 
     @classmethod
-    def of(cls, query, accept=""):
+    def of(cls, query: Mapping[str, str], accept: str = "") -> Self:
         """The options of an address and of its header `Accept`, which decides without `format`.
 
         Args:
@@ -73,7 +74,7 @@ class Options:
             accept: str. `image/png` asks for ids, all else for JSON. Defaults to "".
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        given = dict(query)
+        given: dict[str, Any] = dict(query)
         if strange := sorted(given.keys() - known):
             raise Refused(400, unknown("parameter", strange[0], sorted(known)))
         for name in ("masks", "legend"):
@@ -117,11 +118,13 @@ class Service:
     (128, 96)
     """
 
-    def __init__(self, predictor, limits=None):
+    def __init__(
+        self, predictor: Predictor | InstancePredictor, limits: Limits | None = None
+    ) -> None:
         self.predictor, self.limits = predictor, limits or Limits()
         warm_up(predictor)
 
-    def answer(self, contents, options):
+    def answer(self, contents: bytes, options: Options) -> Answer:
         """What there is to say of a picture: an `Answer`.
 
         Args:
@@ -134,7 +137,7 @@ class Service:
         image = self.read(contents, options)
         return self.write(image, self.predictor(image), options)
 
-    def read(self, contents, options):
+    def read(self, contents: bytes, options: Options) -> np.ndarray:
         """The picture as predictors take it, of what is to be answered by these options."""
         if options.format == "ids" and self.predictor.task != "segmentation":
             raise Refused(
@@ -142,12 +145,13 @@ class Service:
             )
         return read_picture(contents, self.limits)
 
-    def predict(self, images):
+    def predict(self, images: Sequence[np.ndarray]) -> list[Any]:
         """The results of several images, a list: those of one size go together.
 
         In place of a result is the exception that it ended in.
         """
-        results, together = [None] * len(images), {}
+        results: list[Any] = [None] * len(images)
+        together: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             together.setdefault(image.shape, []).append(i)
         for indices in together.values():
@@ -172,7 +176,7 @@ class Service:
         except Exception as error:
             return error
 
-    def write(self, image, result, options):
+    def write(self, image: np.ndarray, result: Any, options: Options) -> Answer:
         """The `Answer` that tells the result of an image."""
         if options.format == "json":
             if options.score is not None and self.predictor.task != "segmentation":
@@ -184,9 +188,9 @@ class Service:
             return _png(result[0].astype(depth, copy=False))
         return _png(painters[self.predictor.task](self.predictor, image, result, options))
 
-    def card(self):
+    def card(self) -> dict[str, Any]:
         """What there is to know of the model, in the form that JSON can hold."""
-        known = {"task": self.predictor.task}
+        known: dict[str, Any] = {"task": self.predictor.task}
         for name in ("num_classes", "class_names", "palette", "category_ids", "image_size"):
             if (value := getattr(self.predictor, name, None)) is not None:
                 known[name] = value

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from isa_tf.compat import flatten_layers
-from isa_tf.hints import DType, Partition
+from isa_tf.hints import DType, Levels, Partition
 from isa_tf.inference import contract_of
 from isa_tf.layers import InterlacedSparseAttention
 from isa_tf.layers.position import PositionBias
@@ -115,6 +115,7 @@ class ModelBattery(Battery):
         """Every weight has a gradient in training, and `fit` lowers the loss."""
         model = self.make()
         num_classes = contract_of(model).check(model).num_classes
+        assert num_classes is not None  # `check` tells it
         x = pixels(4, 4, 4).repeat(8, 1).repeat(8, 2)
         edges = np.quantile(x.mean(-1), np.linspace(0, 1, num_classes + 1)[1:-1])
         y = np.digitize(x.mean(-1), edges).astype("uint8")
@@ -160,7 +161,7 @@ def small_segmenter(
     dtype: DType = None,
     jit_compile: bool = False,
     backbone: str = "tiny",
-    levels: int | str = 2,
+    levels: Levels = 2,
     share_projections: bool = False,
     position_bias: bool = False,
     **kwargs: Any,

@@ -4,14 +4,17 @@ import csv
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from isa_tf.files import replacing
+from isa_tf.hints import StrPath
 
 
-def write_log(path, rows):
+def write_log(path: StrPath, rows: Sequence[Mapping[str, float]]) -> None:
     """Writes the rows of a log as CSV, "step" first; the file is replaced when complete.
 
     Args:
@@ -25,7 +28,7 @@ def write_log(path, rows):
         writer.writerows(rows)
 
 
-def read_log(path):
+def read_log(path: StrPath) -> list[dict[str, float]]:
     """The rows of a run's log: a list of dicts of floats, empty where there is no file.
 
     Raises:
@@ -56,19 +59,19 @@ class Pace:
     ['images_per_second', 'step_seconds', 'waiting']
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._begin()
 
     def _begin(self):
         self.start, self.steps, self.images, self.waited = time.monotonic(), 0, 0, 0.0
 
-    def step(self, images, waited):
+    def step(self, images: int, waited: float) -> None:
         """Counts a step of so many images that waited so many seconds for them."""
         self.steps += 1
         self.images += images
         self.waited += waited
 
-    def take(self):
+    def take(self) -> dict[str, float]:
         """The means since the last call: a dict, empty where there was no step."""
         seconds = time.monotonic() - self.start
         found = {}
@@ -82,7 +85,7 @@ class Pace:
         return found
 
 
-def memory_gib():
+def memory_gib() -> float:
     """The most memory that was used so far, GiB: of the first GPU, else of this process."""
     if tf.config.list_logical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
@@ -102,17 +105,18 @@ class Progress:
         every: float, seconds between two lines where `verbose` is 2. Defaults to 60.
     """
 
-    def __init__(self, steps, verbose="auto", every=60.0):
+    def __init__(self, steps: int, verbose: int | str = "auto", every: float = 60.0) -> None:
         if verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
         self.steps, self.verbose = steps, int(verbose)
         self.every = 0.2 if self.verbose == 1 else every
         self.last = self.begin = time.monotonic()
-        self.first = None
+        self.first: tuple[float, int] | None = None
         self.width = 0
-        self.validations, self.validating = [], 0.0
+        self.validations: list[float] = []
+        self.validating = 0.0
 
-    def train(self, step, loss, left_validations):
+    def train(self, step: int, loss: float, left_validations: int) -> None:
         """A step is done.
 
         Args:
@@ -136,7 +140,7 @@ class Progress:
             text += f"  {pace:.3g} s a step  done in {duration(left)}"
         self.say(text)
 
-    def validate(self, batch, batches, seconds):
+    def validate(self, batch: int, batches: int | None, seconds: float) -> None:
         """A batch of a validation is done, of `batches` or, where that is not known, `None`."""
         now = time.monotonic()
         if now - self.last < self.every:
@@ -147,13 +151,13 @@ class Progress:
             text += f" of {batches:,}  done in {duration(seconds / batch * (batches - batch))}"
         self.say(text)
 
-    def validated(self, seconds):
+    def validated(self, seconds: float) -> None:
         """A validation took so long."""
         self.validations.append(seconds)
         if self.first is not None:
             self.validating += seconds
 
-    def say(self, text, keep=False):
+    def say(self, text: str, keep: bool = False) -> None:
         """Prints a line, over the last one where lines are written over and it need not stay."""
         if not self.verbose:
             return
@@ -164,7 +168,7 @@ class Progress:
             print(text, flush=True)
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """ "2 h 05 min" and the like.
 
     >>> duration(7500), duration(75), duration(7.5)
@@ -185,10 +189,12 @@ class TensorBoard:
         folder: of TensorBoard's files.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: StrPath) -> None:
         self.writer = tf.summary.create_file_writer(str(folder))
 
-    def write(self, step, numbers, picture=None):
+    def write(
+        self, step: int, numbers: Mapping[str, float], picture: np.ndarray | None = None
+    ) -> None:
         """Writes a dict of numbers and, where there is one, a picture (H, W, 3), uint8."""
         with self.writer.as_default(step):
             for name, value in numbers.items():

@@ -5,13 +5,16 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from isa_tf.files import replacing
+from isa_tf.hints import StrPath
 
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Damaged(ValueError):
     """A checkpoint that cannot be gone on from: carries its `path` and the `reason`."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 
@@ -48,16 +51,16 @@ class Checkpoints:
     (100, [1.0, 1.0, 1.0])
     """
 
-    def __init__(self, folder, keep=2):
+    def __init__(self, folder: StrPath, keep: int = 2) -> None:
         self.folder = Path(folder)
         self.keep = keep
 
-    def paths(self):
+    def paths(self) -> list[Path]:
         """Those that there are, the newest first."""
         found = self.folder.glob("step-*.safetensors") if self.folder.is_dir() else ()
         return sorted((p for p in found if _NAME.fullmatch(p.name)), key=_step, reverse=True)
 
-    def write(self, step, arrays, facts):
+    def write(self, step: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Path:
         """Writes the checkpoint of a step.
 
         Args:
@@ -78,9 +81,9 @@ class Checkpoints:
                     f"{name} holds values that are not finite; no checkpoint of step {step} is made"
                 )
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        facts = json.dumps({**facts, "step": step}, sort_keys=True)
+        told = json.dumps({**facts, "step": step}, sort_keys=True)
         path = self.folder / f"step-{step:08d}.safetensors"
-        metadata = {"format": _FORMAT, "facts": facts, "sha256": _digest(arrays, facts)}
+        metadata = {"format": _FORMAT, "facts": told, "sha256": _digest(arrays, told)}
         with replacing(path) as new:
             try:
                 save_file(arrays, new, metadata)
@@ -94,7 +97,7 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def read(self, path):
+    def read(self, path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """(facts, arrays) of a checkpoint.
 
         Raises:
@@ -119,7 +122,12 @@ class Checkpoints:
                 raise Damaged(path, f"{name} holds values that are not finite")
         return facts, arrays
 
-    def newest(self, check=lambda facts, arrays: None):
+    def newest(
+        self,
+        check: Callable[[dict[str, Any], dict[str, np.ndarray]], object] = lambda facts, arrays: (
+            None
+        ),
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """(facts, arrays) of the newest checkpoint that is whole and fits; `None` if there is none.
 
         Those passed over are named in a warning.
@@ -141,11 +149,11 @@ class Checkpoints:
             except Damaged as error:
                 refused.append(error)
                 continue
-            for error in refused:
-                logger.warning("%s; going on from %s", error, path.name)
+            for fault in refused:
+                logger.warning("%s; going on from %s", fault, path.name)
             return facts, arrays
         if refused:
-            others = "".join(f"\nand {error}" for error in refused[1:])
+            others = "".join(f"\nand {fault}" for fault in refused[1:])
             raise Damaged(
                 refused[0].path,
                 f"{refused[0].reason}{others}\nThere is no other checkpoint: put one back from a "
@@ -153,7 +161,7 @@ class Checkpoints:
             )
         return None
 
-    def set_aside(self, after):
+    def set_aside(self, after: int) -> None:
         """Renames the checkpoints of steps after `after` to `damaged-...`: they are not gone on."""
         for path in self.paths():
             if _step(path) > after:

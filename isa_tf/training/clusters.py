@@ -10,7 +10,7 @@ TF_CONFIG = (
 )
 
 
-def find_cluster():
+def find_cluster() -> tuple[dict[str, list[str]], str, int] | None:
     """(addresses by job, own job, own index) of several processes; `None` for one."""
     if os.environ.get("TF_CONFIG"):
         spec, task_type, index = _read_tf_config(os.environ["TF_CONFIG"])

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -109,7 +109,13 @@ def make_optimizer(
     return LossScale(optimizer) if loss_scale else optimizer
 
 
-class WholeGradient:
+if TYPE_CHECKING:  # it is a mixin of one
+    from keras.optimizers import Optimizer as _Optimizer
+else:
+    _Optimizer = object
+
+
+class WholeGradient(_Optimizer):
     """Mixin: a Keras optimizer that begins with the whole gradient of the global batch.
 
     To stand before the optimizer among the bases. It
@@ -160,7 +166,13 @@ class WholeGradient:
 
     spares: tuple[str, ...] = ()  # what weight decay leaves alone, unless it is told
 
-    def __init__(self, *args, spared=None, rates=None, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        spared: Sequence[str] | None = None,
+        rates: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.spared = tuple(self.spares if spared is None else spared)
         self.exclude_from_weight_decay(var_names=list(self.spared))
@@ -176,14 +188,18 @@ class WholeGradient:
         object.__setattr__(self, "gradient_norm", norm)
         object.__setattr__(self, "sums_gradients", True)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Sequence[tf.Tensor],
+        trainable_variables: Sequence[keras.Variable] | None = None,
+    ) -> None:
         grads, variables = _prepare(self, grads, trainable_variables)
         if self.sums_gradients:
             grads = sum_over_replicas(grads)
         with _after(grads):
             super().apply(grads, variables)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)
         self._rate_of.update(
             {self._var_key(v): rate for v in variables if (rate := self._find_rate(v)) != 1.0}
@@ -196,12 +212,14 @@ class WholeGradient:
         fitting = [path for path in self.rates if _begins(variable.path, path)]
         return self.rates[max(fitting, key=len)] if fitting else 1.0
 
-    def rate(self, variable, learning_rate):
+    def rate(self, variable: keras.Variable, learning_rate: tf.Tensor) -> tf.Tensor:
         """The learning rate of a variable, where that of all is `learning_rate`."""
         factor = self._rate_of.get(self._var_key(variable), 1.0)
         return learning_rate if factor == 1.0 else learning_rate * factor
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         super().update_step(gradient, variable, self.rate(variable, learning_rate))
 
     def _apply_weight_decay(self, variables):
@@ -225,7 +243,7 @@ class WholeGradient:
         else:
             context.merge_call(across)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spared": self.spared, "rates": dict(self.rates)}
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
@@ -267,7 +285,7 @@ class WholeGradient:
 
         _branch((self._iterations + 1) % steps == 0, update, accumulate, grads)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         pass
 
 
@@ -298,7 +316,9 @@ class CoupledSGD(WholeGradient, keras.optimizers.SGD):
         super().__init__(learning_rate, **kwargs)
         self.l2 = l2
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         gradient = tf.cast(gradient, variable.dtype)
         rate = self.rate(variable, tf.cast(learning_rate, variable.dtype))
         decay = None
@@ -381,21 +401,25 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         )
 
     @property
-    def gradient_norm(self):
+    def gradient_norm(self) -> keras.Variable:
         """See `WholeGradient`."""
         return self.inner_optimizer.gradient_norm
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         self.inner_optimizer.build(variables)
         # That of all optimizers: Keras's own makes the two variables, which there are.
         super(keras.optimizers.LossScaleOptimizer, self).build(variables)
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         return loss * tf.cast(self.dynamic_scale, loss.dtype)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Sequence[tf.Tensor],
+        trainable_variables: Sequence[keras.Variable] | None = None,
+    ) -> None:
         grads, variables = _prepare(self, grads, trainable_variables)
         grads = sum_over_replicas(grads)
 

@@ -16,17 +16,23 @@ when Keras mends it:
 """
 
 import types
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from isa_tf.compat import symbolic_build
 from isa_tf.ops.replicas import alone, replicas_summed
 from isa_tf.training.workers import is_chief, num_workers, over_workers
 
 
-def distribute(strategy, make):
+def distribute(
+    strategy: tf.distribute.Strategy,
+    make: Callable[[tf.distribute.InputContext | None], tf.data.Dataset],
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """What `fit` and `evaluate` take as data under a strategy.
 
     Args:
@@ -66,7 +72,7 @@ def distribute(strategy, make):
     return dataset
 
 
-def prepare(model):
+def prepare(model: keras.Model) -> keras.Model:
     """Makes `fit` and `evaluate` right for a model under a strategy of several replicas.
 
     To be called once the model is made, and before `fit`; a second call changes nothing, and under
@@ -105,7 +111,7 @@ def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         symbolic_build(self, data_batch)
 
 
-def get_metrics_result(self):
+def get_metrics_result(self: keras.Model) -> dict[str, tf.Tensor]:
     if tf.distribute.in_cross_replica_context() or replicas_summed() == 1:
         return type(self).get_metrics_result(self)
     # Results of what all replicas counted; else each would have its own.
@@ -113,11 +119,11 @@ def get_metrics_result(self):
         return type(self).get_metrics_result(self)
 
 
-def train_step(self, data):
+def train_step(self: keras.Model, data: Any) -> dict[str, tf.Tensor]:
     return _as_logs(self, type(self).train_step(self, data))
 
 
-def test_step(self, data):
+def test_step(self: keras.Model, data: Any) -> dict[str, tf.Tensor]:
     logs = {}
 
     def run():
@@ -150,7 +156,7 @@ def _as_logs(model, results):
 
 
 # === Values of variables ===
-def read_variable(variable):
+def read_variable(variable: keras.Variable | tf.Variable) -> np.ndarray:
     """The whole value of a variable, whatever strategy it lives under.
 
     What replicas count each for itself (metrics) is added up over all of them, for which under
@@ -173,7 +179,7 @@ def read_variable(variable):
     return value.numpy()
 
 
-def write_variable(variable, array):
+def write_variable(variable: keras.Variable | tf.Variable, array: ArrayLike) -> None:
     """Gives a variable the value that `read_variable` read, under this strategy or another.
 
     Each worker writes for itself. What replicas count each for itself is given to the first replica

@@ -7,12 +7,16 @@ import os
 import signal
 import time
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from isa_tf.compat import symbolic_build
+from isa_tf.hints import StrPath
 from isa_tf.training import workers
 from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
 from isa_tf.training.callbacks import Pace, Progress, TensorBoard, duration, memory_gib
@@ -37,7 +41,7 @@ class Interrupted(KeyboardInterrupt):
         exit_code: int, 128 plus the number of the signal, as shells have it.
     """
 
-    def __init__(self, number, step, steps, workdir):
+    def __init__(self, number: int, step: int, steps: int, workdir: Path) -> None:
         name = signal.Signals(number).name
         super().__init__(
             f"stopped by {name} at step {step:,} of {steps:,}, which is kept in {workdir}; "
@@ -87,16 +91,24 @@ class Run:
     2
     """
 
-    def __init__(self, workdir, config=None, may_change=(), strategy=None):
+    train_logs: dict[str, float] | None  # of a validation that is still to come
+
+    def __init__(
+        self,
+        workdir: StrPath,
+        config: Mapping[str, Any] | None = None,
+        may_change: Sequence[str] = (),
+        strategy: tf.distribute.Strategy | None = None,
+    ) -> None:
         self.folder = Workdir(workdir, config or {}, may_change)
         self.workdir, self.checkpoints = self.folder.path, self.folder.checkpoints
         self.strategy = strategy or tf.distribute.get_strategy()
         self._stop = None  # the signal that told the run to
-        self._stack = None
+        self._stack: contextlib.ExitStack | None = None
 
     # === The directory ===
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.chief = workers.is_chief(self.strategy)
         self._stack = contextlib.ExitStack()
         with self._stack as stack:
@@ -105,7 +117,8 @@ class Run:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> bool | None:
+        assert self._stack is not None  # of `__enter__`
         return self._stack.__exit__(*error)
 
     def _by_chief(self, act):
@@ -158,25 +171,26 @@ class Run:
 
     def fit(
         self,
-        model,
-        make_train_data,
-        make_val_data=None,
+        model: keras.Model,
+        make_train_data: Callable[[int, tf.distribute.InputContext | None], tf.data.Dataset],
+        make_val_data: Callable[[tf.distribute.InputContext | None], tf.data.Dataset] | None = None,
         *,
-        steps,
-        validate_every,
-        monitor,
-        checkpoint_every=None,
-        evaluate=None,
-        details=None,
-        draw=None,
-        whole=None,
-        batch_files=None,
-        ema_batches=32,
-        log_every=50,
-        profile=None,
-        callbacks=(),
-        verbose="auto",
-    ):
+        steps: int,
+        validate_every: int,
+        monitor: str,
+        checkpoint_every: int | None = None,
+        evaluate: Callable[[keras.Model, Callable[[int, int | None], None]], dict[str, float]]
+        | None = None,
+        details: Callable[[keras.Model], Mapping[str, float]] | None = None,
+        draw: Callable[[keras.Model], np.ndarray] | None = None,
+        whole: keras.Model | None = None,
+        batch_files: Callable[[int], Sequence[str]] | None = None,
+        ema_batches: int = 32,
+        log_every: int = 50,
+        profile: Sequence[int] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int | str = "auto",
+    ) -> dict[str, Any] | None:
         """Trains a compiled model up to `steps`, from where the work directory left off.
 
         Args:
@@ -591,7 +605,7 @@ class Run:
         if not self.folder.mend(self.step, self.rows, self.best, pending):
             self.best = None
 
-    def restore_metrics(self):
+    def restore_metrics(self) -> None:
         """Gives the metrics what they had counted of an epoch that is gone on with."""
         if self._metrics:
             variables = self._variables()

@@ -5,9 +5,14 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from isa_tf import files
+from isa_tf.hints import StrPath
 from isa_tf.names import differences, flat
 from isa_tf.training.callbacks import read_log, write_log
 from isa_tf.training.checkpoint import Checkpoints, Damaged
@@ -36,7 +41,7 @@ class Workdir:
             folder's; of a dict, its name stands for all it holds.
     """
 
-    def __init__(self, path, config, may_change):
+    def __init__(self, path: StrPath, config: Mapping[str, Any], may_change: Iterable[str]) -> None:
         self.path = Path(path)
         self.config = json.loads(json.dumps(config))
         self.may_change = tuple(may_change)
@@ -45,7 +50,7 @@ class Workdir:
     # === Whose it is ===
 
     @contextlib.contextmanager
-    def owned(self):
+    def owned(self) -> Iterator[None]:
         """Owns the folder for as long as its `with` block lasts.
 
         Raises:
@@ -101,14 +106,14 @@ class Workdir:
     def _changes(self, name):
         return any(name == free or name.startswith(f"{free}.") for free in self.may_change)
 
-    def identity(self):
+    def identity(self) -> str:
         """A digest of what may not change, by which checkpoints know their run."""
         fixed = [(n, v) for n, v in flat(self.config) if not self._changes(n)]
         return hashlib.sha256(json.dumps(sorted(fixed)).encode()).hexdigest()
 
     # === What lies in it ===
 
-    def check_new(self):
+    def check_new(self) -> None:
         """Raises ValueError where a training has been that left no checkpoint."""
         # TensorBoard's folder is made once the first state is kept, the others by validations.
         traces = (LOG, BEST, BEST_SCORE, TENSORBOARD)
@@ -118,7 +123,7 @@ class Workdir:
                 f"left {', '.join(left)}; put one back from a copy, or choose another workdir"
             )
 
-    def keep_best(self, model, best):
+    def keep_best(self, model: keras.Model, best: dict[str, Any]) -> None:
         """Keeps a model, and what it scored with the digest of its file, which `best` is given."""
         files.save_model(model, self.path / BEST)
         best["sha256"] = files.digest(self.path / BEST)
@@ -130,10 +135,12 @@ class Workdir:
         ordered = {name: best[name] for name in ("step", monitor, "sha256")}
         files.write_json(self.path / BEST_SCORE, ordered)
 
-    def write_log(self, rows):
+    def write_log(self, rows: list[dict[str, float]]) -> None:
         write_log(self.path / LOG, rows)
 
-    def mend(self, step, rows, best, pending):
+    def mend(
+        self, step: int, rows: list[dict[str, float]], best: dict[str, Any] | None, pending: bool
+    ) -> bool:
         """Brings the files beside a checkpoint to what it says, naming what was not so.
 
         Args:
@@ -185,7 +192,7 @@ class Workdir:
         return False
 
 
-def best_score(workdir):
+def best_score(workdir: StrPath) -> dict[str, Any] | None:
     """What is known of the best model of a run: {"step": ..., monitor: ...}, or `None`.
 
     Raises:
@@ -200,7 +207,7 @@ def best_score(workdir):
     return {name: value for name, value in found.items() if name != "sha256"}
 
 
-def read_json(path):
+def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
     try:
         found = json.loads(path.read_text())

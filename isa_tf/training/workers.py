@@ -1,10 +1,12 @@
 """Talk between the workers of a strategy: who is the chief, what all of them know."""
 
 import hashlib
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
+
+_Value = TypeVar("_Value", int, str)
 
 _GATHERED_WORDS = 2**20  # of 8 bytes, of each worker at a time
 
@@ -58,7 +60,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return worker_index(strategy) == 0
 
 
-def over_workers(strategy: tf.distribute.Strategy, value: Any) -> Any:
+def over_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
     """What every worker has of an int: a list, in the order of the workers.
 
     All workers must call it, with an int each, and wait for one another in it.
@@ -83,7 +85,7 @@ def over_workers(strategy: tf.distribute.Strategy, value: Any) -> Any:
     return total.numpy().tolist()
 
 
-def gather(strategy: tf.distribute.Strategy, data: Any) -> Any:
+def gather(strategy: tf.distribute.Strategy, data: bytes) -> list[bytes]:
     """What every worker has of bytes: a list, in the order of the workers, the same in all of them.
 
     All workers must call it, and wait for one another in it.
@@ -134,7 +136,7 @@ def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     return any(over_workers(strategy, bool(flag)))
 
 
-def agree(strategy: tf.distribute.Strategy, value: Any, what: str = "value") -> Any:
+def agree(strategy: tf.distribute.Strategy, value: _Value, what: str = "value") -> _Value:
     """Checks that every worker has the same value. All workers must ask, and all get the error.
 
     Args:
@@ -153,9 +155,10 @@ def agree(strategy: tf.distribute.Strategy, value: Any, what: str = "value") -> 
     >>> agree(isa_tf.training.make_strategy("one_device"), 500, "step to go on from")
     500
     """
-    number = value
     if isinstance(value, str):
         number = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7], "big")
+    else:
+        number = value
     numbers = over_workers(strategy, number)
     if len(set(numbers)) > 1:
         listed = ", ".join(

@@ -1,7 +1,7 @@
 """Pictures of labels, instances and weights, by NumPy and Pillow. Nothing shows a window."""
 
 from isa_tf.visualize.curves import curve_names, curves
-from isa_tf.visualize.instances import draw_instances, instance_sheet
+from isa_tf.visualize.instances import Drawn, draw_instances, instance_sheet
 from isa_tf.visualize.pictures import (
     BOTH_RIGHT,
     BOTH_WRONG,
@@ -34,6 +34,7 @@ __all__ = [
     "ONLY_FIRST",
     "ONLY_SECOND",
     "POINT_COLOR",
+    "Drawn",
     "colorize",
     "curve_names",
     "curves",

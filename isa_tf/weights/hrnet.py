@@ -1,8 +1,14 @@
 """HRNet: from the names of its authors, which OpenMMLab and timm have kept, to this package's."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import published
 from isa_tf.weights.transfer import Report, Transfer, conv_layers
 
@@ -15,7 +21,7 @@ _BLOCK = re.compile(r"stage(\d)\.(\d+)\.branches\.(\d)\.(\d+)\.conv1\.weight")
 _FIRST_BLOCK = re.compile(r"layer1\.(\d+)\.conv1\.weight")
 
 
-def find(model, weights) -> Path:
+def find(model: keras.Model, weights: StrPath) -> Path:
     """The file of an `HRNet`'s weights, as `isa_tf.weights.published.find` has it."""
     network = {"width": model.width}
     usual = {"modules": (1, 4, 3), "blocks": 4, "filters": 64}
@@ -23,17 +29,17 @@ def find(model, weights) -> Path:
     return published.find(weights, model, network, SOURCES)
 
 
-def find_prefix(tensors) -> str:
+def find_prefix(tensors: Mapping[str, np.ndarray]) -> str:
     """What the names of a backbone begin with: "" in a classifier, "backbone." in a segmenter."""
     return next((name.removesuffix(_MARK) for name in tensors if name.endswith(_MARK)), "")
 
 
-def find_source(tensors) -> str | None:
+def find_source(tensors: Mapping[str, np.ndarray]) -> str | None:
     """ "hrnet" where the tensors of an HRNet are called so, else `None`."""
     return SOURCES[0] if any(name.endswith(_MARK) for name in tensors) else None
 
 
-def arguments(tensors, path, prefix="") -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath, prefix: str = "") -> dict[str, Any]:
     """What a checkpoint's tensors tell of its HRNet.
 
     Args:
@@ -53,7 +59,7 @@ def arguments(tensors, path, prefix="") -> dict:
         raise ValueError(f"{refused}: {prefix}{_MARK} or layer1.0.conv1.weight is missing")
     found = [m for m in map(_BLOCK.fullmatch, names) if m]
     modules = tuple(len({m[2] for m in found if m[1] == stage}) for stage in "234")
-    branches = {}  # blocks of each
+    branches: dict[tuple[str, str, str], set[str]] = {}  # blocks of each
     for stage, module, branch, block in (m.groups() for m in found):
         branches.setdefault((stage, module, branch), set()).add(block)
     blocks = {len(numbers) for numbers in branches.values()}
@@ -69,7 +75,7 @@ def arguments(tensors, path, prefix="") -> dict:
     }
 
 
-def levels(width) -> dict:
+def levels(width: int) -> dict[int, str]:
     """The maps of `isa_tf.backbones.HRNet` by their channels.
 
     >>> levels(18)
@@ -78,7 +84,7 @@ def levels(width) -> dict:
     return {**{width << i: f"c{i + 2}" for i in range(4)}, 15 * width: "concatenated"}
 
 
-def names_of(layer) -> tuple[str, str]:
+def names_of(layer: str) -> tuple[str, str]:
     """What convolution and normalisation of a layer of `HRNet` are called by its authors.
 
     Args:
@@ -111,7 +117,7 @@ def names_of(layer) -> tuple[str, str]:
     return f"{place}.downsample.0", f"{place}.downsample.1"
 
 
-def fill(transfer: Transfer, model):
+def fill(transfer: Transfer, model: keras.Model) -> None:
     """Says what each weight of an `HRNet` becomes.
 
     Args:
@@ -123,7 +129,7 @@ def fill(transfer: Transfer, model):
         transfer.conv_norm(layer, *names_of(layer.name))
 
 
-def load(model, tensors, path) -> Report:
+def load(model: keras.Model, tensors: Mapping[str, np.ndarray], path: StrPath) -> Report:
     """Gives an `HRNet` the weights of its authors, OpenMMLab or timm.
 
     Args:

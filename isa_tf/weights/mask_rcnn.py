@@ -1,10 +1,13 @@
 """Mask R-CNN: what the name maps of its sources share, pyramid and heads by each one's names."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
+from isa_tf.hints import StrPath
 from isa_tf.layers import ConvNormAct
 from isa_tf.weights.transfer import Report, Transfer
 
@@ -46,16 +49,16 @@ class Names:
             have a place for it; else it is the last, and they have none. Defaults to `False`.
     """
 
-    inner: Callable
-    outer: Callable
-    rpn_conv: Callable
+    inner: Callable[[int], tuple[Sequence[str], str]]
+    outer: Callable[[int], tuple[Sequence[str], str]]
+    rpn_conv: Callable[[int], Sequence[str]]
     rpn_logits: str
     rpn_codes: str
-    box_conv: Callable
-    box_dense: Callable
+    box_conv: Callable[[int], tuple[Sequence[str], str]]
+    box_dense: Callable[[int, int], str]
     box_logits: str
     box_codes: str
-    mask_conv: Callable
+    mask_conv: Callable[[int], tuple[Sequence[str], str]]
     mask_upsample: str
     mask_logits: str
     background_first: bool = False
@@ -79,7 +82,7 @@ def _weights(tensors, names_of):
     return found
 
 
-def arguments(tensors, path, names) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath, names: Names) -> dict[str, Any]:
     """What the tensors tell of pyramid and heads.
 
     Args:
@@ -112,7 +115,15 @@ def arguments(tensors, path, names) -> dict:
     }
 
 
-def load(model, tensors, path, names, backbone, optional=(), left_over=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    names: Names,
+    backbone: Transfer,
+    optional: Sequence[str] = (),
+    left_over: Sequence[str] = (),
+) -> Report:
     """Gives a `MaskRCNN` the weights of another's.
 
     Args:

@@ -1,5 +1,12 @@
 """mmdetection: from the names of its Mask R-CNN with ResNet and FPN to this package's."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import mask_rcnn, resnet
 from isa_tf.weights.mask_rcnn import TASK  # noqa: F401 (a part of what a source is)
 from isa_tf.weights.transfer import Report, Transfer
@@ -30,13 +37,13 @@ _NAMES = mask_rcnn.Names(
 )
 
 
-def is_source(tensors) -> bool:
+def is_source(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these look like the tensors of mmdetection's Mask R-CNN with ResNet and FPN."""
     needed = {"neck.fpn_convs.0.conv.weight", "roi_head.mask_head.conv_logits.weight"}
     return needed <= tensors.keys()
 
 
-def arguments(tensors, path) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath) -> dict[str, Any]:
     """What the tensors tell of the network.
 
     Returns:
@@ -57,7 +64,12 @@ def arguments(tensors, path) -> dict:
     }
 
 
-def load(model, tensors, path, optional=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    optional: Sequence[str] = (),
+) -> Report:
     """Gives a `MaskRCNN` the weights of mmdetection's; see `mask_rcnn.load`.
 
     Its background is the last class.

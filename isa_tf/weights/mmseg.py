@@ -1,7 +1,13 @@
 """mmsegmentation: from the names of its ISANet to this package's."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import hrnet, resnet
 from isa_tf.weights.transfer import Report, Transfer
 
@@ -11,12 +17,12 @@ _CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
 SETTINGS = {"coordinates": "half_pixel"}
 
 
-def is_source(tensors) -> bool:
+def is_source(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these look like the tensors of mmsegmentation's ISANet."""
     return f"{_ISA}global_relation.key_project.0.conv.weight" in tensors
 
 
-def arguments(tensors, path) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath) -> dict[str, Any]:
     """What the tensors tell of the network.
 
     Returns:
@@ -65,7 +71,9 @@ def _other_head(tensors):
     return f"; its head has {', '.join(parts[:8])}" if parts else ""
 
 
-def fill_attentions(transfer, context, head, pair):
+def fill_attentions(
+    transfer: Transfer, context: keras.layers.Layer, head: str, pair: Callable[..., None]
+) -> None:
     """Says what the attentions become, which PaddleSeg names as mmsegmentation does.
 
     The bias of the value convolution passes through the attention, whose rows sum to 1, and goes
@@ -88,7 +96,12 @@ def fill_attentions(transfer, context, head, pair):
         pair(layer.output_conv, f"{name}.output_project", shift=bias)
 
 
-def load(model, tensors, path, optional=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    optional: Sequence[str] = (),
+) -> Report:
     """Gives an `ISANet` the weights of mmsegmentation's.
 
     Args:

@@ -1,7 +1,12 @@
 """openseg.pytorch, the official code: from the names of its ISANet to this package's."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
 import numpy as np
 
+from isa_tf.hints import StrPath
 from isa_tf.layers.conv import leaky_relu_001
 from isa_tf.weights import resnet
 from isa_tf.weights.transfer import Report, Transfer
@@ -20,22 +25,22 @@ SETTINGS = {
 }
 
 
-def strip(tensors) -> dict:
+def strip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors without the "module." that training on several devices puts before them."""
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def is_source(tensors) -> bool:
+def is_source(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these look like the tensors of the official ISANet."""
     return f"{_STAGES}0.long_range_sa.f_value.weight" in strip(tensors)
 
 
-def in_place(tensors) -> bool:
+def in_place(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether its normalisations are in-place activated BN: one layer with its activation."""
     return "isa_head.1.weight" in strip(tensors)
 
 
-def arguments(tensors, path) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath) -> dict[str, Any]:
     """What the tensors tell of the network.
 
     Returns:
@@ -71,7 +76,12 @@ def arguments(tensors, path) -> dict:
     }
 
 
-def load(model, tensors, path, optional=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    optional: Sequence[str] = (),
+) -> Report:
     """Gives an `ISANet` the weights of the official one.
 
     The official network reads BGR and concatenates [input, context]; the kernels' inputs are put
@@ -92,7 +102,7 @@ def load(model, tensors, path, optional=()) -> Report:
     """
     tensors = strip(tensors)
     abn = in_place(tensors)
-    options = {"positive_scale": ABN_EPSILON if abn else None, "optional": optional}
+    options: dict[str, Any] = {"positive_scale": ABN_EPSILON if abn else None, "optional": optional}
     transfer = Transfer(tensors, path, **options)
     backbone = Transfer(tensors, path, prefix="backbone.", **options)
     resnet.fill(backbone, model.backbone, bgr=True)

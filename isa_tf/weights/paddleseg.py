@@ -1,7 +1,13 @@
 """PaddleSeg: from the names of its ISANet, on a ResNet_vd, to this package's."""
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import resnet
 from isa_tf.weights.mmseg import fill_attentions
 from isa_tf.weights.transfer import PADDLE, Report, Transfer, conv_layers
@@ -16,12 +22,12 @@ SETTINGS = {
 }
 
 
-def is_source(tensors) -> bool:
+def is_source(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these look like the tensors of PaddleSeg's ISANet."""
     return "head.global_relation.key_project.0._conv.weight" in tensors
 
 
-def arguments(tensors, path) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath) -> dict[str, Any]:
     """What the tensors tell of the network.
 
     Returns:
@@ -58,7 +64,12 @@ def arguments(tensors, path) -> dict:
     }
 
 
-def load(model, tensors, path, optional=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    optional: Sequence[str] = (),
+) -> Report:
     """Gives an `ISANet` the weights of PaddleSeg's.
 
     Args:
@@ -84,7 +95,9 @@ def load(model, tensors, path, optional=()) -> Report:
         if layer.name.startswith("stem_conv"):
             pair(layer, f"backbone.conv1_{layer.name.removeprefix('stem_conv')}")
             continue
-        stage, block, conv, shortcut = _LAYER.fullmatch(layer.name).groups()
+        match = _LAYER.fullmatch(layer.name)
+        assert match is not None  # the names are `ResNet`'s own
+        stage, block, conv, shortcut = match.groups()
         part = "short" if shortcut else f"conv{int(conv) - 1}"
         pair(layer, f"backbone.bb_{int(stage) - 1}_{int(block) - 1}.{part}")
 

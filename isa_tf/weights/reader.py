@@ -14,7 +14,9 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import ml_dtypes
@@ -22,6 +24,7 @@ import numpy as np
 import safetensors
 
 from isa_tf.files import INFLATED_FREE, INFLATED_RATIO, check_inflated
+from isa_tf.hints import StrPath
 
 _HEAD = 512  # bytes of a file that tell its format
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -62,11 +65,11 @@ _SAFETENSORS_DTYPES = {
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read; the message has its path and the reason."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path: StrPath, reason: str) -> None:
         super().__init__(f"{os.fspath(path)}: {reason}")
 
 
-def read_checkpoint(path) -> dict[str, np.ndarray]:
+def read_checkpoint(path: StrPath) -> dict[str, np.ndarray]:
     """Reads the tensors of a checkpoint, by name.
 
     The content tells the format, whatever the file is called:
@@ -121,7 +124,7 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def state_dict(checkpoint) -> dict[str, np.ndarray]:
+def state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The tensors of a loaded checkpoint: of its "state_dict" or "model" entry where it has one.
 
     Entries that are no arrays (a version, an epoch) are left out.
@@ -221,7 +224,7 @@ def _check_bytes(shape, dtype, nbytes):
         raise _Refused(f"an array of shape {shape} has {nbytes} bytes, {expected} are expected")
 
 
-def _view(data, shape, dtype, order="C") -> np.ndarray:
+def _view(data, shape, dtype, order="C"):
     """An array over `data`, which must be of exactly its size."""
     shape = tuple(shape)
     _check_bytes(shape, dtype, len(data))
@@ -243,7 +246,7 @@ class _StandIn:
         raise _Refused("its pickle changes what it may only name; refused")
 
 
-class _Dict(dict):
+class _Dict(dict[str, Any]):
     """What an OrderedDict becomes. Attributes that it had (`_metadata`) are dropped."""
 
     __slots__ = ()

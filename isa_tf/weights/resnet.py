@@ -5,8 +5,14 @@ pooling before its convolution.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import published
 from isa_tf.weights.architectures import BASIC, DEPTHS
 from isa_tf.weights.transfer import Report, Transfer, conv_layers
@@ -39,7 +45,7 @@ def _stem(names):
     return None
 
 
-def find(model, weights) -> Path:
+def find(model: keras.Model, weights: StrPath) -> Path:
     """The file of a `ResNet`'s weights, as `isa_tf.weights.published.find` has it."""
     network = {name: getattr(model, name) for name in ("depth", "stem", "shortcut")}
     if model.filters != 64:
@@ -47,7 +53,7 @@ def find(model, weights) -> Path:
     return published.find(weights, model, network, SOURCES)
 
 
-def find_source(tensors) -> str | None:
+def find_source(tensors: Mapping[str, np.ndarray]) -> str | None:
     """Which of `SOURCES` has a network whose tensors are called so, `None` where none has."""
     for source, mark in SOURCES.items():
         for prefix in ("", "backbone."):
@@ -56,7 +62,7 @@ def find_source(tensors) -> str | None:
     return None
 
 
-def find_depth(blocks, bottleneck):
+def find_depth(blocks: tuple[int, ...], bottleneck: bool) -> int | None:
     """The depth of the ResNet with these blocks in its stages, `None` where none is known."""
     for depth, known in DEPTHS.items():
         if known == blocks and (depth not in BASIC) == bottleneck:
@@ -64,12 +70,12 @@ def find_depth(blocks, bottleneck):
     return None
 
 
-def find_prefix(tensors) -> str:
+def find_prefix(tensors: Mapping[str, np.ndarray]) -> str:
     """What the names of a backbone begin with: "backbone." in a classifier or segmenter."""
     return "backbone." if any(name.startswith("backbone.") for name in tensors) else ""
 
 
-def arguments(tensors, path, prefix="") -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath, prefix: str = "") -> dict[str, Any]:
     """What a checkpoint's tensors tell of its ResNet.
 
     Args:
@@ -113,15 +119,17 @@ def arguments(tensors, path, prefix="") -> dict:
     }
 
 
-def place(layer):
+def place(layer: keras.layers.Layer) -> tuple[int, int, str]:
     """(stage, block, part) of a convolution in a block of a `ResNet`: ints from 1, "conv2" or
     "shortcut", ...
     """
-    stage, block, part = _LAYER.fullmatch(layer.name).groups()
+    match = _LAYER.fullmatch(layer.name)
+    assert match is not None  # the names are `ResNet`'s own
+    stage, block, part = match.groups()
     return int(stage), int(block), part
 
 
-def fill(transfer: Transfer, model, bgr=False):
+def fill(transfer: Transfer, model: keras.Model, bgr: bool = False) -> None:
     """Says what each weight of a `ResNet` becomes.
 
     Args:
@@ -143,7 +151,8 @@ def fill(transfer: Transfer, model, bgr=False):
                     f"{transfer.path}: {layer.name} of {model.name} has no tensor: the stem has "
                     f"{len(stem)} convolutions"
                 )
-            transfer.conv_norm(layer, *stem[i - 1], inputs=REVERSED if bgr and i == 1 else None)
+            conv, norm = stem[i - 1]
+            transfer.conv_norm(layer, conv, norm, inputs=REVERSED if bgr and i == 1 else None)
             continue
         stage, number, part = place(layer)
         block = f"layer{stage}.{number - 1}"
@@ -157,7 +166,7 @@ def fill(transfer: Transfer, model, bgr=False):
             transfer.conv_norm(layer, f"{block}.{part}", f"{block}.bn{part[-1]}")
 
 
-def load(model, tensors, path) -> Report:
+def load(model: keras.Model, tensors: Mapping[str, np.ndarray], path: StrPath) -> Report:
     """Gives a `ResNet` the ImageNet weights of torchvision, OpenMMLab, timm or the official code.
 
     Args:

@@ -17,6 +17,11 @@ A source is a module, or any object, with
 most of what `load` has to do.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
 from isa_tf.names import Registry
 from isa_tf.weights import (
     detectron2,
@@ -36,7 +41,7 @@ SOURCES.register("detectron2", detectron2)
 SOURCES.register("mmdet", mmdet)
 
 
-def register(name, source=None):
+def register(name: str, source: Any = None) -> Any:
     """Adds a source, which `isa_tf.models.from_checkpoint` then finds; also a decorator.
 
     Args:
@@ -81,7 +86,7 @@ def list_sources() -> list[str]:
     return list(SOURCES)
 
 
-def find_source(tensors) -> str | None:
+def find_source(tensors: Mapping[str, np.ndarray]) -> str | None:
     """The source whose tensors these are, `None` where it is none's.
 
     Those that were added last are asked first: they may know better than those before them.

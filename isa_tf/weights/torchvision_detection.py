@@ -1,5 +1,12 @@
 """torchvision: from the names of its Mask R-CNN, both versions, to this package's."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from isa_tf.hints import StrPath
 from isa_tf.weights import mask_rcnn, resnet
 from isa_tf.weights.mask_rcnn import TASK  # noqa: F401 (a part of what a source is)
 from isa_tf.weights.transfer import Report, Transfer
@@ -45,13 +52,13 @@ _NAMES = mask_rcnn.Names(
 )
 
 
-def is_source(tensors) -> bool:
+def is_source(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these look like the tensors of torchvision's Mask R-CNN with a ResNet."""
     needed = {f"{_BODY}conv1.weight", "roi_heads.mask_predictor.mask_fcn_logits.weight"}
     return needed <= tensors.keys()
 
 
-def arguments(tensors, path) -> dict:
+def arguments(tensors: Mapping[str, np.ndarray], path: StrPath) -> dict[str, Any]:
     """What the tensors tell of the network.
 
     Returns:
@@ -73,7 +80,12 @@ def arguments(tensors, path) -> dict:
     }
 
 
-def load(model, tensors, path, optional=()) -> Report:
+def load(
+    model: keras.Model,
+    tensors: Mapping[str, np.ndarray],
+    path: StrPath,
+    optional: Sequence[str] = (),
+) -> Report:
     """Gives a `MaskRCNN` the weights of torchvision's; see `mask_rcnn.load`.
 
     Its labels begin with the background; codes and masks of that are never read, and left out.

@@ -2,12 +2,14 @@
 
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from isa_tf.compat import flatten_layers
+from isa_tf.hints import StrPath
 from isa_tf.layers.conv import ConvNormAct
 
 # What batch normalisation calls its moving mean and variance.
@@ -16,7 +18,7 @@ PADDLE = ("_mean", "_variance")
 _COUNTER = ".num_batches_tracked"
 
 
-def conv_layers(model) -> list[ConvNormAct]:
+def conv_layers(model: keras.layers.Layer) -> list[ConvNormAct]:
     """Every `ConvNormAct` of a model once, also those that other layers hold.
 
     Those in the context modules inside a backbone, which no checkpoint has, are left out. Name maps
@@ -85,27 +87,28 @@ class Transfer:
 
     def __init__(
         self,
-        tensors,
-        path,
-        prefix="",
-        statistics=PYTORCH,
-        positive_scale=None,
-        optional=(),
-    ):
+        tensors: Mapping[str, np.ndarray],
+        path: StrPath,
+        prefix: str = "",
+        statistics: Sequence[str] = PYTORCH,
+        positive_scale: float | None = None,
+        optional: Sequence[str] = (),
+    ) -> None:
         self.path = os.fspath(path)
         self.tensors = {name: t for name, t in tensors.items() if name.startswith(prefix)}
         self.prefix = prefix
         self.statistics = statistics
         self.positive_scale = positive_scale
         self.optional = tuple(optional)
-        self._values = {}  # id of a variable -> (variable, value)
-        self._used = set()
-        self._kept = set()  # ids of variables that stay as they are
+        # By the ids of variables: (variable, value).
+        self._values: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+        self._used: set[str] = set()
+        self._kept: set[int] = set()  # ids of variables that stay as they are
 
     def __contains__(self, name):
         return self.prefix + name in self.tensors
 
-    def take(self, name, variable) -> np.ndarray:
+    def take(self, name: str, variable: keras.Variable) -> np.ndarray:
         """The tensor of a name as float32, for a variable, both for the error if it is missing."""
         name = self.prefix + name
         self._used.add(name)
@@ -113,7 +116,7 @@ class Transfer:
             raise ValueError(f"{self.path}: {name}, for {variable.path}, is missing")
         return np.asarray(self.tensors[name]).astype("float32")
 
-    def put(self, variable, value, name):
+    def put(self, variable: keras.Variable, value: np.ndarray, name: str) -> None:
         """Says what a variable becomes; `name` is the tensor's, for the error of a wrong shape."""
         self._check(variable, value, name)
         self._values[id(variable)] = (variable, value)
@@ -136,7 +139,13 @@ class Transfer:
             self._used.discard(self.prefix + name)
             self._kept.add(id(variable))
 
-    def conv(self, layer, name, inputs=None, outputs=None):
+    def conv(
+        self,
+        layer: keras.layers.Layer,
+        name: str,
+        inputs: Sequence[int] | np.ndarray | None = None,
+        outputs: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
         """Kernel of a convolution (also depthwise or transposed), and its bias if it has one.
 
         Args:
@@ -161,7 +170,13 @@ class Transfer:
         if getattr(layer, "use_bias", True):
             self._maybe(layer.bias, f"{name}.bias", _of_outputs(outputs))
 
-    def dense(self, layer, name, read_map=None, outputs=None):
+    def dense(
+        self,
+        layer: keras.layers.Layer,
+        name: str,
+        read_map: Sequence[int] | None = None,
+        outputs: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
         """Kernel and bias of a dense layer.
 
         Args:
@@ -185,7 +200,9 @@ class Transfer:
         self._maybe(layer.kernel, f"{name}.weight", convert)
         self._maybe(layer.bias, f"{name}.bias", _of_outputs(outputs))
 
-    def norm(self, layer, name, shift=0.0):
+    def norm(
+        self, layer: keras.layers.Layer, name: str, shift: float | np.floating | np.ndarray = 0.0
+    ) -> None:
         """Scale, offset and moving statistics of a batch normalisation.
 
         Args:
@@ -207,7 +224,14 @@ class Transfer:
         self._maybe(layer.moving_mean, f"{name}.{mean}", lambda value: value - shift)
         self._maybe(layer.moving_variance, f"{name}.{variance}", np.asarray)
 
-    def conv_norm(self, layer, conv, norm, inputs=None, shift=None):
+    def conv_norm(
+        self,
+        layer: ConvNormAct,
+        conv: str,
+        norm: str,
+        inputs: Sequence[int] | np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+    ) -> None:
         """A `ConvNormAct`; a bias of its convolution goes into the normalisation.
 
         Args:
@@ -219,7 +243,7 @@ class Transfer:
                 model, for a 1x1 convolution; or `None`. Defaults to `None`.
         """
         self.conv(layer.conv, conv, inputs)
-        total = np.float32(0)
+        total: np.floating | np.ndarray = np.float32(0)
         if f"{conv}.bias" in self:
             total = self.take(f"{conv}.bias", layer.norm.moving_mean)
             self._check(layer.norm.moving_mean, total, f"{conv}.bias")
@@ -228,17 +252,17 @@ class Transfer:
             total = total + (kernel[:, :, 0, 0].astype("float64") @ shift).astype("float32")
         self.norm(layer.norm, norm, total)
 
-    def keep_contexts(self, backbone):
+    def keep_contexts(self, backbone: keras.Model) -> None:
         """Leaves the context modules inside a backbone as they are."""
         self._kept |= {id(v) for module in _contexts(backbone) for v in module.variables}
 
-    def include(self, other):
+    def include(self, other: "Transfer") -> None:
         """Takes over what another transfer from the same tensors, with a prefix, collected."""
         self._values.update(other._values)
         self._used |= other._used
         self._kept |= other._kept
 
-    def finish(self, model, left_over=()) -> Report:
+    def finish(self, model: keras.layers.Layer, left_over: Sequence[str] = ()) -> Report:
         """Sets every weight of a model.
 
         Args:

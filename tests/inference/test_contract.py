@@ -103,3 +103,8 @@ def test_the_size_that_an_image_is_seen_at():
     ):
         assert seen_size(size, sizes) == seen
         assert seen_size(size, sizes[::-1]) == seen
+
+
+def test_the_only_size_that_a_model_takes():
+    assert SegmentationContract(image_size=[8, 6]).fixed_size == (8, 6)
+    assert SegmentationContract(image_size=(8, None)).fixed_size is None

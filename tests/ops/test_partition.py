@@ -239,6 +239,17 @@ def heard_by_ops(size, partition, order, padded, offset):
     return masks
 
 
+def test_pairs_may_be_lists():
+    """As JSON has them."""
+    assert ops.partition_digits([[2, 3], [3, 2]]) == ((2, 3), (3, 2))
+    found = [
+        heard_by_ops((5, 7), partition, [0, 1, 2], (12, 12), (3, 2))
+        for partition in ([[2, 3], [3, 2]], ((2, 3), (3, 2)))
+    ]
+    for lists, tuples in zip(*found, strict=True):
+        np.testing.assert_array_equal(lists, tuples)
+
+
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["long_short", "short_long", "twice"])
 @grid
 def test_heard_is_what_propagation_finds(size, partition, which):

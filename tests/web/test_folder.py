@@ -1,6 +1,7 @@
 import json
 import shutil
 import zipfile
+from types import MappingProxyType
 
 import exporting
 import pytest
@@ -25,7 +26,7 @@ def contents(folder):
 def test_what_is_written(exported, page, tmp_path):
     photo = tmp_path / "a photo.jpg"
     photo.write_bytes(b"as it is")
-    models = {"Öl & more": exported, "second": str(exported)}
+    models = MappingProxyType({"Öl & more": exported, "second": str(exported)})
     folder = web.write(tmp_path / "site", models, [photo], "Streets <b>", clear=(2, 0), page=page)
     assert folder == tmp_path / "site"
     assert sorted(contents(folder)) == [

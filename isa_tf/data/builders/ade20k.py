@@ -1,8 +1,8 @@
 """ADE20K, the scene parsing benchmark."""
 
 from isa_tf.data import label_sets
-from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
+from isa_tf.data.builders.archives import Archive, Files
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, pair
 
 _ARCHIVE = Archive(
     "ADEChallengeData2016.zip",
@@ -31,7 +31,7 @@ class Ade20k(SegmentationBuilder):
     train_ids = id_table(range(1, 151), ignored=[0])
     submission_ids = tuple(range(1, 151))
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         return {
             split: pair(
                 files.find(f"images/{folder}/*.jpg", _ARCHIVE),

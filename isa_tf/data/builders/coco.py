@@ -1,10 +1,13 @@
 """COCO 2017, with the instances of its 80 kinds of things."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from absl import logging
 
 from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
-from isa_tf.data.builders.archives import Archive
+from isa_tf.data.builders.archives import Archive, Files
 from isa_tf.data.builders.instances import InstanceBuilder, InstanceExample
 from isa_tf.data.coco_file import Instances
 
@@ -41,8 +44,8 @@ class Coco(InstanceBuilder):
     category_ids = label_sets.COCO_IDS
     sizes = {"train": 118287, "val": 5000}
 
-    def examples(self, files):
-        self._faults = []
+    def examples(self, files: Files) -> dict[str, list[InstanceExample]]:
+        self._faults: list[str] = []
         return {split: self._examples_of(split, files) for split in self.sizes}
 
     def _examples_of(self, split, files):
@@ -73,5 +76,5 @@ class Coco(InstanceBuilder):
             for listed in found.images
         ]
 
-    def told(self, examples):
+    def told(self, examples: Mapping[str, Sequence[InstanceExample]]) -> dict[str, Any]:
         return {**super().told(examples), "faults": self._faults}

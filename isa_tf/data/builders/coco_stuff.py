@@ -1,8 +1,10 @@
 """COCO-Stuff, the first 10 000 images and all of COCO 2017."""
 
+import numpy as np
+
 from isa_tf.data import label_sets
-from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed, pair
+from isa_tf.data.builders.archives import Archive, Files, Member
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, listed, pair
 from isa_tf.data.builders.coco import IMAGES
 from isa_tf.data.builders.matlab import read_mat
 
@@ -44,7 +46,7 @@ class CocoStuff10k(_CocoStuff):
     sizes = {"train": 9000, "test": 1000}
     train_ids = id_table(_USED, ignored=[0])
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         images = {m.stem: m for m in files.find("images/*.jpg", _10K)}
         labels = {m.stem: m for m in files.find("annotations/*.mat", _10K)}
 
@@ -55,7 +57,7 @@ class CocoStuff10k(_CocoStuff):
         }
 
     @staticmethod
-    def read_ids(files, label):
+    def read_ids(files: Files, label: Member) -> np.ndarray:
         return read_mat(files, label, "S")
 
 
@@ -72,7 +74,7 @@ class CocoStuff164k(_CocoStuff):
     sizes = {"train": 118287, "val": 5000}
     train_ids = id_table([i - 1 for i in _USED], ignored=[255])
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         found = {}
         for split in self.sizes:
             labels = files.find(f"{split}2017/*.png", _MAPS)

@@ -1,11 +1,12 @@
 """A folder of one's own."""
 
 import re
+from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from isa_tf.data.base import DataError
-from isa_tf.data.builders.archives import Member
+from isa_tf.data.builders.archives import Archive, Files, Member
 from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table
 from isa_tf.data.folder import FolderDataset
 from isa_tf.data.label_sets import LabelSet
@@ -19,21 +20,21 @@ class Folder(SegmentationBuilder):
 
     name = "isa_tf_folder"
     description = "Pairs of image and label files in a folder."
-    sizes = {}
+    sizes: dict[str, int] = {}
     labels_upright = True
 
     @classmethod
-    def config_of(cls, manual_dir):
+    def config_of(cls, manual_dir: Path) -> tfds.core.BuilderConfig:
         return tfds.core.BuilderConfig(name=re.sub(r"[^\w.-]", "_", manual_dir.resolve().stem))
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         dataset = FolderDataset(files.folder)
         self.labels = LabelSet(dataset.class_names, dataset.palette)
         self.train_ids = id_table(range(dataset.num_classes), ignored=[dataset.ignore_label])
         return {split: examples_of(dataset, split) for split in dataset.splits}
 
 
-def plain_examples(files, labels, archive):
+def plain_examples(files: Files, labels: LabelSet, archive: Archive) -> dict[str, list[Example]]:
     """The examples of a plain folder, of a data set that is given away in an archive.
 
     Args:
@@ -54,7 +55,7 @@ def plain_examples(files, labels, archive):
     return {split: examples_of(dataset, split) for split in dataset.splits}
 
 
-def examples_of(dataset, split):
+def examples_of(dataset: FolderDataset, split: str) -> list[Example]:
     """The examples of a split of a `FolderDataset`: a list of `Example`."""
     pairs = dataset.pairs(split)
     tops = {image.parent for image, _ in pairs}

@@ -2,13 +2,14 @@
 
 import functools
 import json
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from isa_tf.data.base import DataError
-from isa_tf.data.builders.archives import Member
+from isa_tf.data.builders.archives import Files, Member
 from isa_tf.data.builders.base import Builder
 from isa_tf.data.coco_file import ListedImage
 from isa_tf.data.prepared import PreparedInstances
@@ -55,9 +56,9 @@ class InstanceBuilder(Builder, skip_registration=True):
     """
 
     dataset = PreparedInstances
-    category_ids = ()
+    category_ids: tuple[int, ...] = ()
 
-    def features(self):
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
         return {
             "image": tfds.features.Image(shape=(None, None, 3)),
             "name": tfds.features.Text(),
@@ -77,7 +78,7 @@ class InstanceBuilder(Builder, skip_registration=True):
             "annotations": tfds.features.Text(),
         }
 
-    def told(self, examples):
+    def told(self, examples: Mapping[str, Sequence[InstanceExample]]) -> dict[str, Any]:
         return {
             "category_ids": list(self.category_ids),
             "images": {
@@ -93,7 +94,7 @@ class InstanceBuilder(Builder, skip_registration=True):
             },
         }
 
-    def maker(self, files):
+    def maker(self, files: Files) -> Callable[[InstanceExample], dict[str, Any]]:
         class_ids = {category: i for i, category in enumerate(self.category_ids)}
         return functools.partial(_make, files, class_ids)
 

@@ -2,8 +2,8 @@
 
 from isa_tf.data import label_sets
 from isa_tf.data.base import DataError
-from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, pair
+from isa_tf.data.builders.archives import Archive, Files
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, pair
 
 _ARCHIVE = Archive(
     "LIP.zip",
@@ -36,7 +36,7 @@ class Lip(SegmentationBuilder):
     train_ids = id_table(range(20))
     flip_pairs = ((14, 15), (16, 17), (18, 19))
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         return {split: self._split(files, split) for split in self.sizes}
 
     def _split(self, files, split):
@@ -47,12 +47,12 @@ class Lip(SegmentationBuilder):
         listed = files.lines(f"{split}_id.txt", _ARCHIVE, optional=True)
         if listed is None:
             return examples
-        listed = [line.removesuffix(".jpg") for line in listed]
+        names = [line.removesuffix(".jpg") for line in listed]
         found = {example.name: example for example in examples}
-        if missing := [name for name in listed if name not in found]:
+        if missing := [name for name in names if name not in found]:
             raise DataError(
                 files.folder,
-                f"{len(missing)} of the {len(listed)} images in {split}_id.txt are not here, such "
+                f"{len(missing)} of the {len(names)} images in {split}_id.txt are not here, such "
                 f"as {missing[0]}: is an archive incomplete?",
             )
-        return [found[name] for name in sorted(set(listed))]
+        return [found[name] for name in sorted(set(names))]

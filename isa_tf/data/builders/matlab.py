@@ -1,13 +1,15 @@
 """Labels in MATLAB files."""
 
 import io
+from typing import Any
 
 import numpy as np
 
 from isa_tf.data.base import DataError
+from isa_tf.data.builders.archives import Files, Member
 
 
-def read_mat(files, label, *keys):
+def read_mat(files: Files, label: Member, *keys: str) -> np.ndarray:
     """An array in a MATLAB file.
 
     Args:
@@ -30,9 +32,9 @@ def read_mat(files, label, *keys):
 
     contents = files.read(label)
     try:
-        found = scipy.io.loadmat(io.BytesIO(contents), variable_names=keys[:1])
+        found: Any = scipy.io.loadmat(io.BytesIO(contents), variable_names=keys[:1])
         for key in keys:
-            found = found[key] if found is None or isinstance(found, dict) else found[key][0, 0]
+            found = found[key] if isinstance(found, dict) else found[key][0, 0]
         found = np.asarray(found)
         if found.ndim != 2 or found.dtype.kind not in "uif":
             raise ValueError(f"{found.dtype} of shape {found.shape}")

@@ -2,13 +2,15 @@
 
 import collections
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from isa_tf.data import label_sets, run_lengths
 from isa_tf.data.base import DataError
-from isa_tf.data.builders.archives import Archive, Member
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed
+from isa_tf.data.builders.archives import Archive, Files, Member
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, listed
 
 _VOC = Archive(
     "VOCtrainval_03-May-2010.tar",
@@ -65,11 +67,11 @@ class _PascalContext(SegmentationBuilder, skip_registration=True):
     sizes = {"train": 4998, "val": 5105}
 
     @classmethod
-    def table(cls, classes):
+    def table(cls, classes: Sequence[int]) -> np.ndarray:
         """A table of ids, where those of the 59 classes are given in their order."""
         raise NotImplementedError
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         images = {m.stem: m for m in files.find("VOC2010/JPEGImages/*.jpg", _VOC)}
         merged = files.find("trainval_merged.json", _MASKS, optional=True)
         if merged:
@@ -87,7 +89,7 @@ class _PascalContext(SegmentationBuilder, skip_registration=True):
         return {split: listed(sorted(some), images, labels, files) for split, some in names.items()}
 
     @staticmethod
-    def read_ids(files, label):
+    def read_ids(files: Files, label: Any) -> np.ndarray:
         if isinstance(label, Member):
             return SegmentationBuilder.read_ids(files, label)
         return label.ids()
@@ -106,7 +108,7 @@ class PascalContext(_PascalContext):
     labels = label_sets.PASCAL_CONTEXT
 
     @classmethod
-    def table(cls, classes):
+    def table(cls, classes: Sequence[int]) -> np.ndarray:
         return id_table(classes, ignored=[0])
 
 
@@ -118,7 +120,7 @@ class PascalContext60(_PascalContext):
     labels = label_sets.PASCAL_CONTEXT_60
 
     @classmethod
-    def table(cls, classes):
+    def table(cls, classes: Sequence[int]) -> np.ndarray:
         return id_table([0, *classes])
 
 

@@ -1,9 +1,11 @@
 """PASCAL VOC 2012, and its training set augmented by SBD."""
 
+import numpy as np
+
 from isa_tf.data import label_sets
 from isa_tf.data.base import voc_palette
-from isa_tf.data.builders.archives import Archive
-from isa_tf.data.builders.base import SegmentationBuilder, id_table, listed
+from isa_tf.data.builders.archives import Archive, Files, Member
+from isa_tf.data.builders.base import Example, SegmentationBuilder, id_table, listed
 from isa_tf.data.builders.matlab import read_mat
 
 _VOC = Archive(
@@ -44,7 +46,7 @@ class Voc2012(SegmentationBuilder):
     train_ids = id_table(range(21), ignored=[255])
     submission_palette = voc_palette(256)
 
-    def examples(self, files):
+    def examples(self, files: Files) -> dict[str, list[Example]]:
         images = {m.stem: m for m in files.find("VOC2012/JPEGImages/*.jpg", _VOC)}
         masks = {m.stem: m for m in files.find("VOC2012/SegmentationClass/*.png", _VOC)}
         lists = {
@@ -63,7 +65,7 @@ class Voc2012(SegmentationBuilder):
         return {split: listed(names, images, labels, files) for split, names in lists.items()}
 
     @staticmethod
-    def read_ids(files, label):
+    def read_ids(files: Files, label: Member) -> np.ndarray:
         if label.name.endswith(".mat"):
             return read_mat(files, label, "GTcls", "Segmentation")
         return SegmentationBuilder.read_ids(files, label)

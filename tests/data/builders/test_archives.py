@@ -177,6 +177,20 @@ def test_a_list_may_be_there_twice(folders):
         Files(folder, scratch).lines("other.txt", archive)
 
 
+def test_lists_of_one_place_say_the_same(folders):
+    """Both folders of COCO-Stuff 10k's lists: the archive's, and what mmsegmentation writes."""
+    folder, scratch = folders
+    lists = {"imageLists/train.txt": b"1\n2\n", "imagesLists/train.txt": b"1\n2\n"}
+    for name, contents in lists.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(contents)
+    archive = archive_of(folder)
+    assert Files(folder, scratch).lines("image*Lists/train.txt", archive) == ["1", "2"]
+    (folder / "imagesLists" / "train.txt").write_bytes(b"1\n3\n")
+    with pytest.raises(DataError, match="other contents in .*imageLists.* and in .*imagesLists"):
+        Files(folder, scratch).lines("image*Lists/train.txt", archive)
+
+
 def test_a_member_that_is_gone(folders):
     folder, scratch = folders
     unpacked(folder)
