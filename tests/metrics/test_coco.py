@@ -184,9 +184,9 @@ def test_what_cannot_be_added():
         (2, true, "has 2 images, and no index 2"),
         (-1, true, "no index -1"),
         (0, true._replace(classes=[3]), r"classes must be 0 to 2, got \[3\]"),
-        (0, true._replace(classes=[-1]), "classes are 0 to 2"),
+        (0, true._replace(classes=[-1]), "classes must be 0 to 2"),
         (0, true._replace(scores=[0.1, 0.2]), "as many, got 1, 1, 2, 1"),
-        (0, true._replace(masks=true.masks[:, :50]), r"masks are \(100, 120\)"),
+        (0, true._replace(masks=true.masks[:, :50]), r"masks must be \(100, 120\)"),
     ):
         with pytest.raises(ValueError, match=told):
             scores.add(index, instances)
