@@ -35,7 +35,10 @@ ALL = "all"
 
 def get_config(held_out="val"):
     config = default.get_config()
+    config.train.steps = 6_000
+    config.train.validate_every = 1_500
     if held_out == ALL:
+        config.train.validate_every = config.train.steps  # what is kept is the last: no score chooses
         config.data.options.splits = {"train": ("train/*", "val/*"), "val": ("val/*",)}
     elif held_out in SEQUENCES:
         others = tuple(f"*/{name}_*" for name in SEQUENCES if name != held_out)
@@ -46,12 +49,13 @@ def get_config(held_out="val"):
     config.data.name = "camvid"
     config.data.data_dir = "../shared/data/camvid"
     config.data.crop_size = (264, 352)
-    config.data.scale_range = (0.6, 1.5)
+    config.data.scale_range = (0.5, 2.0)
     config.data.cache = True
     config.data.batch_size = 4
 
     config.model.backbone = "efficientnet_lite0"
     config.model.backbone_weights = "imagenet"
+    config.model.backbone_options.drop_path_rate = 0.2
     config.model.output_stride = 16
     config.model.head_filters = 256
     config.model.head_kernel_size = 1
@@ -59,8 +63,6 @@ def get_config(held_out="val"):
     config.model.decoder_filters = (128, 96)
     config.model.input_scale = 1.5
 
-    config.train.steps = 3_000
-    config.train.validate_every = 600
     config.train.optimizer = "adamw"
     config.train.learning_rate = 1e-3
     config.train.end_learning_rate = 0.0
@@ -70,5 +72,5 @@ def get_config(held_out="val"):
     config.train.ema = 0.998
     config.train.losses.jaccard = 0.5
     config.train.class_weights = tuple(1 / math.log(1.1 + f) for f in FREQUENCIES)
-    config.train.class_weight_steps = 2_400
+    config.train.class_weight_steps = 4_800
     return config
