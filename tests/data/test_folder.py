@@ -170,7 +170,7 @@ def test_class_names_files(folder):
     assert FolderDataset(folder).class_names == tuple("abcde")
     (folder / "classes.json").write_text(json.dumps(list("vwxyz")))
     assert FolderDataset(folder).class_names == tuple("vwxyz")
-    with pytest.raises(ValueError, match="4, but there are 5"):
+    with pytest.raises(ValueError, match="num_classes is 4, and there are 5"):
         FolderDataset(folder, num_classes=4)
     (folder / "classes.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="classes.json"):

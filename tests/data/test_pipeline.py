@@ -289,7 +289,7 @@ def test_names_of_a_batch(shuffle):
 def test_names_of_no_batch():
     with pytest.raises(ValueError, match="no split 'test'"):
         batch_examples(Numbered(), "test", 4, 0)
-    with pytest.raises(ValueError, match="step=-1"):
+    with pytest.raises(ValueError, match="no batch of step -1"):
         batch_examples(Numbered(), "train", 4, -1)
     with pytest.raises(ValueError, match="batch_size"):
         batch_examples(Numbered(), "train", 0, 1)

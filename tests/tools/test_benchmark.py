@@ -95,7 +95,7 @@ def test_the_attention_proper_is_the_layer_s():
                 return super().attend(x, partition, heard, training)
 
         given = Given(2, filters=8, key_filters=4)
-        given.built, given.bias = True, None
+        given.built, given.bias, given.output_norm = True, None, None
         given.drop = lambda x, training: x
         expected = given.call(tf.concat([query, key, expected], axis=-1))
     assert isinstance(layer, layers.InterlacedSparseAttention)
