@@ -1,7 +1,7 @@
 """Mask R-CNN over a pyramid: boxes, classes and masks of objects."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -19,9 +19,7 @@ from isa_tf.layers import (
 )
 from isa_tf.layers.policy import checked_policy
 from isa_tf.models.detection_parts import PYRAMID_LEVELS, Parts
-from isa_tf.models.fitting import refuse_class_weight
-from isa_tf.models.quantize import refuse_to_quantize
-from isa_tf.presets import PresetModel
+from isa_tf.models.fitting import FittedModel
 
 # In the order in which they are reported.
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box", "mask")
@@ -30,7 +28,7 @@ OF_CLASSES = {"box_head": ("logits", "codes"), "mask_head": ("logits",)}
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class MaskRCNN(PresetModel):
+class MaskRCNN(FittedModel):
     """Mask R-CNN with a feature pyramid: finds objects, tells their classes, and cuts them out.
 
     A backbone's maps become a pyramid; a proposal network says where objects may be; in these boxes
@@ -334,23 +332,6 @@ class MaskRCNN(PresetModel):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit`; `class_weight` is refused: instances cannot be weighed."""
-        refuse_class_weight(self, class_weight)
-        return super().fit(*args, **kwargs)
-
-    def train_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """`keras.Model.train_on_batch`; `class_weight` is refused, as in `fit`."""
-        refuse_class_weight(self, class_weight)
-        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
-
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         seen = self._run_trunk(_with_sizes(x), training=False)
@@ -457,10 +438,6 @@ class MaskRCNN(PresetModel):
         return dict(zip(LOSSES[2:], (*values, mask), strict=True))
 
     # === Config ===
-
-    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> NoReturn:
-        """There is no such model; the error says what there is instead."""
-        refuse_to_quantize(self)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -1,7 +1,7 @@
 """Backbone -> context module -> decoder -> classifier: every segmentation model here."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,9 +17,7 @@ from isa_tf.layers import (
 )
 from isa_tf.layers.conv import BN_MOMENTUM
 from isa_tf.layers.policy import checked_policy
-from isa_tf.models.fitting import refuse_class_weight
-from isa_tf.models.quantize import refuse_to_quantize
-from isa_tf.presets import PresetModel
+from isa_tf.models.fitting import FittedModel
 
 LOGITS = "logits"
 AUXILIARY = "auxiliary_logits"
@@ -27,7 +25,7 @@ IMAGE = "image"  # what the head of a model reads beside the maps, for its size
 
 
 @keras.saving.register_keras_serializable("isa_tf")
-class Segmenter(PresetModel):
+class Segmenter(FittedModel):
     """A semantic segmentation model around one context module.
 
     A map of the backbone, mostly its last, is narrowed by a convolution, goes through the
@@ -299,31 +297,6 @@ class Segmenter(PresetModel):
         # What `keras.models.clone_model` makes its copy by, which has no `call` of ours.
         return _logits(super()._run_through_graph(*args, **kwargs))
 
-    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
-        """`keras.Model.fit`, which cannot weigh the classes of pixels: the loss does.
-
-        Args:
-            class_weight: refused: `class_weights` of a loss of `isa_tf.losses` are it.
-            *args, **kwargs: of `keras.Model.fit`; sample weights are (B,) or (B, H, W).
-
-        Raises:
-            ValueError: for `class_weight`, with what there is instead.
-        """
-        refuse_class_weight(self, class_weight)
-        return super().fit(*args, **kwargs)
-
-    def train_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """`keras.Model.train_on_batch`; `class_weight` is refused, as in `fit`."""
-        refuse_class_weight(self, class_weight)
-        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
-
     def compute_loss(
         self,
         x: Any = None,
@@ -348,10 +321,6 @@ class Segmenter(PresetModel):
         if isinstance(y_pred, dict):
             y_pred = y_pred[LOGITS]
         return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> NoReturn:
-        """There is no such model; the error says what there is instead."""
-        refuse_to_quantize(self)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from isa_tf.ops.partition import spatial_size
+
 # Far below any affinity, yet finite: a group without a key then averages instead of giving NaN.
 _MASKED = -1e9
 
@@ -28,7 +30,7 @@ def split_heads(x: tf.Tensor, num_heads: int) -> tf.Tensor:
     >>> split_heads(tf.ones((1, 4, 9, 8)), num_heads=2).shape
     TensorShape([1, 8, 9, 4])
     """
-    _, groups, positions, channels = _sides(x)
+    (groups, positions), channels = spatial_size(x), x.shape[-1]
     x = tf.reshape(x, (-1, groups, positions, num_heads, channels // num_heads))
     x = tf.transpose(x, (0, 1, 3, 2, 4))
     return tf.reshape(x, (-1, groups * num_heads, positions, channels // num_heads))
@@ -42,7 +44,7 @@ def merge_heads(x: tf.Tensor, num_heads: int) -> tf.Tensor:
     >>> merge_heads(tf.ones((1, 8, 9, 4)), num_heads=2).shape
     TensorShape([1, 4, 9, 8])
     """
-    _, groups, positions, channels = _sides(x)
+    (groups, positions), channels = spatial_size(x), x.shape[-1]
     x = tf.reshape(x, (-1, groups // num_heads, num_heads, positions, channels))
     x = tf.transpose(x, (0, 1, 3, 2, 4))
     return tf.reshape(x, (-1, groups // num_heads, positions, num_heads * channels))
@@ -56,15 +58,8 @@ def mean_of_heads(affinity: tf.Tensor, num_heads: int) -> tf.Tensor:
     >>> mean_of_heads(tf.ones((1, 8, 9, 9)), num_heads=2).shape
     TensorShape([1, 4, 9, 9])
     """
-    _, groups, queries, keys = _sides(affinity)
-    heads = tf.reshape(affinity, (-1, groups // num_heads, num_heads, queries, keys))
-    return tf.reduce_mean(heads, axis=2)
-
-
-def _sides(x):
-    """A tensor's shape: ints where they are known, scalar tensors where not."""
-    shape = tf.shape(x)
-    return [shape[i] if side is None else side for i, side in enumerate(x.shape)]
+    heads = [affinity[:, head::num_heads] for head in range(num_heads)]
+    return tf.add_n(heads) / num_heads
 
 
 def _affinity(query, key, key_mask, scaled, bias):
