@@ -29,13 +29,12 @@ class Program:
     """
 
     def __init__(self, path):
-        path = Path(path)
-        about = json.loads(path.with_suffix(".json").read_text())
+        about = json.loads(Path(f"{path}.json").read_text())
         self.inputs, self.outputs = about["inputs"], about["outputs"]
         self._unread = [kind_of(kind) for kind in about["unread"]]
         takes = [kind_of(kind) for kind in (*about["inputs"], *about["unread"])]
         gives = [kind_of(kind) for kind in (*about["outputs"], *about["unused"])]
-        self._exported = _exported(path.with_suffix(".stablehlo").read_bytes(), takes, gives)
+        self._exported = _exported(Path(f"{path}.stablehlo").read_bytes(), takes, gives)
 
     def __call__(self, *arrays):
         unread = [jnp.zeros(kind.shape, kind.dtype) for kind in self._unread]

@@ -70,8 +70,9 @@ def write(
         "unused": gives[len(outputs) :],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".stablehlo").write_bytes(lowered("stablehlo_serialized"))
-    path.with_suffix(".json").write_text(json.dumps(about) + "\n")
+    # A name may have a point in it, so that nothing is a suffix to be replaced.
+    Path(f"{path}.stablehlo").write_bytes(lowered("stablehlo_serialized"))
+    Path(f"{path}.json").write_text(json.dumps(about) + "\n")
 
 
 def _signature(text):

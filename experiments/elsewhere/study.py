@@ -1,0 +1,360 @@
+r"""Studies of heads on frozen maps (`experiments.ablate`), trained where there is no TensorFlow.
+
+    python -m experiments.elsewhere.study pack --study=frozen --what=camvid,camvid-c3 \
+        --folder=runs/packed
+    PYTHONPATH=. python experiments/elsewhere/device_study.py --folder=runs/packed \
+        --data=../shared/data/camvid --out=runs/brought
+    python -m experiments.elsewhere.study collect --study=frozen --what=camvid,camvid-c3 \
+        --brought=runs/brought --workdir=runs/frozen
+
+`pack` lowers, for every variant of the studies, its training step and its network, beside the
+backbone; the second command, on the other machine, computes the maps of the images and does the
+runs, those of one step's order that `experiments.ablate` would see; `collect` writes the tables
+that `experiments.ablate` writes. The first weights are drawn by NumPy from the distributions that
+the layers have, so that the runs are not those that `experiments.ablate` would do under the same
+seeds, but runs like them.
+"""
+
+import contextlib
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from PIL import Image
+
+from experiments import ablate, tasks
+from experiments.configs import frozen
+from isa_tf import data, files
+from isa_tf.data import augment
+from isa_tf.metrics import scores
+from tools import progress
+from tools.stablehlo import lower
+
+ABOUT = "packed.json"
+LONGEST = 4  # times a study's own length, that the orders of examples are told for
+BATCH = 8  # images that go through the backbone at once
+
+_FOLDER = flags.DEFINE_string("folder", None, "What is packed.")
+_BROUGHT = flags.DEFINE_list("brought", [], "Folders that the other machine has left.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the tables go, in WHAT/STUDY.")
+_STUDY = flags.DEFINE_list("study", ["frozen"], "Of experiments.ablate: frozen, variant, levels.")
+_WHAT = flags.DEFINE_list("what", ["camvid"], "What stands after the colon of frozen.py; one set.")
+_VARIANTS = flags.DEFINE_list("variants", None, "Of the study; by default all.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Whole numbers.")
+_LENGTHS = flags.DEFINE_list("lengths", ["1"], "Times the config's own steps.")
+
+
+def make_study(name, what, workdir, seeds, variants=None, length=1):
+    """The `ablate.Study` that runs elsewhere are of.
+
+    >>> sorted(make_study("frozen", "camvid", "runs", [0], ["none", "isa"]).runs)
+    [('isa', 0), ('none', 0)]
+    """
+    config = frozen.get_config(what)
+    config.train.steps *= length
+    config.train.validate_every = config.train.steps
+    return ablate.Study(name, config, workdir, seeds, variants, command=_command())
+
+
+# === Pack ===
+
+
+def pack(folder, names, whats, variants, seeds, lengths):
+    """Writes what the other machine needs, but for the images."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = frozen.get_config(whats[0])
+    task = tasks.of(first)
+    dataset = task.make_dataset(first)
+    levels = [frozen.get_config(what).model.backbone_options.last_level for what in whats]
+    deepest = frozen.get_config(whats[levels.index(max(levels))])
+    sizes = {split: _sizes(dataset, split) for split in dataset.splits}
+    about = {
+        "levels": levels,
+        "classes": dataset.num_classes,
+        "label_stride": first.features.label_stride,
+        "batch_size": first.data.batch_size,
+        "files": _files(dataset),
+        "label_of": _label_table(dataset),
+        "places": _places(first, dataset),
+        "crop_size": list(first.data.crop_size),
+        "runs": [],
+    }
+    batches = {**dict.fromkeys(sizes["val"], 1), tuple(first.data.crop_size): BATCH}
+    for size, batch in batches.items():
+        path = folder / f"maps_{size[0]}x{size[1]}_{batch}"
+        if not Path(f"{path}.json").exists():
+            _write_backbone(path, deepest, dataset, levels, size, batch)
+    _write_backbone_weights(folder / "backbone.npz", deepest, dataset)
+    orders = {f"seed{seed}": _order(first, 2 * dataset.size("train"), seed) for seed in seeds}
+    np.savez_compressed(folder / "orders.npz", **orders)
+
+    map_sizes = sorted({tuple(-(-side // 8) for side in size) for size in sizes["val"]})
+    tell = progress.Lines()
+    studies = [(name, what) for name in names for what in whats]
+    planned = [
+        (name, what, variant)
+        for name, what in studies
+        for variant in make_study(name, what, folder, [0], variants).variants
+    ]
+    for number, (name, what, variant) in enumerate(planned, start=1):
+        study = make_study(name, what, folder, [0], variants)
+        config, _ = study.runs[variant, 0]
+        program = f"{what}-{name}-{variant}"
+        if not (folder / f"{program}.state.json").exists():
+            _write_head(folder / program, config, dataset, seeds, map_sizes)
+        steps = [length * config.train.steps for length in lengths]
+        run = {"study": name, "what": what, "variant": variant, "program": program}
+        run |= {"level": config.model.backbone_options.last_level, "steps": steps}
+        about["runs"].append({**run, "seeds": seeds})
+        tell(None, number, len(planned))
+    files.write_json(folder / ABOUT, about)
+    print(f"{folder}: {len(planned)} networks, {files.size(folder) / 2**20:.1f} MiB")
+
+
+def _sizes(dataset, split):
+    return [dataset.read(split, i)[1].shape for i in range(dataset.size(split))]
+
+
+def _files(dataset):
+    """The names of images and labels of every split, below the folder of the data set."""
+    found = {}
+    for split in dataset.splits:
+        names = dataset.examples(split)
+        found[split] = [[f"{split}/images/{Path(n).name}", f"{split}/labels/{Path(n).stem}.png"]
+                        for n in names]  # fmt: skip
+    return found
+
+
+def _label_table(dataset):
+    """What of 256 labels of a file each is to the data set, which may unite classes."""
+    table = np.full(256, 255)
+    root = Path(frozen.get_config(dataset.name).data.data_dir)
+    for split, names in _files(dataset).items():
+        for index, (image, label) in enumerate(names):
+            raw = np.asarray(Image.open(root / label))
+            read, seen = dataset.read(split, index)
+            if index < 3 and not np.array_equal(np.asarray(Image.open(root / image)), read):
+                raise ValueError(f"{root / image}: Pillow reads it otherwise than the data set does")
+            table[raw.ravel()] = seen.ravel()
+            if not np.array_equal(table[raw], seen):
+                raise ValueError(f"{root / label}: no table makes of it what the data set reads")
+    return table.tolist()
+
+
+def _places(config, dataset):
+    """Window of every training image, (start, size), as the training's augmentation draws it."""
+    found = []
+    for index in range(dataset.size("train")):
+        seed = tf.random.split((tf.constant(config.features.seed, tf.int64), index), 3)[0]
+        label = dataset.read("train", index)[1]
+        found.append(augment.crop_place(label, config.data.crop_size, seed).numpy().tolist())
+    return found
+
+
+def _order(config, size, seed):
+    """Which of `size` kept examples stand in the batches of a training, in turn."""
+
+    class Kept:
+        def size(self, split):
+            return size
+
+    batch = config.data.batch_size
+    to_index = data.pipeline.example_order(Kept(), "train", batch, seed, shuffle=True)
+    count = LONGEST * config.train.steps * batch
+    places = tf.data.Dataset.range(count).map(to_index, tf.data.AUTOTUNE).batch(count)
+    return next(iter(places)).numpy().astype(np.int32)
+
+
+def _write_backbone(path, config, dataset, levels, size, batch):
+    whole = tasks.of(config).make_model(config, dataset)
+    backbone, variables = whole.backbone, whole.backbone.variables
+    extractor = keras.Model(whole.input, backbone(whole.input))
+
+    def function(*arguments):
+        *state, images = arguments
+        for variable, value in zip(variables, state, strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
+        maps = extractor(images, training=False)
+        return [tf.cast(maps[level], tf.float16) for level in levels]
+
+    inputs = {f"{i}": tf.TensorSpec(v.shape, _kept_as(v)) for i, v in enumerate(variables)}
+    inputs["images"] = tf.TensorSpec((batch, *size, 3), tf.uint8)
+    lower.write(path, function, inputs, levels)
+
+
+def _kept_as(variable):
+    # Kernels are rounded so before they are used: to a half the size, and nothing is lost.
+    return tf.bfloat16 if len(variable.shape) == 4 else variable.dtype
+
+
+def _write_backbone_weights(path, config, dataset):
+    whole = tasks.of(config).make_model(config, dataset)
+    if whole.dtype_policy.compute_dtype != "bfloat16":
+        raise ValueError("kernels are packed in bfloat16, as they are used: model.dtype is other")
+    arrays = {}
+    for i, variable in enumerate(whole.backbone.variables):
+        kept = tf.cast(variable.value, _kept_as(variable))
+        bits = tf.bitcast(kept, tf.uint16) if kept.dtype == tf.bfloat16 else kept
+        arrays[f"{i}"] = bits.numpy()
+    np.savez(path, **arrays)
+
+
+@contextlib.contextmanager
+def _recorded_initializers(found):
+    """Notes in `found`, by the variable's id, the config of what each weight is drawn by."""
+    plain = keras.Layer.add_weight
+
+    def add_weight(self, shape=None, initializer=None, **kwargs):
+        variable = plain(self, shape=shape, initializer=initializer, **kwargs)
+        drawn = keras.initializers.get(initializer or "glorot_uniform")
+        found[id(variable)] = keras.initializers.serialize(drawn)
+        return variable
+
+    keras.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = plain
+
+
+def _write_head(path, config, dataset, seeds, map_sizes):
+    """The training step of a head, its network up to the classifier, and how its state begins."""
+    keras.utils.clear_session()
+    initializers = {}
+    with _recorded_initializers(initializers):
+        task = tasks.of(config)
+        whole = task.make_model(config, dataset)
+    head = whole.head()
+    task.compile_model(head, config, dataset, task.phases(config)[0])
+    level = config.model.backbone_options.last_level
+    channels = head.input[level].shape[-1]
+    crop, stride = config.data.crop_size, config.features.label_stride
+    batch = config.data.batch_size
+    label_size = [len(range(stride // 2, side, stride)) for side in crop]
+    step = lower.TrainingStep(head, steps=True)
+    step.write(
+        f"{path}.step",
+        tf.TensorSpec((batch, *(-(-side // 8) for side in crop), channels), tf.float16),
+        tf.TensorSpec((batch, *label_size), tf.uint8),
+        lambda maps: {
+            level: tf.cast(maps, tf.float32),
+            "image": tf.zeros((batch, *label_size, 3), tf.uint8),
+        },
+    )
+    variables = head.variables
+    # What the resizing to the image's size reads: that depends on the image, the rest does not.
+    history = head.outputs[0]._keras_history
+    before = history.operation._inbound_nodes[history.node_index].input_tensors[0]
+    network = keras.Model({level: head.input[level]}, before)
+
+    def logits(*arguments):
+        *state, maps = arguments
+        for variable, value in zip(variables, state, strict=True):
+            variable.assign(value)
+        return [tf.cast(network({level: tf.cast(maps, tf.float32)}, training=False), tf.float32)]
+
+    names = step.names[: len(variables)]
+    inputs = {n: tf.TensorSpec(v.shape, v.dtype) for n, v in zip(names, variables, strict=True)}
+    for size in map_sizes:
+        spec = tf.TensorSpec((1, *size, channels), tf.float16)
+        lower.write(f"{path}.logits{size[0]}x{size[1]}", logits, {**inputs, "maps": spec}, ["logits"])
+
+    state = []
+    for name, variable in zip(step.names, step.variables, strict=True):
+        told = {"name": name, "shape": list(variable.shape), "dtype": str(variable.dtype)}
+        initializer = initializers.get(id(variable))
+        if initializer and initializer["class_name"] in ("VarianceScaling", *_SCALING):
+            full = keras.initializers.get(initializer).get_config()
+            if initializer["class_name"] in _SCALING:
+                full = _SCALING[initializer["class_name"]]
+            told["variance_scaling"] = {k: full[k] for k in ("scale", "mode", "distribution")}
+        elif initializer and initializer["class_name"] == "RandomNormal":
+            told["normal"] = initializer["config"]["stddev"]
+        elif "seed_generator" in name:
+            told["generator"] = True
+        else:
+            value = keras.ops.convert_to_numpy(variable)
+            if value.size and (value != value.flat[0]).any():
+                drawn = [keras.initializers.get(initializer) for _ in seeds]
+                told["values"] = [
+                    keras.ops.convert_to_numpy(one(variable.shape)).tolist() for one in drawn
+                ]
+            else:
+                told["constant"] = float(value.flat[0])
+        state.append(told)
+    parameters = whole.count_params()
+    Path(f"{path}.state.json").write_text(
+        json.dumps({"state": state, "model": len(variables), "parameters": parameters})
+    )
+
+
+_SCALING = {
+    "HeNormal": {"scale": 2.0, "mode": "fan_in", "distribution": "truncated_normal"},
+    "GlorotUniform": {"scale": 1.0, "mode": "fan_avg", "distribution": "uniform"},
+}
+
+
+# === Collect ===
+
+
+def collect(brought, workdir, names, whats, variants, seeds, lengths):
+    """Writes the tables of what the other machine has left."""
+    found = {}
+    for folder in brought:
+        for line in (Path(folder) / "runs.jsonl").read_text().splitlines():
+            run = json.loads(line)
+            key = run["study"], run["what"], run["variant"], run["seed"], run["steps"]
+            found[key] = run
+    for name in names:
+        for what in whats:
+            for length in lengths:
+                place = what if length == 1 else f"{what}-x{length}"
+                study = make_study(name, what, Path(workdir) / place, seeds, variants, length)
+                _fill(study, found, what)
+                if study.results:
+                    study.write()
+                    print(f"{study.folder / 'results.md'}: {study.progress()}")
+
+
+def _fill(study, found, what):
+    dataset = tasks.of(study.config).make_dataset(study.config)
+    for variant, seed in study.runs:
+        run = found.get((study.name, what, variant, seed, study.config.train.steps))
+        if run is None:
+            continue
+        result = scores(np.array(run["confusion"]), dataset.class_names)
+        study.results[variant, seed] = {
+            "miou": result["miou"],
+            "pixel_accuracy": result["pixel_accuracy"],
+            "iou": {c: row["iou"] for c, row in result["classes"].items()},
+            "parameters": run["parameters"],
+            "seconds": run["seconds"],
+            "images": dataset.size("val"),
+            "tensorflow": version("tensorflow"),
+            "keras": version("keras"),
+        }
+
+
+def _command():
+    return "python -m experiments.elsewhere.study " + " ".join(sys.argv[1:])
+
+
+def main(argv):
+    if argv[1:] not in (["pack"], ["collect"]):
+        raise app.UsageError(f"one of pack and collect is to be done, got {argv[1:]}")
+    seeds, lengths = ([int(v) for v in flag.value] for flag in (_SEEDS, _LENGTHS))
+    common = _STUDY.value, _WHAT.value, _VARIANTS.value, seeds, lengths
+    if argv[1] == "pack":
+        pack(_FOLDER.value, *common)
+    else:
+        collect(_BROUGHT.value, _WORKDIR.value, *common)
+
+
+if __name__ == "__main__":
+    app.run(main)
