@@ -24,7 +24,6 @@ from PIL import Image
 from tools.stablehlo.load import Program, step_function
 
 jax.config.update("jax_enable_x64", True)
-CHUNK = 250  # steps that are compiled as one
 MEAN_COLOR = (124, 116, 104)  # of padding
 IGNORE_LABEL = 255
 
@@ -82,7 +81,7 @@ class Backbone:
             self.programs[key] = pool.submit(self._compile, path)
 
     def _compile(self, path):
-        program = Program(path.with_suffix(""))
+        program = Program(str(path).removesuffix(".stablehlo"))
         kind = program.inputs[-1]
         spec = jax.ShapeDtypeStruct(kind["shape"], kind["dtype"])
         return jax.jit(program).lower(*self.state, spec).compile()
@@ -141,7 +140,7 @@ def truncated(random, shape, deviation, limit):
 class Network:
     """The compiled programs of one variant, and how its state begins."""
 
-    def __init__(self, path, maps, labels, val, batch):
+    def __init__(self, path, maps, labels, val, batch, chunk_size):
         told = json.loads(Path(f"{path}.state.json").read_text())
         self.state, self.count, self.parameters = told["state"], told["model"], told["parameters"]
         step = step_function(Program(f"{path}.step"))
@@ -156,7 +155,8 @@ class Network:
             return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
         kinds = [jax.ShapeDtypeStruct(v["shape"], v["dtype"]) for v in self.state]
-        order = jax.ShapeDtypeStruct((CHUNK, batch), np.int32)
+        order = jax.ShapeDtypeStruct((chunk_size, batch), np.int32)
+        self.chunk_size = chunk_size
         length = jax.ShapeDtypeStruct((), np.float32)
         begun = time.monotonic()
         self.chunk = (
@@ -199,8 +199,8 @@ def confusion_of(logits, labels, classes):
 def train(network, maps, labels, order, steps, seed, position):
     """(last state, loss of every step)."""
     state, losses = network.begin(seed, position), []
-    for first in range(0, steps, CHUNK):
-        part = order[first : first + CHUNK]
+    for first in range(0, steps, network.chunk_size):
+        part = order[first : first + network.chunk_size]
         state, some = network.chunk(state, maps, labels, part, np.float32(steps))
         losses.append(some)
     return state, np.concatenate([np.asarray(some) for some in losses])
@@ -230,6 +230,7 @@ def main():
     parser.add_argument("--steps", type=int, help="in place of each run's own, to try it")
     parser.add_argument("--seeds", type=int, help="the first so many alone")
     parser.add_argument("--images", type=int, help="the first so many of a split, to try it")
+    parser.add_argument("--chunk", type=int, default=250, help="steps that are compiled as one")
     parser.add_argument("--keep", nargs="*", default=[], help="programs whose weights are kept")
     parser.add_argument("--keep_seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=8, help="that compile side by side")
@@ -284,21 +285,18 @@ def main():
             train_labels,
             val[level],
             about["batch_size"],
+            arguments.chunk,
         )
 
     orders = dict(np.load(arguments.folder / "orders.npz"))
     batch = about["batch_size"]
-    # A run stands once for each of its lengths, the shorter ones of all before the longer.
-    runs = about["runs"]
-    networks = {}
-    jobs = [(run, steps) for run in runs for steps in run["steps"]]
-    jobs.sort(key=lambda job: job[1] // min(job[0]["steps"]))
-    for run, _ in jobs:
+    runs, networks = about["runs"], {}
+    for run in runs:
         if run["program"] not in networks:
             networks[run["program"]] = pool.submit(make, run)
     kept, losses = {}, {}
-    for run, steps in jobs:
-        steps = arguments.steps or steps
+    for run in runs:
+        steps = arguments.steps or run["steps"]
         network = networks[run["program"]].result()
         for position, seed in enumerate(run["seeds"][: arguments.seeds]):
             if time.monotonic() - began > arguments.deadline:

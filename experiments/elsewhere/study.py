@@ -1,18 +1,20 @@
 r"""Studies of heads on frozen maps (`experiments.ablate`), trained where there is no TensorFlow.
 
-    python -m experiments.elsewhere.study pack --study=frozen --what=camvid,camvid-c3 \
-        --folder=runs/packed
+    python -m experiments.elsewhere.study pack --folder=runs/packed \
+        --studies=frozen/camvid,frozen/camvid-c3,frozen/camvid@4:pointwise+isa
     PYTHONPATH=. python experiments/elsewhere/device_study.py --folder=runs/packed \
         --data=../shared/data/camvid --out=runs/brought
-    python -m experiments.elsewhere.study collect --study=frozen --what=camvid,camvid-c3 \
-        --brought=runs/brought --workdir=runs/frozen
+    python -m experiments.elsewhere.study collect --brought=runs/brought --workdir=runs/elsewhere \
+        --studies=frozen/camvid,frozen/camvid-c3,frozen/camvid@4:pointwise+isa
 
-`pack` lowers, for every variant of the studies, its training step and its network, beside the
-backbone; the second command, on the other machine, computes the maps of the images and does the
-runs, those of one step's order that `experiments.ablate` would see; `collect` writes the tables
-that `experiments.ablate` writes. The first weights are drawn by NumPy from the distributions that
-the layers have, so that the runs are not those that `experiments.ablate` would do under the same
-seeds, but runs like them.
+A study is STUDY/WHAT, of experiments.ablate and of what stands after the colon of
+experiments/configs/frozen.py; behind them, where that is not all, @N for so many times the config's
+own steps, and the variants. `pack` lowers, for every variant, its training step and its network,
+beside the backbone; the second command, on the other machine, computes the maps of the images and
+does the runs; `collect` writes the tables that `experiments.ablate` writes. Batches are those that
+`experiments.ablate` sees. The first weights are drawn by NumPy from the distributions that the
+layers have: these are not the runs of `experiments.ablate` under the same seeds, but runs like
+them.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -42,79 +45,104 @@ BATCH = 8  # images that go through the backbone at once
 _FOLDER = flags.DEFINE_string("folder", None, "What is packed.")
 _BROUGHT = flags.DEFINE_list("brought", [], "Folders that the other machine has left.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the tables go, in WHAT/STUDY.")
-_STUDY = flags.DEFINE_list("study", ["frozen"], "Of experiments.ablate: frozen, variant, levels.")
-_WHAT = flags.DEFINE_list("what", ["camvid"], "What stands after the colon of frozen.py; one set.")
-_VARIANTS = flags.DEFINE_list("variants", None, "Of the study; by default all.")
+_STUDIES = flags.DEFINE_list("studies", ["frozen/camvid"], "STUDY/WHAT[@LENGTH][:VARIANT+...].")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Whole numbers.")
-_LENGTHS = flags.DEFINE_list("lengths", ["1"], "Times the config's own steps.")
 
 
-def make_study(name, what, workdir, seeds, variants=None, length=1):
-    """The `ablate.Study` that runs elsewhere are of.
+class Planned(NamedTuple):
+    """A study that is asked for.
 
-    >>> sorted(make_study("frozen", "camvid", "runs", [0], ["none", "isa"]).runs)
-    [('isa', 0), ('none', 0)]
+    Attributes:
+        name: str, of `ablate.STUDIES`.
+        what: str, what stands after the colon of frozen.py.
+        length: int, times the config's own steps.
+        variants: list of str, or `None` for all.
     """
-    config = frozen.get_config(what)
-    config.train.steps *= length
-    config.train.validate_every = config.train.steps
-    return ablate.Study(name, config, workdir, seeds, variants, command=_command())
+
+    name: str
+    what: str
+    length: int
+    variants: list[str] | None
+
+    @classmethod
+    def parse(cls, text):
+        """
+        >>> Planned.parse("frozen/camvid-c3@2:none+isa")
+        Planned(name='frozen', what='camvid-c3', length=2, variants=['none', 'isa'])
+        """
+        head, _, variants = text.partition(":")
+        head, _, length = head.partition("@")
+        name, _, what = head.partition("/")
+        return cls(name, what, int(length or 1), variants.split("+") if variants else None)
+
+    def config(self):
+        """Of the experiment."""
+        config = frozen.get_config(self.what)
+        config.train.steps *= self.length
+        config.train.validate_every = config.train.steps
+        return config
+
+    def study(self, workdir, seeds):
+        """The `ablate.Study` that these runs are of."""
+        place = self.what if self.length == 1 else f"{self.what}-x{self.length}"
+        return ablate.Study(
+            self.name, self.config(), Path(workdir) / place, seeds, self.variants, _command()
+        )
 
 
 # === Pack ===
 
 
-def pack(folder, names, whats, variants, seeds, lengths):
+def pack(folder, planned, seeds):
     """Writes what the other machine needs, but for the images."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    first = frozen.get_config(whats[0])
-    task = tasks.of(first)
-    dataset = task.make_dataset(first)
-    levels = [frozen.get_config(what).model.backbone_options.last_level for what in whats]
-    deepest = frozen.get_config(whats[levels.index(max(levels))])
-    sizes = {split: _sizes(dataset, split) for split in dataset.splits}
+    config = planned[0].config()
+    task = tasks.of(config)
+    dataset = task.make_dataset(config)
+    configs = {_level(one.config()): one.config() for one in planned}
+    levels = sorted(configs)
+    sizes = _sizes(dataset, "val")
     about = {
         "levels": levels,
         "classes": dataset.num_classes,
-        "label_stride": first.features.label_stride,
-        "batch_size": first.data.batch_size,
+        "label_stride": config.features.label_stride,
+        "batch_size": config.data.batch_size,
         "files": _files(dataset),
         "label_of": _label_table(dataset),
-        "places": _places(first, dataset),
-        "crop_size": list(first.data.crop_size),
+        "places": _places(config, dataset),
+        "crop_size": list(config.data.crop_size),
         "runs": [],
     }
-    batches = {**dict.fromkeys(sizes["val"], 1), tuple(first.data.crop_size): BATCH}
+    deepest = configs[levels[-1]]
+    batches = {**dict.fromkeys(sizes, 1), tuple(config.data.crop_size): BATCH}
     for size, batch in batches.items():
         path = folder / f"maps_{size[0]}x{size[1]}_{batch}"
         if not Path(f"{path}.json").exists():
             _write_backbone(path, deepest, dataset, levels, size, batch)
     _write_backbone_weights(folder / "backbone.npz", deepest, dataset)
-    orders = {f"seed{seed}": _order(first, 2 * dataset.size("train"), seed) for seed in seeds}
+    orders = {f"seed{seed}": _order(config, 2 * dataset.size("train"), seed) for seed in seeds}
     np.savez_compressed(folder / "orders.npz", **orders)
 
-    map_sizes = sorted({tuple(-(-side // 8) for side in size) for size in sizes["val"]})
+    map_sizes = sorted({tuple(-(-side // 8) for side in size) for size in sizes})
     tell = progress.Lines()
-    studies = [(name, what) for name in names for what in whats]
-    planned = [
-        (name, what, variant)
-        for name, what in studies
-        for variant in make_study(name, what, folder, [0], variants).variants
-    ]
-    for number, (name, what, variant) in enumerate(planned, start=1):
-        study = make_study(name, what, folder, [0], variants)
+    studies = [(one, one.study(folder, [0])) for one in planned]
+    runs = [(one, study, variant) for one, study in studies for variant in study.variants]
+    for number, (one, study, variant) in enumerate(runs, start=1):
         config, _ = study.runs[variant, 0]
-        program = f"{what}-{name}-{variant}"
+        program = f"{one.what}-{one.name}-{variant}"
         if not (folder / f"{program}.state.json").exists():
             _write_head(folder / program, config, dataset, seeds, map_sizes)
-        steps = [length * config.train.steps for length in lengths]
-        run = {"study": name, "what": what, "variant": variant, "program": program}
-        run |= {"level": config.model.backbone_options.last_level, "steps": steps}
+        run = {"study": one.name, "what": one.what, "variant": variant, "program": program}
+        run |= {"level": _level(config), "steps": config.train.steps}
         about["runs"].append({**run, "seeds": seeds})
-        tell(None, number, len(planned))
+        tell(None, number, len(runs))
     files.write_json(folder / ABOUT, about)
-    print(f"{folder}: {len(planned)} networks, {files.size(folder) / 2**20:.1f} MiB")
+    print(f"{folder}: {len(runs)} networks, {files.size(folder) / 2**20:.1f} MiB")
+
+
+def _level(config):
+    return config.model.backbone_options.last_level
 
 
 def _sizes(dataset, split):
@@ -140,7 +168,9 @@ def _label_table(dataset):
             raw = np.asarray(Image.open(root / label))
             read, seen = dataset.read(split, index)
             if index < 3 and not np.array_equal(np.asarray(Image.open(root / image)), read):
-                raise ValueError(f"{root / image}: Pillow reads it otherwise than the data set does")
+                raise ValueError(
+                    f"{root / image}: Pillow reads it otherwise than the data set does"
+                )
             table[raw.ravel()] = seen.ravel()
             if not np.array_equal(table[raw], seen):
                 raise ValueError(f"{root / label}: no table makes of it what the data set reads")
@@ -263,7 +293,9 @@ def _write_head(path, config, dataset, seeds, map_sizes):
     inputs = {n: tf.TensorSpec(v.shape, v.dtype) for n, v in zip(names, variables, strict=True)}
     for size in map_sizes:
         spec = tf.TensorSpec((1, *size, channels), tf.float16)
-        lower.write(f"{path}.logits{size[0]}x{size[1]}", logits, {**inputs, "maps": spec}, ["logits"])
+        lower.write(
+            f"{path}.logits{size[0]}x{size[1]}", logits, {**inputs, "maps": spec}, ["logits"]
+        )
 
     state = []
     for name, variable in zip(step.names, step.variables, strict=True):
@@ -303,7 +335,7 @@ _SCALING = {
 # === Collect ===
 
 
-def collect(brought, workdir, names, whats, variants, seeds, lengths):
+def collect(brought, workdir, planned, seeds):
     """Writes the tables of what the other machine has left."""
     found = {}
     for folder in brought:
@@ -311,15 +343,11 @@ def collect(brought, workdir, names, whats, variants, seeds, lengths):
             run = json.loads(line)
             key = run["study"], run["what"], run["variant"], run["seed"], run["steps"]
             found[key] = run
-    for name in names:
-        for what in whats:
-            for length in lengths:
-                place = what if length == 1 else f"{what}-x{length}"
-                study = make_study(name, what, Path(workdir) / place, seeds, variants, length)
-                _fill(study, found, what)
-                if study.results:
-                    study.write()
-                    print(f"{study.folder / 'results.md'}: {study.progress()}")
+    for one in planned:
+        study = one.study(workdir, seeds)
+        _fill(study, found, one.what)
+        study.write()
+        print(f"{study.folder / 'results.md'}: {study.progress()}")
 
 
 def _fill(study, found, what):
@@ -348,12 +376,12 @@ def _command():
 def main(argv):
     if argv[1:] not in (["pack"], ["collect"]):
         raise app.UsageError(f"one of pack and collect is to be done, got {argv[1:]}")
-    seeds, lengths = ([int(v) for v in flag.value] for flag in (_SEEDS, _LENGTHS))
-    common = _STUDY.value, _WHAT.value, _VARIANTS.value, seeds, lengths
+    seeds = [int(seed) for seed in _SEEDS.value]
+    planned = [Planned.parse(text) for text in _STUDIES.value]
     if argv[1] == "pack":
-        pack(_FOLDER.value, *common)
+        pack(_FOLDER.value, planned, seeds)
     else:
-        collect(_BROUGHT.value, _WORKDIR.value, *common)
+        collect(_BROUGHT.value, _WORKDIR.value, planned, seeds)
 
 
 if __name__ == "__main__":
