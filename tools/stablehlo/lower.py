@@ -77,6 +77,8 @@ def write(
 
 def _signature(text):
     """(inputs, outputs) of the main function of a module's text, dicts of shape and dtype."""
+    if "@main(" not in text:  # which is how MLIR prints what it finds fault with
+        raise ValueError("XLA's program is no valid StableHLO; jaxlib's parser says where")
     begin = text.index("@main(")
     arrow = text.index("->", begin)
     return _kinds(text[begin:arrow]), _kinds(text[arrow : text.index("{\n", arrow)])
