@@ -237,13 +237,12 @@ def _write_backbone_weights(path, config, dataset):
 
 @contextlib.contextmanager
 def _recorded_initializers(found):
-    """Notes in `found`, by the variable's id, the config of what each weight is drawn by."""
+    """Notes in `found`, by the variable's id, the initializer that each weight is drawn by."""
     plain = keras.Layer.add_weight
 
     def add_weight(self, shape=None, initializer=None, **kwargs):
         variable = plain(self, shape=shape, initializer=initializer, **kwargs)
-        drawn = keras.initializers.get(initializer or "glorot_uniform")
-        found[id(variable)] = keras.initializers.serialize(drawn)
+        found[id(variable)] = keras.initializers.get(initializer or "glorot_uniform")
         return variable
 
     keras.Layer.add_weight = add_weight
@@ -301,19 +300,17 @@ def _write_head(path, config, dataset, seeds, map_sizes):
     for name, variable in zip(step.names, step.variables, strict=True):
         told = {"name": name, "shape": list(variable.shape), "dtype": str(variable.dtype)}
         initializer = initializers.get(id(variable))
-        if initializer and initializer["class_name"] in ("VarianceScaling", *_SCALING):
-            full = keras.initializers.get(initializer).get_config()
-            if initializer["class_name"] in _SCALING:
-                full = _SCALING[initializer["class_name"]]
-            told["variance_scaling"] = {k: full[k] for k in ("scale", "mode", "distribution")}
-        elif initializer and initializer["class_name"] == "RandomNormal":
-            told["normal"] = initializer["config"]["stddev"]
+        if isinstance(initializer, keras.initializers.VarianceScaling):
+            parts = ("scale", "mode", "distribution")
+            told["variance_scaling"] = {part: getattr(initializer, part) for part in parts}
+        elif isinstance(initializer, keras.initializers.RandomNormal):
+            told["normal"] = initializer.stddev
         elif "seed_generator" in name:
             told["generator"] = True
         else:
             value = keras.ops.convert_to_numpy(variable)
             if value.size and (value != value.flat[0]).any():
-                drawn = [keras.initializers.get(initializer) for _ in seeds]
+                drawn = [type(initializer).from_config(initializer.get_config()) for _ in seeds]
                 told["values"] = [
                     keras.ops.convert_to_numpy(one(variable.shape)).tolist() for one in drawn
                 ]
@@ -324,12 +321,6 @@ def _write_head(path, config, dataset, seeds, map_sizes):
     Path(f"{path}.state.json").write_text(
         json.dumps({"state": state, "model": len(variables), "parameters": parameters})
     )
-
-
-_SCALING = {
-    "HeNormal": {"scale": 2.0, "mode": "fan_in", "distribution": "truncated_normal"},
-    "GlorotUniform": {"scale": 1.0, "mode": "fan_avg", "distribution": "uniform"},
-}
 
 
 # === Collect ===

@@ -51,7 +51,7 @@ def write(
     specs = list(inputs.values())
     found = len(compiled.get_concrete_function(*specs).structured_outputs)
     if found != len(outputs):
-        raise ValueError(f"{path}: {found} outputs, and {len(outputs)} names for them")
+        raise ValueError(f"{path}: there are {found} outputs, got {len(outputs)} names")
 
     def lowered(stage):
         return compiled.experimental_get_compiler_ir(*specs)(stage=stage, platform_name="CPU")
