@@ -143,7 +143,7 @@ def _pack_function(path, case, network, function, spec, drawn, counted):
         sample = tf.gather(flat, packed.positions(int(tf.size(flat)))).numpy()
         expected.append([float(f"{value:.7g}") for value in sample])
     flops = cost.flops_by_kind(*counted).total
-    trained = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+    trained = sum(int(np.prod(v.shape)) for v in counted[0].trainable_variables)
     return {
         "draw": [drawn[name] for name in specs],
         "expected": expected,

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -91,7 +92,7 @@ def main(case):
     device = jax.devices()[0]
     facts = {
         "device": f"{device.device_kind} ({device.platform})",
-        "versions": {"jax": jax.__version__, "jaxlib": jax.lib.__version__},
+        "versions": {"jax": jax.__version__, "jaxlib": version("jaxlib")},
     }
     processes.serve({**made.answers(), "facts": lambda: facts, "matmul": matmul})
 
