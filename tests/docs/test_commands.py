@@ -33,7 +33,10 @@ NOT_RUN = [
     (r"Flink|/shared/|--strategy=tpu|=\.\.\.", "it needs a cluster, GPUs or TPUs"),
     (r"--camera", "it needs a camera; tests/tools/test_predict_videos.py has one of frames"),
     (r"(recipes|mask_rcnn|camvid|context|frozen)(\.py)?:|camvid\.py", "it needs published data"),
-    (r"tools\.(benchmark|beside_torch|bench_\w+|load)\b", "its test measures small sizes"),
+    (
+        r"tools\.(benchmark|beside_torch|bench_\w+|bench\.\w+|load)\b",
+        "its test measures small sizes",
+    ),
     (r"isa-tf benchmark\b", "its test measures small sizes"),
     (r"experiments\.torture|tools\.draw_docs", "it takes minutes; its parts are tested"),
     (r"experiments\.ablate", "it takes hours; tests/experiments/test_ablate.py trains two steps"),
@@ -160,9 +163,10 @@ def defined(module):
         return {"help", "version", "record"}
     tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
     return {
-        node.args[0].value
+        node.args[0].value.removeprefix("--")
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_")
+        if isinstance(node, ast.Call)
+        and re.match("DEFINE_|add_argument$", getattr(node.func, "attr", ""))
     }
 
 

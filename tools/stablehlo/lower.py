@@ -56,7 +56,8 @@ def write(
     def lowered(stage):
         return compiled.experimental_get_compiler_ir(*specs)(stage=stage, platform_name="CPU")
 
-    takes, gives = _signature(lowered("stablehlo"))
+    text = lowered("stablehlo")
+    takes, gives = _signature(text)
     about = {
         "inputs": [
             {"name": name, **kind} for name, kind in zip(inputs, takes[: len(inputs)], strict=True)
@@ -68,6 +69,9 @@ def write(
             for name, kind in zip(outputs, gives[: len(outputs)], strict=True)
         ],
         "unused": gives[len(outputs) :],
+        # What may be computed otherwise elsewhere, or not at all.
+        "custom_calls": sorted({*re.findall(r"custom_call\s*@(\w+)", text)}),
+        "precisions": sorted({*re.findall(r"\b(DEFAULT|HIGH|HIGHEST)\b", text)}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name may have a point in it, so that nothing is a suffix to be replaced.
