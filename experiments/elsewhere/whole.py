@@ -38,7 +38,7 @@ _PLACES = 1024  # of the stream, drawn at once
 _OF_PROGRAM = ("model", "train")
 
 
-def pack(config, folder, name, forms=("convolution", "shifted")):
+def pack(config, folder, name, forms=("shifted", "convolution")):
     """Packs one training.
 
     Args:
@@ -127,7 +127,7 @@ def shifted_depthwise(x, kernel, strides=1, padding="same", data_format=None, di
 
 
 # How depthwise convolutions stand in a program: which is faster, a device has to tell.
-FORMS = {"convolution": keras.ops.depthwise_conv, "shifted": shifted_depthwise}
+FORMS = {"shifted": shifted_depthwise, "convolution": keras.ops.depthwise_conv}
 
 
 def _write_programs(config, dataset, model, step, folder, forms):

@@ -131,7 +131,7 @@ def test_packed_trained_and_collected(config, tmp_path):
     assert about["phases"] == [(2, [1.0, 2.0, 3.0]), (4, [1.0, 1.0, 1.0])]
     with pytest.raises(ValueError, match="'a' already"):
         whole.pack(config, packed, "a")
-    assert list(about["programs"]) == ["convolution", "shifted"]
+    assert list(about["programs"]) == ["shifted", "convolution"]
     for program in about["programs"].values():
         inputs = json.loads((packed / f"{program}.json").read_text())["inputs"]
         assert [each["name"] for each in inputs[-3:]] == ["images", "class_weights", "labels"]
