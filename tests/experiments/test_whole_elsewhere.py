@@ -93,6 +93,19 @@ def test_a_replayed_plan_is_the_pipeline(changed):
     assert off <= 1e-4 * sum(image.numpy().size for image, _ in rows)
 
 
+def test_jax_replays_as_numpy():
+    jax = pytest.importorskip("jax", reason="JAX is where it is trained, not where it is packed")
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (48, 64, 3), np.uint8), np.eye(48, 64, dtype=np.uint8)
+    matrix, offset = rng.normal(size=(3, 3)).astype("float32"), np.float32(0.5)
+    place = np.array([[-5, 9], [60, 40]], np.int32)
+    row = {"place": place, "flip": np.bool_(True), "matrix": matrix, "offset": offset}
+    given = (image, label, row, (32, 40), ((1, 2, 3), 255))
+    ours, theirs = replay.replay(jax.numpy, *given), replay.replay(np, *given)
+    np.testing.assert_allclose(np.asarray(ours[0], int), theirs[0], atol=1)
+    np.testing.assert_array_equal(ours[1], theirs[1])
+
+
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize(("size", "strides", "rate"), [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 1, 2)])
 def test_shifted_is_a_depthwise_convolution(size, strides, rate, padding):
@@ -124,7 +137,7 @@ def test_what_is_not_packed_is_refused(config, tmp_path):
 
 @pytest.mark.slow
 def test_packed_trained_and_collected(config, tmp_path):
-    """With JAX, which the tests' environment has not, the training is that of here."""
+    """All but the training between them, of which nothing stands here: it is of no steps."""
     packed, results = tmp_path / "packed", tmp_path / "results"
     about = whole.pack(config, packed, "a")
     assert whole.pack(config, packed, "b")["programs"] == about["programs"]
