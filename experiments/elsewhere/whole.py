@@ -135,6 +135,7 @@ def _write_programs(config, dataset, model, step, folder, forms):
     size = two_ints("crop_size", config.data.crop_size)
     shape = (config.data.batch_size, *size)
     parts = [json.loads(config.to_json())[part] for part in _OF_PROGRAM]
+    parts[0].pop("initial")  # in the first state, as the seed is
     parts += [shape, dataset.num_classes, dataset.ignore_label]
     digest = _digest(json.dumps(parts, sort_keys=True).encode())
     names = {form: f"step-{digest}-{form}" for form in forms}
