@@ -8,6 +8,7 @@ step; kept.npz, the last weights of what --keep names.
 """
 
 import argparse
+import base64
 import functools
 import json
 import math
@@ -109,7 +110,7 @@ def draw(about, seed, position):
     if "constant" in about:
         return np.full(shape, about["constant"], dtype)
     if "values" in about:
-        return np.array(about["values"][position], dtype)
+        return np.frombuffer(base64.b64decode(about["values"][position]), dtype).reshape(shape)
     if "generator" in about:
         return np.array([seed + 1, 0], dtype)
     # By its name, so that what two variants share begins alike under one seed.

@@ -17,6 +17,7 @@ layers have: these are not the runs of `experiments.ablate` under the same seeds
 them.
 """
 
+import base64
 import contextlib
 import json
 import sys
@@ -311,9 +312,8 @@ def _write_head(path, config, dataset, seeds, map_sizes):
             value = keras.ops.convert_to_numpy(variable)
             if value.size and (value != value.flat[0]).any():
                 drawn = [type(initializer).from_config(initializer.get_config()) for _ in seeds]
-                told["values"] = [
-                    keras.ops.convert_to_numpy(one(variable.shape)).tolist() for one in drawn
-                ]
+                values = (keras.ops.convert_to_numpy(one(variable.shape)) for one in drawn)
+                told["values"] = [base64.b64encode(v.tobytes()).decode() for v in values]
             else:
                 told["constant"] = float(value.flat[0])
         state.append(told)
