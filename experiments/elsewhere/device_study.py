@@ -234,6 +234,7 @@ def main():
     parser.add_argument("--chunk", type=int, default=250, help="steps that are compiled as one")
     parser.add_argument("--keep", nargs="*", default=[], help="programs whose weights are kept")
     parser.add_argument("--keep_seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help="beginnings of programs' names; by default all")
     parser.add_argument("--threads", type=int, default=8, help="that compile side by side")
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -291,7 +292,9 @@ def main():
 
     orders = dict(np.load(arguments.folder / "orders.npz"))
     batch = about["batch_size"]
-    runs, networks = about["runs"], {}
+    only = tuple(arguments.only or [""])
+    runs = [run for run in about["runs"] if run["program"].startswith(only)]
+    networks = {}
     for run in runs:
         if run["program"] not in networks:
             networks[run["program"]] = pool.submit(make, run)
