@@ -222,6 +222,11 @@ def score(network, state, val, classes):
 # === All ===
 
 
+def run_key(told, seed=None):
+    """What a run is told from others by."""
+    return *(told[key] for key in ("study", "what", "variant", "steps")), told.get("seed", seed)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
@@ -235,9 +240,14 @@ def main():
     parser.add_argument("--keep", nargs="*", default=[], help="programs whose weights are kept")
     parser.add_argument("--keep_seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="beginnings of programs' names; by default all")
+    parser.add_argument("--cache", help="folder for what is compiled, for the next call")
+    parser.add_argument("--after", nargs="*", type=Path, default=[], help="runs.jsonl of others")
     parser.add_argument("--threads", type=int, default=8, help="that compile side by side")
     arguments = parser.parse_args()
     began = time.monotonic()
+    if arguments.cache:
+        jax.config.update("jax_compilation_cache_dir", arguments.cache)
+    done = {run_key(json.loads(line)) for path in arguments.after for line in open(path)}
     about = json.loads((arguments.folder / "packed.json").read_text())
     if arguments.images:
         about["files"] = {s: f[: arguments.images] for s, f in about["files"].items()}
@@ -294,6 +304,7 @@ def main():
     batch = about["batch_size"]
     only = tuple(arguments.only or [""])
     runs = [run for run in about["runs"] if run["program"].startswith(only)]
+    runs = [r for r in runs if any(run_key(r, seed) not in done for seed in r["seeds"])]
     networks = {}
     for run in runs:
         if run["program"] not in networks:
@@ -303,6 +314,8 @@ def main():
         steps = arguments.steps or run["steps"]
         network = networks[run["program"]].result()
         for position, seed in enumerate(run["seeds"][: arguments.seeds]):
+            if run_key(run, seed) in done:
+                continue
             if time.monotonic() - began > arguments.deadline:
                 say(began, "the deadline: what is left is not done")
                 break

@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, tree_util
+from jax._src.interpreters import mlir
+from jax._src.lib import _jax
+from jax._src.lib.mlir import ir
+from jax._src.lib.mlir.dialects import hlo
 
 
 class Program:
@@ -34,7 +38,7 @@ class Program:
         self._unread = [kind_of(kind) for kind in about["unread"]]
         takes = [kind_of(kind) for kind in (*about["inputs"], *about["unread"])]
         gives = [kind_of(kind) for kind in (*about["outputs"], *about["unused"])]
-        self._exported = _exported(Path(f"{path}.stablehlo").read_bytes(), takes, gives)
+        self._exported = _exported(_without_copies(Path(f"{path}.stablehlo").read_bytes()), takes, gives)
 
     def __call__(self, *arrays):
         unread = [jnp.zeros(kind.shape, kind.dtype) for kind in self._unread]
@@ -44,6 +48,30 @@ class Program:
 def kind_of(about):
     """What a dict of "shape" and "dtype" says, as JAX has it."""
     return jax.core.ShapedArray(tuple(about["shape"]), jnp.dtype(about["dtype"]))
+
+
+def _without_copies(artifact):
+    """A portable artifact without the copies that TensorFlow makes of outputs.
+
+    They are no operations of StableHLO, and newer versions of XLA refuse them.
+    """
+    with mlir.make_ir_context():
+        module = _jax.mlir.deserialize_portable_artifact(artifact)
+        copies = []
+
+        def find(operation):
+            if operation.name == "mhlo.copy":
+                copies.append(operation)
+            return ir.WalkResult.ADVANCE
+
+        module.operation.walk(find)
+        for copy in copies:
+            copy.results[0].replace_all_uses_with(copy.operands[0])
+            copy.erase()
+        version = hlo.get_version_from_compatibility_requirement(
+            hlo.StablehloCompatibilityRequirement.WEEK_4
+        )
+        return _jax.mlir.serialize_portable_artifact(module, version, False)
 
 
 def _exported(artifact, takes, gives):
