@@ -227,27 +227,77 @@ def run_key(told, seed=None):
     return *(told[key] for key in ("study", "what", "variant", "steps")), told.get("seed", seed)
 
 
-def main():
+def examples_to_train_on(pairs, stride):
+    """(images, labels) and their mirror images, in turn; of the labels one pixel in `stride`."""
+    images, labels = [], []
+    for image, label in pairs:
+        for one, its_label in ((image, label), (image[:, ::-1], label[:, ::-1])):
+            images.append(one)
+            labels.append(its_label[stride // 2 :: stride, stride // 2 :: stride])
+    return np.stack(images), np.stack(labels)
+
+
+def maps_to_score(backbone, pairs):
+    """By level and by the size of the maps: (maps, list of the labels of images of one size)."""
+    by_size = {}
+    for image, label in sorted(pairs, key=lambda pair: pair[1].shape):
+        by_size.setdefault(label.shape, []).append((image, label))
+    found = {level: {} for level in backbone.about["levels"]}
+    for same in by_size.values():
+        labels = jax.device_put(np.stack([label for _, label in same]))
+        for level, maps in backbone(np.stack([image for image, _ in same])).items():
+            kept, groups = found[level].setdefault(maps.shape[1:3], ([], []))
+            kept.append(maps)
+            groups.append(labels)
+    return {
+        level: {size: (jnp.concatenate(kept), groups) for size, (kept, groups) in of.items()}
+        for level, of in found.items()
+    }
+
+
+def mean_iou(confusion):
+    """Of the classes that occur."""
+    inside, truth = np.diag(confusion), confusion.sum(1)
+    return np.mean((inside / np.maximum(truth + confusion.sum(0) - inside, 1))[truth > 0])
+
+
+def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--deadline", type=float, default=math.inf, help="seconds")
-    parser.add_argument("--steps", type=int, help="in place of each run's own, to try it")
-    parser.add_argument("--seeds", type=int, help="the first so many alone")
-    parser.add_argument("--images", type=int, help="the first so many of a split, to try it")
-    parser.add_argument("--chunk", type=int, default=250, help="steps that are compiled as one")
-    parser.add_argument("--keep", nargs="*", default=[], help="programs whose weights are kept")
-    parser.add_argument("--keep_seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, required=True, help="of what was packed")
+    parser.add_argument("--data", type=Path, required=True, help="of the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="for the results")
+    parser.add_argument("--deadline", type=float, default=math.inf, help="seconds; no run begins")
     parser.add_argument("--only", nargs="*", help="beginnings of programs' names; by default all")
-    parser.add_argument("--cache", help="folder for what is compiled, for the next call")
     parser.add_argument("--after", nargs="*", type=Path, default=[], help="runs.jsonl of others")
+    parser.add_argument("--keep", nargs="*", default=[], help="programs whose weights are kept")
+    parser.add_argument("--keep_seeds", type=int, default=3, help="the first so many of them")
+    parser.add_argument("--cache", help="folder for what is compiled, for the next call")
     parser.add_argument("--threads", type=int, default=8, help="that compile side by side")
-    arguments = parser.parse_args()
+    parser.add_argument("--chunk", type=int, default=250, help="steps that are compiled as one")
+    parser.add_argument("--steps", type=int, help="in place of each run's own, to try it")
+    parser.add_argument("--seeds", type=int, help="the first so many alone, to try it")
+    parser.add_argument("--images", type=int, help="the first so many of a split, to try it")
+    return parser.parse_args()
+
+
+def asked_runs(about, arguments):
+    """The runs that are to be done, each with the seeds that are left."""
+    done = {run_key(json.loads(line)) for path in arguments.after for line in open(path)}
+    found = []
+    for run in about["runs"]:
+        run = {**run, "steps": arguments.steps or run["steps"]}
+        run["seeds"] = list(enumerate(run["seeds"]))[: arguments.seeds]
+        run["seeds"] = [(i, seed) for i, seed in run["seeds"] if run_key(run, seed) not in done]
+        if run["seeds"] and run["program"].startswith(tuple(arguments.only or [""])):
+            found.append(run)
+    return found
+
+
+def main():
+    arguments = read_arguments()
     began = time.monotonic()
     if arguments.cache:
         jax.config.update("jax_compilation_cache_dir", arguments.cache)
-    done = {run_key(json.loads(line)) for path in arguments.after for line in open(path)}
     about = json.loads((arguments.folder / "packed.json").read_text())
     if arguments.images:
         about["files"] = {s: f[: arguments.images] for s, f in about["files"].items()}
@@ -256,102 +306,55 @@ def main():
     say(began, jax.__version__, jax.devices())
     pool = ThreadPoolExecutor(arguments.threads)
     backbone = Backbone(arguments.folder, about, pool)
-    images = read_images(arguments.data, about, ThreadPoolExecutor(16))
-    say(began, {split: len(found) for split, found in images.items()}, "images read")
-
-    stride = about["label_stride"]
-    train_images = np.stack([x for image, _ in images["train"] for x in (image, image[:, ::-1])])
-    train_labels = np.stack(
-        [
-            x[stride // 2 :: stride, stride // 2 :: stride]
-            for _, label in images["train"]
-            for x in (label, label[:, ::-1])
-        ]
-    )
-    train_labels = jax.device_put(train_labels)
-    train_maps = backbone(train_images)
-    # By the size of the maps, then by that of the image, for as few programs as may be.
-    by_size = {}
-    for image, label in sorted(images["val"], key=lambda pair: pair[1].shape):
-        by_size.setdefault(label.shape, []).append((image, label))
-    val = {level: {} for level in about["levels"]}
-    for pairs in by_size.values():
-        found = backbone(np.stack([image for image, _ in pairs]))
-        labels = jax.device_put(np.stack([label for _, label in pairs]))
-        for level, maps in found.items():
-            kept, groups = val[level].setdefault(maps.shape[1:3], ([], []))
-            kept.append(maps)
-            groups.append(labels)
-    val = {
-        level: {size: (jnp.concatenate(kept), groups) for size, (kept, groups) in found.items()}
-        for level, found in val.items()
-    }
+    pairs = read_images(arguments.data, about, ThreadPoolExecutor(16))
+    images, labels = examples_to_train_on(pairs["train"], about["label_stride"])
+    labels = jax.device_put(labels)
+    maps, val = backbone(images), maps_to_score(backbone, pairs["val"])
     jax.block_until_ready(val)
-    say(began, "maps made:", {level: maps.shape for level, maps in train_maps.items()})
+    say(began, "maps made:", {level: found.shape for level, found in maps.items()})
+
+    batch, runs = about["batch_size"], asked_runs(about, arguments)
 
     def make(run):
-        level = run["level"]
-        return Network(
-            arguments.folder / run["program"],
-            train_maps[level],
-            train_labels,
-            val[level],
-            about["batch_size"],
-            arguments.chunk,
-        )
+        path, level = arguments.folder / run["program"], run["level"]
+        return Network(path, maps[level], labels, val[level], batch, arguments.chunk)
 
-    orders = dict(np.load(arguments.folder / "orders.npz"))
-    batch = about["batch_size"]
-    only = tuple(arguments.only or [""])
-    runs = [run for run in about["runs"] if run["program"].startswith(only)]
-    runs = [r for r in runs if any(run_key(r, seed) not in done for seed in r["seeds"])]
     networks = {}
     for run in runs:
         if run["program"] not in networks:
             networks[run["program"]] = pool.submit(make, run)
+    orders = dict(np.load(arguments.folder / "orders.npz"))
     kept, losses = {}, {}
-    for run in runs:
-        steps = arguments.steps or run["steps"]
-        network = networks[run["program"]].result()
-        for position, seed in enumerate(run["seeds"][: arguments.seeds]):
-            if run_key(run, seed) in done:
-                continue
-            if time.monotonic() - began > arguments.deadline:
-                say(began, "the deadline: what is left is not done")
-                break
-            begun = time.monotonic()
-            order = orders[f"seed{seed}"].reshape(-1, batch)
-            if arguments.images:
-                order = order % len(train_labels)
-            state, loss = train(
-                network, train_maps[run["level"]], train_labels, order, steps, seed, position
-            )
-            trained = time.monotonic() - begun
-            confusion = score(network, state, val[run["level"]], about["classes"])
-            told = {key: run[key] for key in ("study", "what", "variant")}
-            told |= {"seed": seed, "steps": steps, "parameters": network.parameters}
-            told |= {"seconds": round(trained, 2), "confusion": confusion.tolist()}
-            told["device"] = jax.devices()[0].device_kind
-            with open(arguments.out / "runs.jsonl", "a") as file:
-                file.write(json.dumps(told) + "\n")
-            name = f"{run['program']}/seed{seed}/{steps}"
-            losses[name] = loss.astype(np.float32)
-            inside = np.diag(confusion)
-            miou = np.mean((inside / (confusion.sum(0) + confusion.sum(1) - inside).clip(1))[
-                confusion.sum(1) > 0
-            ])  # fmt: skip
-            spent = f"{trained:.2f} s, {1000 * trained / steps:.2f} ms a step"
-            say(began, name, f"mIoU {miou:.4f}, last loss {loss[-50:].mean():.4f}, {spent}",
-                f"(compiled in {network.compiled:.0f} s)")  # fmt: skip
-            if run["program"] in arguments.keep and position < arguments.keep_seeds:
-                weights = {
-                    v["name"]: np.asarray(a)
-                    for v, a in zip(network.state[: network.count], state, strict=False)
-                }
-                kept |= {f"{name}:{v}": a for v, a in weights.items()}
+    planned = [(run, *pair) for run in runs for pair in run["seeds"]]
+    for run, position, seed in planned:
+        network, steps = networks[run["program"]].result(), run["steps"]
+        if time.monotonic() - began > arguments.deadline:
+            say(began, "the deadline: what is left is not done")
+            break
+        begun = time.monotonic()
+        order = orders[f"seed{seed}"].reshape(-1, batch) % len(labels)
+        state, loss = train(network, maps[run["level"]], labels, order, steps, seed, position)
+        seconds = time.monotonic() - begun
+        confusion = score(network, state, val[run["level"]], about["classes"])
+        told = {key: run[key] for key in ("study", "what", "variant", "steps")}
+        told |= {"seed": seed, "parameters": network.parameters, "seconds": round(seconds, 2)}
+        told |= {"device": jax.devices()[0].device_kind, "confusion": confusion.tolist()}
+        with open(arguments.out / "runs.jsonl", "a") as file:
+            file.write(json.dumps(told) + "\n")
+        name = f"{run['program']}/seed{seed}/{steps}"
+        say(
+            began,
+            f"{name} mIoU {mean_iou(confusion):.4f}, last loss {loss[-50:].mean():.4f}, "
+            f"{seconds:.2f} s, {1000 * seconds / steps:.2f} ms a step, compiled in "
+            f"{network.compiled:.0f} s",
+        )
+        losses[name] = loss.astype(np.float32)
         np.savez(arguments.out / "losses.npz", **losses)
-        if kept:
+        if run["program"] in arguments.keep and position < arguments.keep_seeds:
+            named = zip(network.state[: network.count], state, strict=False)
+            kept |= {f"{name}:{told['name']}": np.asarray(array) for told, array in named}
             np.savez(arguments.out / "kept.npz", **kept)
+    pool.shutdown(wait=False, cancel_futures=True)
     say(began, "done")
 
 

@@ -20,6 +20,7 @@ them.
 import base64
 import contextlib
 import json
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +29,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
-from experiments import ablate, tasks
+from experiments import ablate, setup, tasks
 from experiments.configs import frozen
 from isa_tf import data, files
 from isa_tf.data import augment
@@ -42,12 +43,6 @@ from tools.stablehlo import lower
 ABOUT = "packed.json"
 LONGEST = 4  # times a study's own length, that the orders of examples are told for
 BATCH = 8  # images that go through the backbone at once
-
-_FOLDER = flags.DEFINE_string("folder", None, "What is packed.")
-_BROUGHT = flags.DEFINE_list("brought", [], "Folders that the other machine has left.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the tables go, in WHAT/STUDY.")
-_STUDIES = flags.DEFINE_list("studies", ["frozen/camvid"], "STUDY/WHAT[@LENGTH][:VARIANT+...].")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Whole numbers.")
 
 
 class Planned(NamedTuple):
@@ -74,6 +69,8 @@ class Planned(NamedTuple):
         head, _, variants = text.partition(":")
         head, _, length = head.partition("@")
         name, _, what = head.partition("/")
+        if not what:
+            raise ValueError(f"a study is STUDY/WHAT[@LENGTH][:VARIANT+...], got {text!r}")
         return cls(name, what, int(length or 1), variants.split("+") if variants else None)
 
     def config(self):
@@ -95,12 +92,20 @@ class Planned(NamedTuple):
 
 
 def pack(folder, planned, seeds):
-    """Writes what the other machine needs, but for the images."""
+    """Writes what the other machine needs, but for the images.
+
+    Raises:
+        ValueError: for what is not done elsewhere: a data set with classes that change places in a
+            mirror, a backbone that does not compute in bfloat16, or pictures that are read
+            differently there; or for an unknown study or variant.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = planned[0].config()
     task = tasks.of(config)
     dataset = task.make_dataset(config)
+    if dataset.flip_pairs:
+        raise ValueError(f"{dataset.name}: classes that change places in a mirror are not packed")
     configs = {_level(one.config()): one.config() for one in planned}
     levels = sorted(configs)
     sizes = _sizes(dataset, "val")
@@ -361,19 +366,29 @@ def _fill(study, found, what):
 
 
 def _command():
-    return "python -m experiments.elsewhere.study " + " ".join(sys.argv[1:])
+    return "python -m experiments.elsewhere.study collect " + shlex.join(sys.argv[1:])
 
 
 def main(argv):
-    if argv[1:] not in (["pack"], ["collect"]):
-        raise app.UsageError(f"one of pack and collect is to be done, got {argv[1:]}")
-    seeds = [int(seed) for seed in _SEEDS.value]
-    planned = [Planned.parse(text) for text in _STUDIES.value]
-    if argv[1] == "pack":
-        pack(_FOLDER.value, planned, seeds)
+    del argv
+    values = flags.FLAGS
+    seeds = [int(seed) for seed in values.seeds]
+    planned = [Planned.parse(text) for text in values.studies]
+    if _asked == "pack":
+        pack(values.folder, planned, seeds)
     else:
-        collect(_BROUGHT.value, _WORKDIR.value, planned, seeds)
+        collect(values.brought, values.workdir, planned, seeds)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    _asked = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if _asked not in ("pack", "collect"):
+        sys.exit("the first argument is pack or collect")
+    flags.DEFINE_list("studies", None, "STUDY/WHAT[@LENGTH][:VARIANT+...].", required=True)
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Whole numbers.")
+    if _asked == "pack":
+        flags.DEFINE_string("folder", None, "Folder to pack into.", required=True)
+    else:
+        flags.DEFINE_list("brought", None, "Folders of what came back.", required=True)
+        flags.DEFINE_string("workdir", None, "Of the tables, in WHAT/STUDY.", required=True)
+    setup.run(main)

@@ -52,8 +52,8 @@ def pack(config, folder, name, forms=("shifted", "convolution")):
 
     Raises:
         ValueError: for what is not trained elsewhere: other tasks than segmentation, feature maps,
-            `data.brightness`, images of several sizes or of no files, mixed_float16, and a name
-            that is taken.
+            `data.brightness`, classes that change places in a mirror, images of several sizes or of
+            no files, mixed_float16, and a name that is taken.
     """
     folder, task = Path(folder), tasks.of(config)
     _check(config, task)
@@ -62,6 +62,8 @@ def pack(config, folder, name, forms=("shifted", "convolution")):
     config = setup.for_replicas(config, 1)
     keras.utils.set_random_seed(config.seed)
     dataset = task.make_dataset(config)
+    if config.data.flip and dataset.flip_pairs:
+        raise ValueError(f"{dataset.name}: classes that change places in a mirror are not packed")
     model = task.make_model(config, dataset)
     phases = task.phases(config)
     task.compile_model(model, config, dataset, phases[0])
@@ -309,10 +311,9 @@ def collect(config, folder, name, workdir):
 
 def main(argv):
     values = flags.FLAGS
-    command = _command
-    name = values.name or Path(flags.FLAGS["config"].config_filename).name.replace(".py", "")
+    name = values.name or Path(values["config"].config_filename).name.replace(".py", "")
     name = name.replace(":", "-")
-    if command == "pack":
+    if _asked == "pack":
         about = pack(values.config, values.out, name, values.forms)
         programs = ", ".join(about["programs"].values())
         print(f"packed: {name}, {about['steps']:,} steps, programs {programs}")
@@ -323,12 +324,12 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    _command = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if _command not in ("pack", "collect"):
+    _asked = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if _asked not in ("pack", "collect"):
         sys.exit("the first argument is pack or collect")
     setup.define_config_flag()
     flags.DEFINE_string("name", None, "Of the training; by default the config's.")
-    if _command == "pack":
+    if _asked == "pack":
         flags.DEFINE_multi_enum(
             "forms", list(FORMS), list(FORMS), "Of depthwise convolutions, a program of each."
         )

@@ -57,6 +57,8 @@ RUN = {
     "tools.command": "tests/tools/test_command.py",
     "experiments.train": "tests/experiments/test_train.py",
     "experiments.evaluate": "tests/experiments/test_evaluate.py",
+    "experiments.elsewhere.whole": "tests/experiments/test_whole_elsewhere.py",
+    "experiments.elsewhere.study": "tests/experiments/test_study_elsewhere.py",
     "experiments.features": "tests/experiments/test_features.py",
     "experiments.configs.recipes": "tests/experiments/test_recipes.py",
     "experiments.configs.mask_rcnn": "tests/experiments/test_mask_rcnn_recipes.py",
@@ -162,12 +164,14 @@ def defined(module):
     if module == "tools.command":
         return {"help", "version", "record"}
     tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
-    return {
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {getattr(node.func, "attr", "") for node in calls}
+    found = {
         node.args[0].value.removeprefix("--")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and re.match("DEFINE_|add_argument$", getattr(node.func, "attr", ""))
+        for node in calls
+        if re.match("DEFINE_|add_argument$", getattr(node.func, "attr", ""))
     }
+    return found | ({"config"} if "define_config_flag" in called else set())
 
 
 @pytest.mark.parametrize(

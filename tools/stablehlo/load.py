@@ -38,7 +38,9 @@ class Program:
         self._unread = [kind_of(kind) for kind in about["unread"]]
         takes = [kind_of(kind) for kind in (*about["inputs"], *about["unread"])]
         gives = [kind_of(kind) for kind in (*about["outputs"], *about["unused"])]
-        self._exported = _exported(_without_copies(Path(f"{path}.stablehlo").read_bytes()), takes, gives)
+        self._exported = _exported(
+            _without_copies(Path(f"{path}.stablehlo").read_bytes()), takes, gives
+        )
 
     def __call__(self, *arrays):
         unread = [jnp.zeros(kind.shape, kind.dtype) for kind in self._unread]
