@@ -286,13 +286,13 @@ def _write_head(path, config, dataset, seeds, map_sizes):
     # What the resizing to the image's size reads: that depends on the image, the rest does not.
     history = head.outputs[0]._keras_history
     before = history.operation._inbound_nodes[history.node_index].input_tensors[0]
-    network = keras.Model({level: head.input[level]}, before)
+    network = keras.Model(head.input[level], before)
 
     def logits(*arguments):
         *state, maps = arguments
         for variable, value in zip(variables, state, strict=True):
             variable.assign(value)
-        return [tf.cast(network({level: tf.cast(maps, tf.float32)}, training=False), tf.float32)]
+        return [tf.cast(network(tf.cast(maps, tf.float32), training=False), tf.float32)]
 
     names = step.names[: len(variables)]
     inputs = {n: tf.TensorSpec(v.shape, v.dtype) for n, v in zip(names, variables, strict=True)}
