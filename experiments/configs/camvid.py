@@ -20,6 +20,8 @@ colon is left out of training and scored:
 
 python -m experiments.train --config=experiments/configs/camvid.py:0006R0 --workdir=runs/0006R0
 
+Such scores are lower by far, and more honest: docs/results.md has them.
+
 The network reads the image enlarged by 1.5: thin and distant things then look to the backbone more
 like what it was trained on. Class weights teach the rare classes in the first four fifths; the last
 fifth goes without them, since they make rare classes be predicted too often.

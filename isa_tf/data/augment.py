@@ -318,12 +318,25 @@ def random_flip(
 
     >>> image, label = random_flip(image, label, (0, 1))
     """
-    flip = tf.random.stateless_uniform((), seed) < 0.5
     return tf.cond(
-        flip,
+        flips(seed),
         lambda: mirror(image, label, flip_pairs),
         lambda: (tf.identity(image), tf.identity(label)),
     )
+
+
+def flips(seed: tf.Tensor | Sequence[int]) -> tf.Tensor:
+    """Whether `random_flip` mirrors, a bool scalar.
+
+    Args:
+        seed: (2,) integer tensor.
+
+    Example:
+
+    >>> flips((0, 1)).dtype
+    tf.bool
+    """
+    return tf.random.stateless_uniform((), seed) < 0.5
 
 
 def mirror(
@@ -409,6 +422,28 @@ def photometric_distortion(
     Paper: SSD: Single Shot MultiBox Detector (https://arxiv.org/abs/1512.02325), section 3.6;
     the ranges are those of its code.
     """
+    return recolor(image, *color_change(seed, brightness, contrast, saturation, hue))
+
+
+def color_change(
+    seed: tf.Tensor | Sequence[int],
+    brightness: float = 32.0,
+    contrast: Sequence[float] = (0.5, 1.5),
+    saturation: Sequence[float] = (0.5, 1.5),
+    hue: float = 18.0,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first half of `photometric_distortion`: the change that it draws.
+
+    Args:
+        seed, brightness, contrast, saturation, hue: see there.
+
+    Returns:
+        A (3, 3) float32 tensor, by which colours are multiplied, and a scalar that is added.
+
+    Example:
+
+    >>> matrix, offset = color_change((0, 1))
+    """
     draws = tf.random.stateless_uniform((8,), seed)
     used = draws[:4] < 0.5
 
@@ -423,7 +458,24 @@ def photometric_distortion(
     to_yiq = tf.constant(_RGB_TO_YIQ)
     cos, sin = color * tf.cos(angle), color * tf.sin(angle)
     turn = tf.reshape(tf.stack([1.0, 0.0, 0.0, 0.0, cos, -sin, 0.0, sin, cos]), (3, 3))
-    matrix = gain * tf.linalg.inv(to_yiq) @ turn @ to_yiq
+    return gain * tf.linalg.inv(to_yiq) @ turn @ to_yiq, gain * shift + 0.5
+
+
+def recolor(image: tf.Tensor, matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """The second half of `photometric_distortion`: changes the colours of an image.
+
+    Args:
+        image: uint8 tensor.
+        matrix: (3, 3) float32 tensor, of `color_change`.
+        offset: float32 scalar; half a step of rounding is in it.
+
+    Shapes:
+        (H, W, 3) -> (H, W, 3), uint8.
+
+    Example:
+
+    >>> image = recolor(image, *color_change((0, 1)))
+    """
     pixels = tf.reshape(tf.cast(image, tf.float32), (-1, 3))
-    pixels = tf.matmul(pixels, matrix, transpose_b=True) + (gain * shift + 0.5)
+    pixels = tf.matmul(pixels, matrix, transpose_b=True) + offset
     return tf.reshape(tf.cast(tf.clip_by_value(pixels, 0.0, 255.0), tf.uint8), tf.shape(image))

@@ -101,18 +101,21 @@ def train_pipeline(
     running, replica_batch = places(dataset, split, batch_size, start_step, repeat, input_context)
     to_index = example_order(dataset, split, batch_size, seed, shuffle)
 
-    def seeds_of(i):
-        return tf.random.split((tf.constant(seed, tf.int64), i), 3)
-
     def place_of(i, label):
         return augment.crop_place(
-            label, crop_size, seeds_of(i)[0], scale_range, aspect_range, cat_max_ratio, resize
+            label,
+            crop_size,
+            place_seeds(seed, i)[0],
+            scale_range,
+            aspect_range,
+            cat_max_ratio,
+            resize,
         )
 
     resized = augment.resizes(scale_range, aspect_range, resize)
 
     def distort(i, image, label, place):
-        seeds = seeds_of(i)
+        seeds = place_seeds(seed, i)
         if brightness:
             # Folded in, so that what was drawn before there was this stays as it was.
             shift_seed = tf.random.fold_in(seeds[2], 1)
@@ -127,6 +130,19 @@ def train_pipeline(
     data = read_indices(dataset, split, running, to_index, cache, place_of)
     data = data.map(distort, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return finish(data.batch(replica_batch, drop_remainder=True))
+
+
+def place_seeds(seed: int, place: tf.Tensor) -> tf.Tensor:
+    """What is drawn at a place of `train_pipeline`'s stream is drawn from these.
+
+    Args:
+        seed: int, the pipeline's.
+        place: int64 scalar tensor.
+
+    Returns:
+        (3, 2) int32 tensor: a seed of the window, one of the mirror and one of the colours.
+    """
+    return tf.random.split((tf.constant(seed, tf.int64), place), 3)
 
 
 def batch_examples(

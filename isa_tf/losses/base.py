@@ -99,7 +99,7 @@ class PixelLoss(keras.losses.Loss):
         valid = labels != self.ignore_label
         counts = tf.cast(valid, logits.dtype)
         if self.class_weights is not None:
-            table = tf.constant(self.class_weights, logits.dtype)
+            table = tf.convert_to_tensor(self.class_weights, logits.dtype)
             counts *= tf.gather(table, tf.where(valid, labels, 0))
         return counts
 

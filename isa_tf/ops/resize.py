@@ -41,6 +41,10 @@ def resize_bilinear(
     array([0. , 0.5, 1. ], dtype=float32)
     """
     check_coordinates(coordinates)
+    if x.dtype in (tf.bfloat16, tf.float16):
+        # The numbers are the same; but XLA's gradient of the operation is float32 for any image,
+        # and a program with such a one is no valid StableHLO.
+        x = tf.cast(x, tf.float32)
     return tf.raw_ops.ResizeBilinear(
         images=x,
         size=size,

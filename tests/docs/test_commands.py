@@ -33,7 +33,10 @@ NOT_RUN = [
     (r"Flink|/shared/|--strategy=tpu|=\.\.\.", "it needs a cluster, GPUs or TPUs"),
     (r"--camera", "it needs a camera; tests/tools/test_predict_videos.py has one of frames"),
     (r"(recipes|mask_rcnn|camvid|context|frozen)(\.py)?:|camvid\.py", "it needs published data"),
-    (r"tools\.(benchmark|beside_torch|bench_\w+|load)\b", "its test measures small sizes"),
+    (
+        r"tools\.(benchmark|beside_torch|bench_\w+|bench\.\w+|load)\b",
+        "its test measures small sizes",
+    ),
     (r"isa-tf benchmark\b", "its test measures small sizes"),
     (r"experiments\.torture|tools\.draw_docs", "it takes minutes; its parts are tested"),
     (r"experiments\.ablate", "it takes hours; tests/experiments/test_ablate.py trains two steps"),
@@ -54,6 +57,8 @@ RUN = {
     "tools.command": "tests/tools/test_command.py",
     "experiments.train": "tests/experiments/test_train.py",
     "experiments.evaluate": "tests/experiments/test_evaluate.py",
+    "experiments.elsewhere.whole": "tests/experiments/test_whole_elsewhere.py",
+    "experiments.elsewhere.study": "tests/experiments/test_study_elsewhere.py",
     "experiments.features": "tests/experiments/test_features.py",
     "experiments.configs.recipes": "tests/experiments/test_recipes.py",
     "experiments.configs.mask_rcnn": "tests/experiments/test_mask_rcnn_recipes.py",
@@ -159,11 +164,14 @@ def defined(module):
     if module == "tools.command":
         return {"help", "version", "record"}
     tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
-    return {
-        node.args[0].value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_")
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {getattr(node.func, "attr", "") for node in calls}
+    found = {
+        node.args[0].value.removeprefix("--")
+        for node in calls
+        if re.match("DEFINE_|add_argument$", getattr(node.func, "attr", ""))
     }
+    return found | ({"config"} if "define_config_flag" in called else set())
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ def make(case):
     if case["what"] in DETECTOR:
         return make_detector(case)
     from tools import mmseg_models
+    from tools.bench import torch_networks
 
     (height, width), batch = case["size"], case["batch"]
     half = torch.autocast("cpu", torch.bfloat16, enabled=case["dtype"] == "bfloat16")
     channels = beside.channels_of(case["what"])
     inputs = torch.randn(batch, channels, height, width)
     if case["what"] == "dense":
-        model = _dense()
+        model = torch_networks.Attention(WIDTH, KEYS)
     else:
         model = mmseg_models.isanet()
         model.init_weights()
@@ -27,37 +28,18 @@ def make(case):
     if case["name"] == "torch channels_last":
         model = model.to(memory_format=torch.channels_last)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-    resize = torch.nn.functional.interpolate
-
-    def forward(x):
-        if case["what"] == "head":
-            return model.decode_head([None, None, None, x])
-        if case["what"] == "dense":
-            return model(x)
-        maps = model.extract_feat(x)
-        return resize(model.decode_head(maps), x.shape[2:], mode="bilinear")
-
-    def loss_of(x, labels):
-        maps = model.extract_feat(x)
-        loss = 0
-        for head, weight in ((model.decode_head, 1.0), (model.auxiliary_head, 0.4)):
-            logits = resize(head(maps), x.shape[2:], mode="bilinear")
-            loss = loss + weight * torch.nn.functional.cross_entropy(logits, labels)
-        return loss
-
-    function = loss_of if case["what"] == "train" else forward
+    if case["what"] == "train":
+        function = torch_networks.loss_of(model)
+    else:
+        function = torch_networks.forward_of(model, case["what"])
     if case["name"] == "torch compile":
         function = torch.compile(function)
     if case["what"] == "train":
         labels = torch.randint(0, CLASSES, (batch, height, width))
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+        step = torch_networks.step_of(model, function, half)
 
         def call():
-            optimizer.zero_grad(set_to_none=True)
-            with half:
-                loss = function(inputs, labels)
-            loss.backward()
-            optimizer.step()
+            step(inputs, labels)
 
     else:
 
@@ -66,31 +48,6 @@ def make(case):
                 function(inputs)
 
     return call, _matmul(), {}
-
-
-def _dense():
-    """The block of `SelfAttention2D` in PyTorch: matmul, softmax, matmul."""
-    import torch
-
-    class Dense(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-
-            def conv(reads, filters):
-                layers = torch.nn.Conv2d(reads, filters, 1, bias=False)
-                return torch.nn.Sequential(layers, torch.nn.BatchNorm2d(filters), torch.nn.ReLU())
-
-            self.query = torch.nn.Sequential(conv(WIDTH, KEYS), conv(KEYS, KEYS))
-            self.key = torch.nn.Sequential(conv(WIDTH, KEYS), conv(KEYS, KEYS))
-            self.value = torch.nn.Conv2d(WIDTH, WIDTH, 1, bias=False)
-            self.output = conv(WIDTH, WIDTH)
-
-        def forward(self, x):
-            q, k, v = (f(x).flatten(2) for f in (self.query, self.key, self.value))
-            affinity = torch.softmax(q.transpose(1, 2) @ k * KEYS**-0.5, -1)
-            return self.output((v @ affinity.transpose(1, 2)).reshape(x.shape))
-
-    return Dense()
 
 
 def make_detector(case):
