@@ -114,7 +114,7 @@ def _floors(names, imports):
 def main(argv):
     del argv
     figure = rooms(Path(flags.FLAGS.checkout).resolve())
-    figure.savefig(flags.FLAGS.output, dpi=110)
+    figure.savefig(flags.FLAGS.output, dpi=90)
     print(flags.FLAGS.output)
 
 

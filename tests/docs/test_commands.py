@@ -52,6 +52,7 @@ RUN = {
     "tools.predict": "tests/tools/test_predict_tool.py",
     "tools.compare": "tests/tools/test_compare.py",
     "tools.visualize_affinity": "tests/tools/test_visualize_affinity.py",
+    "tools.draw_rooms": "tests/tools/test_draw_rooms.py",
     "tools.serve": "tests/tools/test_serve.py",
     "tools.demo_web": "tests/tools/test_demo_web.py",
     "tools.command": "tests/tools/test_command.py",
