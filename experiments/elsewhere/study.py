@@ -20,6 +20,7 @@ them.
 import base64
 import contextlib
 import json
+import math
 import shlex
 import sys
 from importlib.metadata import version
@@ -130,14 +131,14 @@ def pack(folder, planned, seeds):
     orders = {f"seed{seed}": _order(config, 2 * dataset.size("train"), seed) for seed in seeds}
     np.savez_compressed(folder / "orders.npz", **orders)
 
-    map_sizes = sorted({tuple(-(-side // 8) for side in size) for size in sizes})
+    map_sizes = sorted({_map_size(size, config) for size in sizes})
     tell = progress.Lines()
     studies = [(one, one.study(folder, [0])) for one in planned]
     runs = [(one, study, variant) for one, study in studies for variant in study.variants]
     for number, (one, study, variant) in enumerate(runs, start=1):
         config, _ = study.runs[variant, 0]
         program = f"{one.what}-{one.name}-{variant}"
-        if not (folder / f"{program}.state.json").exists():
+        if not (folder / f"{program}.state.json").exists():  # which is written last
             _write_head(folder / program, config, dataset, seeds, map_sizes)
         run = {"study": one.name, "what": one.what, "variant": variant, "program": program}
         run |= {"level": _level(config), "steps": config.train.steps}
@@ -149,6 +150,11 @@ def pack(folder, planned, seeds):
 
 def _level(config):
     return config.model.backbone_options.last_level
+
+
+def _map_size(size, config):
+    """That of the maps of an image; the levels from "c3" on have one at output stride 8."""
+    return tuple(math.ceil(side / config.model.output_stride) for side in size)
 
 
 def _sizes(dataset, split):
@@ -267,7 +273,7 @@ def _write_head(path, config, dataset, seeds, map_sizes):
         whole = task.make_model(config, dataset)
     head = whole.head()
     task.compile_model(head, config, dataset, task.phases(config)[0])
-    level = config.model.backbone_options.last_level
+    level = _level(config)
     channels = head.input[level].shape[-1]
     crop, stride = config.data.crop_size, config.features.label_stride
     batch = config.data.batch_size
@@ -275,7 +281,7 @@ def _write_head(path, config, dataset, seeds, map_sizes):
     step = lower.TrainingStep(head, steps=True)
     step.write(
         f"{path}.step",
-        tf.TensorSpec((batch, *(-(-side // 8) for side in crop), channels), tf.float16),
+        tf.TensorSpec((batch, *_map_size(crop, config), channels), tf.float16),
         tf.TensorSpec((batch, *label_size), tf.uint8),
         lambda maps: {
             level: tf.cast(maps, tf.float32),
@@ -302,30 +308,31 @@ def _write_head(path, config, dataset, seeds, map_sizes):
             f"{path}.logits{size[0]}x{size[1]}", logits, {**inputs, "maps": spec}, ["logits"]
         )
 
-    state = []
-    for name, variable in zip(step.names, step.variables, strict=True):
-        told = {"name": name, "shape": list(variable.shape), "dtype": str(variable.dtype)}
-        initializer = initializers.get(id(variable))
-        if isinstance(initializer, keras.initializers.VarianceScaling):
-            parts = ("scale", "mode", "distribution")
-            told["variance_scaling"] = {part: getattr(initializer, part) for part in parts}
-        elif isinstance(initializer, keras.initializers.RandomNormal):
-            told["normal"] = initializer.stddev
-        elif "seed_generator" in name:
-            told["generator"] = True
-        else:
-            value = keras.ops.convert_to_numpy(variable)
-            if value.size and (value != value.flat[0]).any():
-                drawn = [type(initializer).from_config(initializer.get_config()) for _ in seeds]
-                values = (keras.ops.convert_to_numpy(one(variable.shape)) for one in drawn)
-                told["values"] = [base64.b64encode(v.tobytes()).decode() for v in values]
-            else:
-                told["constant"] = float(value.flat[0])
-        state.append(told)
-    parameters = whole.count_params()
-    Path(f"{path}.state.json").write_text(
-        json.dumps({"state": state, "model": len(variables), "parameters": parameters})
-    )
+    told = [
+        _told(name, variable, initializers.get(id(variable)), seeds)
+        for name, variable in zip(step.names, step.variables, strict=True)
+    ]
+    about = {"state": told, "model": len(variables), "parameters": whole.count_params()}
+    files.write_json(f"{path}.state.json", about)
+
+
+def _told(name, variable, initializer, seeds):
+    """How a variable begins: a dict of which `device_study.draw` makes its first value."""
+    told = {"name": name, "shape": list(variable.shape), "dtype": str(variable.dtype)}
+    value = keras.ops.convert_to_numpy(variable)
+    if isinstance(initializer, keras.initializers.VarianceScaling):
+        parts = ("scale", "mode", "distribution")
+        return {**told, "variance_scaling": {part: getattr(initializer, part) for part in parts}}
+    if isinstance(initializer, keras.initializers.RandomNormal):
+        return {**told, "normal": initializer.stddev}
+    if "seed_generator" in name:
+        return {**told, "generator": True}
+    if (value == value.flat[0]).all():
+        return {**told, "constant": float(value.flat[0])}
+    # Such as an orthogonal one: drawn here, for every seed.
+    drawn = [type(initializer).from_config(initializer.get_config()) for _ in seeds]
+    values = (keras.ops.convert_to_numpy(one(variable.shape)) for one in drawn)
+    return {**told, "values": [base64.b64encode(v.tobytes()).decode() for v in values]}
 
 
 # === Collect ===
