@@ -23,6 +23,7 @@ def device():
     jax = pytest.importorskip("jax")
     from experiments.elsewhere import device_study
 
+    jax.config.update("jax_enable_x64", True)  # as the import does, the first time
     yield device_study
     jax.config.update("jax_enable_x64", False)
 
