@@ -100,15 +100,17 @@ def pack(folder, planned, seeds):
             mirror, a backbone that does not compute in bfloat16, or pictures that are read
             differently there; or for an unknown study or variant.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = planned[0].config()
+    folder, config = Path(folder), planned[0].config()
     task = tasks.of(config)
     dataset = task.make_dataset(config)
     if dataset.flip_pairs:
         raise ValueError(f"{dataset.name}: classes that change places in a mirror are not packed")
     configs = {_level(one.config()): one.config() for one in planned}
     levels = sorted(configs)
+    deepest = task.make_model(configs[levels[-1]], dataset)
+    if deepest.dtype_policy.compute_dtype != "bfloat16":
+        raise ValueError("kernels are packed in bfloat16, as they are used: model.dtype is other")
+    folder.mkdir(parents=True, exist_ok=True)
     sizes = _sizes(dataset, "val")
     about = {
         "levels": levels,
@@ -118,16 +120,14 @@ def pack(folder, planned, seeds):
         "files": _files(dataset),
         "label_of": _label_table(dataset),
         "places": _places(config, dataset),
-        "crop_size": list(config.data.crop_size),
         "runs": [],
     }
-    deepest = configs[levels[-1]]
     batches = {**dict.fromkeys(sizes, 1), tuple(config.data.crop_size): BATCH}
     for size, batch in batches.items():
         path = folder / f"maps_{size[0]}x{size[1]}_{batch}"
         if not Path(f"{path}.json").exists():
-            _write_backbone(path, deepest, dataset, levels, size, batch)
-    _write_backbone_weights(folder / "backbone.npz", deepest, dataset)
+            _write_backbone(path, deepest, levels, size, batch)
+    _write_backbone_weights(folder / "backbone.npz", deepest)
     orders = {f"seed{seed}": _order(config, 2 * dataset.size("train"), seed) for seed in seeds}
     np.savez_compressed(folder / "orders.npz", **orders)
 
@@ -193,7 +193,7 @@ def _places(config, dataset):
     """Window of every training image, (start, size), as the training's augmentation draws it."""
     found = []
     for index in range(dataset.size("train")):
-        seed = tf.random.split((tf.constant(config.features.seed, tf.int64), index), 3)[0]
+        seed = data.pipeline.place_seeds(config.features.seed, index)[0]
         label = dataset.read("train", index)[1]
         found.append(augment.crop_place(label, config.data.crop_size, seed).numpy().tolist())
     return found
@@ -213,21 +213,17 @@ def _order(config, size, seed):
     return next(iter(places)).numpy().astype(np.int32)
 
 
-def _write_backbone(path, config, dataset, levels, size, batch):
-    whole = tasks.of(config).make_model(config, dataset)
+def _write_backbone(path, whole, levels, size, batch):
     backbone, variables = whole.backbone, whole.backbone.variables
     extractor = keras.Model(whole.input, backbone(whole.input))
 
-    def function(*arguments):
-        *state, images = arguments
-        for variable, value in zip(variables, state, strict=True):
-            variable.assign(tf.cast(value, variable.dtype))
+    def function(images):
         maps = extractor(images, training=False)
         return [tf.cast(maps[level], tf.float16) for level in levels]
 
     inputs = {f"{i}": tf.TensorSpec(v.shape, _kept_as(v)) for i, v in enumerate(variables)}
     inputs["images"] = tf.TensorSpec((batch, *size, 3), tf.uint8)
-    lower.write(path, function, inputs, levels)
+    lower.write(path, lower.with_state(variables, function), inputs, levels)
 
 
 def _kept_as(variable):
@@ -235,10 +231,7 @@ def _kept_as(variable):
     return tf.bfloat16 if len(variable.shape) == 4 else variable.dtype
 
 
-def _write_backbone_weights(path, config, dataset):
-    whole = tasks.of(config).make_model(config, dataset)
-    if whole.dtype_policy.compute_dtype != "bfloat16":
-        raise ValueError("kernels are packed in bfloat16, as they are used: model.dtype is other")
+def _write_backbone_weights(path, whole):
     arrays = {}
     for i, variable in enumerate(whole.backbone.variables):
         kept = tf.cast(variable.value, _kept_as(variable))
@@ -294,19 +287,15 @@ def _write_head(path, config, dataset, seeds, map_sizes):
     before = history.operation._inbound_nodes[history.node_index].input_tensors[0]
     network = keras.Model(head.input[level], before)
 
-    def logits(*arguments):
-        *state, maps = arguments
-        for variable, value in zip(variables, state, strict=True):
-            variable.assign(value)
+    def logits(maps):
         return [tf.cast(network(tf.cast(maps, tf.float32), training=False), tf.float32)]
 
     names = step.names[: len(variables)]
     inputs = {n: tf.TensorSpec(v.shape, v.dtype) for n, v in zip(names, variables, strict=True)}
     for size in map_sizes:
         spec = tf.TensorSpec((1, *size, channels), tf.float16)
-        lower.write(
-            f"{path}.logits{size[0]}x{size[1]}", logits, {**inputs, "maps": spec}, ["logits"]
-        )
+        program, given = lower.with_state(variables, logits), {**inputs, "maps": spec}
+        lower.write(f"{path}.logits{size[0]}x{size[1]}", program, given, ["logits"])
 
     told = [
         _told(name, variable, initializers.get(id(variable)), seeds)

@@ -118,13 +118,11 @@ def _pack_function(path, case, network, function, spec, drawn, counted):
     variables = list(network.variables)
     names = [f"{number} {v.path}" for number, v in enumerate(variables)]
 
-    def program(*arguments):
-        *values, inputs = arguments
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+    def outputs_of(inputs):
         outputs = function(inputs)
         return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
+    program = lower.with_state(variables, outputs_of)
     specs = {
         **{name: tf.TensorSpec(v.shape, v.dtype) for name, v in zip(names, variables, strict=True)},
         "inputs": spec,

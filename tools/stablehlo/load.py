@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export, tree_util
 from jax._src.interpreters import mlir
 from jax._src.lib import _jax
@@ -123,8 +122,3 @@ def step_function(program):
 
     step.names = [about["name"] for about in program.outputs[:count]]
     return step
-
-
-def zeros(about):
-    """An array of zeros of the shape and dtype that a dict tells."""
-    return np.zeros(about["shape"], jnp.dtype(about["dtype"]))

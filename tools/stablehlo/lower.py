@@ -96,6 +96,32 @@ def _kinds(text):
     return kinds
 
 
+def with_state(
+    variables: Sequence[keras.Variable], function: Callable[..., Sequence[tf.Tensor]]
+) -> Callable[..., Sequence[tf.Tensor]]:
+    """A function of what variables hold and of further tensors, for `write`.
+
+    Args:
+        variables: those that `function` reads.
+        function: of the further tensors.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2)
+    >>> layer.build((1, 3))
+    >>> program = with_state(layer.variables, lambda x: [layer(x)])
+    >>> program(tf.ones((3, 2)), tf.zeros((2,)), tf.ones((1, 3)))[0].numpy()
+    array([[3., 3.]], dtype=float32)
+    """
+
+    def program(*arguments):
+        for variable, value in zip(variables, arguments, strict=False):
+            variable.assign(tf.cast(value, variable.dtype))
+        return function(*arguments[len(variables) :])
+
+    return program
+
+
 class TrainingStep:
     """A compiled model's training step, as `write` takes it.
 
@@ -124,15 +150,11 @@ class TrainingStep:
     @property
     def names(self) -> list[str]:
         """A name of every variable of the state: its path, numbered where two are alike."""
-        names: dict[str, int] = {}
-        for v in self.variables:
-            names[v.path] = names.get(v.path, 0) + 1
-        counted: dict[str, int] = {}
-        told = []
-        for v in self.variables:
-            counted[v.path] = counted.get(v.path, 0) + 1
-            told.append(v.path if names[v.path] == 1 else f"{v.path}#{counted[v.path]}")
-        return told
+        paths = [v.path for v in self.variables]
+        return [
+            path if paths.count(path) == 1 else f"{path}#{paths[: i + 1].count(path)}"
+            for i, path in enumerate(paths)
+        ]
 
     def values(self) -> dict[str, np.ndarray]:
         """The state as it is now."""
@@ -164,12 +186,10 @@ class TrainingStep:
             for name, v in zip(self.names, self.variables, strict=True)
         }
         lengths = {"steps": tf.TensorSpec((), tf.float32)} if self.steps else {}
-        model, optimizer, count = self.model, self.model.optimizer, len(states)
+        model, optimizer = self.model, self.model.optimizer
 
-        def step(*arguments):
-            state, rest = arguments[:count], list(arguments[count:])
-            for variable, value in zip(self.variables, state, strict=True):
-                variable.assign(value)
+        def step(*rest):
+            rest = list(rest)
             schedule = optimizer._learning_rate
             own = getattr(schedule, "steps", None)
             if self.steps:
@@ -188,4 +208,4 @@ class TrainingStep:
             return [*(tf.convert_to_tensor(v) for v in self.variables), loss]
 
         inputs = {**states, **lengths, **parts, "labels": labels}
-        write(path, step, inputs, [*states, "loss"])
+        write(path, with_state(self.variables, step), inputs, [*states, "loss"])
