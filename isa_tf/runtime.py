@@ -15,6 +15,7 @@ import tensorflow as tf
 from isa_tf.hints import Shape
 
 _SMALL = 2**28  # bytes that are not worth asking for
+_BATCH = 1024  # images that a batch of unknown size is taken to hold at most
 _UNTOLD = tf.int64.max  # what files that are not there state
 _MEMINFO = "/proc/meminfo"
 _AVAILABLE = r"(?s).*MemAvailable:\s+(\d+) kB.*"
@@ -132,7 +133,8 @@ def refuse_too_large(shape: Shape, x: tf.Tensor) -> tf.Tensor:
     XLA compiles the whole of it, see `memory_checks`.
 
     Args:
-        shape: the affinity's: ints, and scalar tensors where it is not known before.
+        shape: the affinity's, its batch first: ints, and scalar tensors where it is not known
+            before.
         x: tensor.
 
     Returns:
@@ -148,8 +150,10 @@ def refuse_too_large(shape: Shape, x: tf.Tensor) -> tf.Tensor:
     >>> refuse_too_large((1, 1, 16, 16), x) is x
     True
     """
-    known = not any(tf.is_tensor(n) for n in shape)
-    if known and 4 * math.prod(shape) < _SMALL or tf.config.list_logical_devices("GPU"):
+    # Most maps are small enough for any batch, and need none of the check's operations.
+    at_most = [_BATCH if tf.is_tensor(shape[0]) else shape[0], *shape[1:]]
+    known = not any(tf.is_tensor(n) for n in at_most)
+    if known and 4 * math.prod(at_most) < _SMALL or tf.config.list_logical_devices("GPU"):
         return x
     if tf.executing_eagerly():
         shape = [int(n) for n in shape]

@@ -252,7 +252,8 @@ def crop(x: tf.Tensor, offset: MapSize, size: MapSize) -> tf.Tensor:
     if _array_module(*size) is np and tuple(x.shape[1:3]) == tuple(size):
         return x
     (top, left), (height, width) = offset, size
-    return x[:, top : top + height, left : left + width, :]
+    # The gradient of x[...] fills the rest with zeros ten times as slowly as that of a slice does.
+    return tf.slice(x, (0, top, left, 0), (-1, height, width, -1))
 
 
 def to_groups(
