@@ -14,10 +14,10 @@ other variants than the study's own: a partition is N, HEIGHTxWIDTH or "auto", a
 --config.KEY=VALUE of training works here too.
 
 Each run is a folder WORKDIR/STUDY/VARIANT/seedN, as experiments.train leaves it. After every run
-results.md, results.csv, results.png and results.svg in WORKDIR/STUDY hold what is known of the
-variants and seeds asked for; where the others are to be compared with one of them, their
-differences under the same seeds too, with a 95 % interval. Started again, the study goes on from
-where it was.
+results.md, .csv, .png and .svg in WORKDIR/STUDY hold what is known of the variants and seeds asked
+for; where the others are to be compared with one of them, their differences under the same seeds
+too, with a 95 % interval. losses.png and .svg are of the training losses from the first steps on.
+Started again, the study goes on from where it was.
 """
 
 import csv
@@ -34,7 +34,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import setup, tasks
+from experiments import setup, study_figures, tasks
 from experiments.evaluate import evaluate
 from experiments.train import train
 from isa_tf import formats, ops, training
@@ -220,6 +220,7 @@ def read_run(config, folder):
     result = json.loads((folder / RUN).read_text())
     result["seconds"] = training.read_log(folder / training.LOG)[-1]["seconds"]
     result["images"] = metrics["images"]
+    result["train_loss"] = study_figures.end_loss(folder, config.train.steps)
     return result | {name: metrics[name] for name in task.SCORES if metrics.get(name) is not None}
 
 
@@ -339,9 +340,9 @@ class Study:
         return [self.results.get((variant, seed), {}).get(what) for seed in self.seeds]
 
     def write(self):
-        """Writes results.md, .csv, .png and .svg."""
+        """Writes results.md, .csv, .png and .svg, and losses.png and .svg."""
         # First of all, so that a missing matplotlib is known before the first training.
-        figure = self.draw()
+        figures = {"results": study_figures.scores(self), "losses": study_figures.losses(self)}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "results"
         path.with_suffix(".md").write_text(self.table())
@@ -350,8 +351,9 @@ class Study:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        for ending in (".png", ".svg"):
-            figure.savefig(path.with_suffix(ending), dpi=150)
+        for name, figure in figures.items():
+            for ending in (".png", ".svg"):
+                figure.savefig(self.folder / (name + ending), dpi=150)
 
     @property
     def against(self):
@@ -376,7 +378,7 @@ class Study:
         for variant in self.variants:
             parameters = [p for p in self.values(variant, "parameters") if p is not None]
             row = {self.name: variant, "parameters": parameters[0] if parameters else None}
-            for what in (*self.scores, "seconds"):
+            for what in (*self.scores, "train_loss", "seconds"):
                 values = self.values(variant, what)
                 row[f"{what}_mean"], row[f"{what}_sd"] = mean_and_spread(values)
                 row |= {f"{what}_seed{s}": v for s, v in zip(self.seeds, values, strict=True)}
@@ -394,7 +396,7 @@ class Study:
         columns += [c for score in self.scores for c in (self.labels[score], f"of {seeds}")]
         if self.against:
             columns.append(f"{self.labels[self.scores[0]]} against {self.against}")
-        columns.append("training (s)")
+        columns += ["training loss at the end", "training (s)"]
         lines = [self.heading, "", f"**{self.progress()}**", ""]
         rows = []
         for row in self.rows():
@@ -405,10 +407,12 @@ class Study:
                 cells.append(", ".join(_fixed(v, 4) for v in self.values(variant, score)))
             if self.against:
                 cells.append(_difference(self.differences(variant, self.scores[0])))
+            cells.append(_plus_minus(row["train_loss_mean"], row["train_loss_sd"], 4))
             cells.append(_plus_minus(row["seconds_mean"], row["seconds_sd"], 0))
             rows.append(cells)
         lines.append(tables.markdown(columns, rows))
-        lines += ["", *(f"* {line}" for line in self.notes()), "", "![scores](results.png)", ""]
+        lines += ["", *(f"* {line}" for line in self.notes()), "", "![scores](results.png)"]
+        lines += ["![training losses](losses.png)", ""]
         return "\n".join(lines)
 
     def progress(self):
@@ -447,6 +451,10 @@ class Study:
             f"Training: {config.train.steps} steps of {data.batch_size} "
             f"{tasks.of(config).EXAMPLES}, the same for all; its seconds include the validations."
         )
+        yield (
+            "The training loss at the end is the mean of the last sixth of the steps, of which "
+            "TensorBoard is told every 50 at a time."
+        )
         if "auto" in self.variants and self.name == "partition":
             size = tasks.of(config).map_size(config)
             chosen = "x".join(map(str, ops.best_partition(*size)))
@@ -456,40 +464,6 @@ class Study:
                 yield f"{label} {', '.join(found)}."
         if self.command:
             yield f"`{self.command}`"
-
-    def draw(self):
-        """A figure of each seed's score, with mean and standard deviation of each variant."""
-        from matplotlib.figure import Figure
-
-        size = (1.6 + 3.7 * len(self.scores), 1.5 + 0.42 * len(self.variants))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(self.scores), sharey=True, squeeze=False)[0]
-        several = len(self.seeds) > 1
-        shift = 0.085 * several  # means a little above, seeds a little below the line
-        for ax, score in zip(axes, self.scores, strict=True):
-            for y, variant in enumerate(self.variants):
-                points = [v for v in self.values(variant, score) if v is not None]
-                if points:
-                    mean, spread = mean_and_spread(points)
-                    error = {"capsize": 3, "elinewidth": 1.4}
-                    ax.errorbar(mean, y - shift, xerr=spread, fmt="o", color="C0", ms=6, **error)
-                if several:
-                    heights = [y + 2 * shift] * len(points)
-                    ax.plot(points, heights, "o", color="0.55", ms=4, mew=0, alpha=0.8)
-            ax.set_xlabel(self.labels[score])
-            ax.locator_params(axis="x", nbins=6)
-            ax.set_axisbelow(True)
-            ax.grid(color="0.9")
-            ax.tick_params(length=0)
-            ax.spines[["top", "right", "left"]].set_visible(False)
-        axes[0].set_yticks(range(len(self.variants)), self.variants)
-        axes[0].set_ylim(len(self.variants) - 0.5, -0.5)
-        steps = f"{self.config.train.steps:,} steps on {self.config.data.name}"
-        done = f"{len(self.results)} of {len(self.runs)} runs"
-        figure.suptitle(f"{self.name}, {steps}, {done}", fontsize=11)
-        key = "blue: mean ± standard deviation; grey: each seed"
-        figure.supxlabel(key if several else f"seed {self.seeds[0]}", fontsize=8, color="0.4")
-        return figure
 
 
 def mean_and_spread(values):

@@ -5,13 +5,21 @@ from isa_tf.training.averaging import (
     averaging_optimizer,
     estimate_statistics,
 )
-from isa_tf.training.callbacks import Pace, read_log
+from isa_tf.training.callbacks import Pace, read_log, read_scalars
 from isa_tf.training.checkpoint import Checkpoints, Damaged
 from isa_tf.training.optimizers import AdamW, CoupledSGD, LossScale, WholeGradient, make_optimizer
 from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
 from isa_tf.training.run import Interrupted, Run
 from isa_tf.training.strategy import STRATEGIES, logical_devices, make_strategy
-from isa_tf.training.workdir import BEST, BEST_SCORE, CHECKPOINTS, CONFIG, LOG, best_score
+from isa_tf.training.workdir import (
+    BEST,
+    BEST_SCORE,
+    CHECKPOINTS,
+    CONFIG,
+    LOG,
+    TENSORBOARD,
+    best_score,
+)
 from isa_tf.training.workers import (
     agree,
     any_of,
@@ -29,6 +37,7 @@ __all__ = [
     "CONFIG",
     "LOG",
     "STRATEGIES",
+    "TENSORBOARD",
     "AdamW",
     "Checkpoints",
     "CoupledSGD",
@@ -54,6 +63,7 @@ __all__ = [
     "over_workers",
     "prepare",
     "read_log",
+    "read_scalars",
     "read_variable",
     "worker_index",
     "write_variable",

@@ -85,6 +85,31 @@ class Pace:
         return found
 
 
+class RecentMean:
+    """Of a mean that runs on from a step, as Keras tells it, the mean since it was last taken.
+
+    Args:
+        begin: int, the step behind which the running mean begins.
+
+    Example:
+
+    >>> recent = isa_tf.training.callbacks.RecentMean(begin=0)
+    >>> recent.take(2, 4.0), recent.take(4, 3.0)
+    (4.0, 2.0)
+    """
+
+    def __init__(self, begin: int) -> None:
+        self.begin, self.taken, self.total = begin, 0, 0.0
+
+    def take(self, step: int, mean: float) -> float:
+        """The mean of the steps after the last that was taken, up to `step`."""
+        count = step - self.begin
+        total = count * mean
+        recent = (total - self.total) / (count - self.taken)
+        self.taken, self.total = count, total
+        return recent
+
+
 def memory_gib() -> float:
     """The most memory that was used so far, GiB: of the first GPU, else of this process."""
     if tf.config.list_logical_devices("GPU"):
@@ -203,3 +228,25 @@ class TensorBoard:
             if picture is not None:
                 tf.summary.image("predictions", picture[None])
         self.writer.flush()
+
+
+def read_scalars(folder: StrPath, name: str) -> dict[int, float]:
+    """A number that TensorBoard was told, by step; where a run has told a step again, the last.
+
+    Args:
+        folder: of TensorBoard's files.
+        name: of the number, such as "training/loss".
+
+    Returns:
+        {step: value}, in the order of the steps; empty where it was never told.
+    """
+    found = {}
+    for path in sorted(Path(folder).glob("events*")):
+        # A record that was cut as its process died is the last one.
+        records = tf.data.TFRecordDataset(str(path)).ignore_errors()
+        for record in records.as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                if value.tag == name:
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return dict(sorted(found.items()))

@@ -19,7 +19,14 @@ from isa_tf.compat import symbolic_build
 from isa_tf.hints import StrPath
 from isa_tf.training import workers
 from isa_tf.training.averaging import SwapAveragedWeights, averaging_optimizer
-from isa_tf.training.callbacks import Pace, Progress, TensorBoard, duration, memory_gib
+from isa_tf.training.callbacks import (
+    Pace,
+    Progress,
+    RecentMean,
+    TensorBoard,
+    duration,
+    memory_gib,
+)
 from isa_tf.training.checkpoint import Damaged
 from isa_tf.training.replicas import distribute, prepare, read_variable, write_variable
 from isa_tf.training.workdir import TENSORBOARD, Workdir
@@ -221,7 +228,8 @@ class Run:
                 name them where the loss is not finite. Defaults to `None`.
             ema_batches: int, where the optimizer averages the weights: batches on which the moving
                 statistics of the average are estimated. Defaults to 32.
-            log_every: int, steps between what TensorBoard is told of training. Defaults to 50.
+            log_every: int, steps between what TensorBoard is told of training, of means since the
+                last time or the last validation. Defaults to 50.
             profile: (first, last) step to trace for TensorBoard's profiler. Defaults to `None`.
             callbacks: `keras.callbacks.Callback`s for every call of `model.fit`. Defaults to none.
             verbose: 0 for silence, 1 for a line that is written over, 2 for lines now and then, or
@@ -285,6 +293,9 @@ class Run:
                 )
                 self.left_validations = math.ceil((steps - self.step) / validate_every)
                 self._end = self.step + length
+                if not self._metrics:
+                    self._epoch_begin = self.step
+                self._recent_loss = RecentMean(self._epoch_begin)
                 history = model.fit(
                     data,
                     steps_per_epoch=length,
@@ -353,7 +364,8 @@ class Run:
         self._check_finite(loss)
         self._progress.train(self.step, loss, self.left_validations)
         if self._tensorboard and self.step % self.log_every == 0:
-            numbers = {**self._since_log.take(), **self._optimizer_numbers(), "loss": loss}
+            numbers = {**self._since_log.take(), **self._optimizer_numbers()}
+            numbers["loss"] = self._recent_loss.take(self.step, loss)
             self._tensorboard.write(
                 self.step, {f"training/{name}": value for name, value in numbers.items()}
             )
@@ -529,6 +541,7 @@ class Run:
             "seconds": round(time.monotonic() - self._begin, 1),
             "train_logs": self.train_logs,
             "within_epoch": self.step < self._end,
+            "epoch_begin": self._epoch_begin,
         }
         self._by_chief(lambda: self.checkpoints.write(self.step, arrays, facts))
 
@@ -561,6 +574,7 @@ class Run:
             else:
                 write_variable(variable, arrays[name])
         self.step, self.rows, self.seconds = facts["step"], facts["rows"], facts["seconds"]
+        self._epoch_begin = facts.get("epoch_begin", self.step)
         self.train_logs, self.best = facts["train_logs"], facts["best"]
         if self.best and self.monitor not in self.best:
             logger.warning("the best model so far was not chosen by %s: forgotten", self.monitor)
@@ -573,7 +587,7 @@ class Run:
     def _begin_anew(self):
         self.folder.check_new()
         self.step, self.rows, self.seconds, self.train_logs, self.best = 0, [], 0.0, None, None
-        self._begin, self._end = time.monotonic(), 0
+        self._begin, self._end, self._epoch_begin = time.monotonic(), 0, 0
         # So that a folder whose checkpoints are gone is not taken for one that has just begun.
         self._keep()
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments import ablate
+from experiments import ablate, study_figures
 from experiments.configs import synthetic
 from experiments.tasks import segmentation
 from experiments.train import train
@@ -177,6 +177,7 @@ class TestStudy:
         assert image.shape[0] > 100 and image.std() > 0
         drawn = (story[0] / "results.svg").read_text()
         assert drawn.count("<use") > 0
+        assert data.pictures.read_image(story[0] / "losses.png").std() > 0
 
     def test_started_again_trains_nothing(self, story, capsys):
         before = (story[0] / "results.csv").read_text()
@@ -354,6 +355,34 @@ def test_differences_are_of_the_same_seeds(tmp_path):
     assert "| +0.1500 [-0.4853, +0.7853] |" in study.table()
     alone = ablate.Study("context", make_config(), tmp_path, [0], ["isa"])
     assert "against" not in alone.table()
+
+
+def test_training_losses(tmp_path):
+    """What TensorBoard was told of every run: drawn, and its last sixth tabled."""
+    config = make_config()
+    config.train.steps = 600
+    study = make_study(tmp_path, config)
+    falls = {"none": (0.9, 0.7), "isa": (0.8, 0.4)}
+    for variant, values in falls.items():
+        for seed, value in zip(SEEDS, values, strict=True):
+            folder = study.runs[variant, seed][1] / training.TENSORBOARD
+            told = training.callbacks.TensorBoard(folder)
+            for step in range(50, 601, 50):
+                # Level in the last sixth, which is of the steps 550 and 600.
+                told.write(step, {"training/loss": value + 0.1 * (step < 550)})
+            loss = study_figures.end_loss(study.runs[variant, seed][1], 600)
+            study.results[variant, seed] = {"train_loss": loss, "miou": 0.5, "seconds": 1.0}
+            assert loss == pytest.approx(value)
+    rows = {row["context"]: row for row in study.rows()}
+    assert rows["isa"]["train_loss_mean"] == pytest.approx(0.6)
+    assert rows["isa"]["train_loss_sd"] == pytest.approx(0.4 / math.sqrt(2))
+    lines = study_figures.losses(study).axes[0].lines
+    assert [line.get_label() for line in lines] == VARIANTS
+    for line, values in zip(lines, falls.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), range(50, 601, 50))
+        expected = [np.mean(values) + 0.1 * (step < 550) for step in range(50, 601, 50)]
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+    assert study_figures.end_loss(tmp_path / "nothing", 600) is None
 
 
 def test_the_control_has_as_many_parameters(tmp_path):

@@ -358,6 +358,38 @@ def test_what_the_log_tells(tmp_path):
     assert ("training/loss", 2) in told and ("training/gradient_norm", 4) in told
 
 
+def test_losses_that_tensorboard_is_told(tmp_path):
+    """Each is of the steps since the last, or since the validation behind it."""
+    fit(tmp_path / "straight", make_model(), log_every=1)
+    told = training.read_scalars(tmp_path / "straight" / training.TENSORBOARD, "training/loss")
+    assert list(told) == list(range(1, STEPS + 1))
+    for row, first in zip(
+        training.read_log(tmp_path / "straight" / training.LOG), (1, 6, 11), strict=True
+    ):
+        steps = range(first, int(row["step"]) + 1)
+        assert np.mean([told[step] for step in steps]) == pytest.approx(row["loss"], rel=1e-5)
+
+    with pytest.raises(training.Interrupted):
+        fit(tmp_path / "parts", make_model(), log_every=3, callbacks=[At(8, stop())])
+    fit(tmp_path / "parts", make_model(), log_every=3)
+    parts = training.read_scalars(tmp_path / "parts" / training.TENSORBOARD, "training/loss")
+    # A validation begins anew; gone on with after step 8, 9 tells of all since the last one.
+    means = {3: (1, 2, 3), 6: (6,), 9: (6, 7, 8, 9), 12: (11, 12)}
+    expected = {step: np.mean([told[i] for i in steps]) for step, steps in means.items()}
+    assert parts == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_number_that_was_never_told(tmp_path):
+    assert training.read_scalars(tmp_path / "none", "training/loss") == {}
+    fit(tmp_path, make_model(), steps=2, validate_every=2)
+    folder = tmp_path / training.TENSORBOARD
+    assert training.read_scalars(folder, "training/loss") == {}  # of 50 steps only
+    (path,) = folder.glob("events*")
+    whole = training.read_scalars(folder, "val_miou")
+    path.write_bytes(path.read_bytes() + b"cut as its process died")
+    assert whole.keys() == {2} and training.read_scalars(folder, "val_miou") == whole
+
+
 @pytest.mark.slow
 def test_steps_are_profiled(tmp_path):
     fit(tmp_path, make_model(), profile=(3, 4))
