@@ -194,6 +194,8 @@ CASES |= TWINS
 # Twins of one class share their code, so one of each goes through the whole battery.
 _one_of_each = {cls: name for name, (cls, *_) in TWINS.items()}.values()
 WHOLE = {name: CASES[name] for name in CASES if name not in TWINS or name in _one_of_each}
+# Keras's own battery is of a class's manners, whatever its arguments: of the first case of each.
+KERAS = {cls: name for name, (cls, *_) in reversed(WHOLE.items())}.values()
 # What has a twin: all but what is nothing but a resizing or a normalisation.
 HAS_TWIN = {name for name, (cls, *_) in CASES.items() if hasattr(cls, "inference_twin")}
 
@@ -227,6 +229,13 @@ def test_twin(name):
     LayerBattery(*CASES[name]).check_twin()
 
 
-@pytest.mark.parametrize("check", [c for c in LayerBattery.list_checks() if c != "twin"])
+@pytest.mark.parametrize(
+    "check", [c for c in LayerBattery.list_checks() if c not in ("twin", "keras")]
+)
 def test_battery(battery, check):
     battery.run(check)
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_keras(name):
+    LayerBattery(*CASES[name]).run("keras")
