@@ -184,7 +184,7 @@ def read_json(path: StrPath) -> Any:
     """
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last of brackets by the thousand
         return None
     return told if isinstance(told, dict) else None
 

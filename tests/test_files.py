@@ -141,7 +141,7 @@ def test_json_is_whole_or_none(tmp_path):
     with pytest.raises(TypeError):
         files.write_json(path, {"step": object()})
     assert files.read_json(path) == {"step": 3} and list(tmp_path.iterdir()) == [path]
-    for damaged in (b'{"step": ', b"[3]", b"\xff"):
+    for damaged in (b'{"step": ', b"[3]", b"\xff", b"[" * 100_000):
         path.write_bytes(damaged)
         assert files.read_json(path) is None
     assert files.read_json(tmp_path / "missing.json") is None
