@@ -24,11 +24,13 @@ import csv
 import itertools
 import json
 import multiprocessing
+import os
 import re
 import shlex
 import signal
 import statistics
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -167,18 +169,23 @@ def run(config, folder):
 def run_apart(config, folder):
     """`run` in a process of its own, which gives all its memory back and can fail alone.
 
+    It keeps its state and ends where this process is told to end, or is killed.
+
     Raises:
         ChildProcessError: where the process fails; what it had to say is on stderr.
     """
     process = multiprocessing.get_context("spawn").Process(
         target=_run_as_child, args=(config, folder)
     )
-    process.start()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        process.start()
         process.join()
     finally:
-        process.terminate()
-        process.join()
+        if process.pid is not None:
+            process.terminate()
+            process.join()
+        signal.signal(signal.SIGTERM, before)
     if process.exitcode:
         raise ChildProcessError(f"{folder}: the run ended with exit code {process.exitcode}")
 
@@ -186,10 +193,17 @@ def run_apart(config, folder):
 def _run_as_child(config, folder):
     # Ctrl-C reaches both processes; the parent is the one to answer it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run(config, folder)
     except training.Interrupted as stop:
         sys.exit(stop.exit_code)
+
+
+def _end_with_parent():
+    """So that no training goes on that nobody knows of, and its folder is free."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_run(config, folder):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ from experiments.configs import synthetic
 from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import data, formats, layers, load_predictor, training
+from isa_tf.files import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = [0, 3]
@@ -456,3 +458,34 @@ def test_command_line(tmp_path):
     assert 'did you mean "camvid"' in failed.stderr
     assert "depth/1/seed0: the run ended with exit code 1" in failed.stderr
     assert "0 of 4" in (tmp_path / "b/depth/results.md").read_text()
+
+
+@pytest.mark.slow
+def test_what_ends_the_study_ends_its_run(tmp_path):
+    """Also where the study is killed; the run's state is kept, and the next start goes on."""
+    command = [sys.executable, "-m", "experiments.ablate", "--study=depth", "--variants=1"]
+    command += [f"--workdir={tmp_path}", "--config.data.batch_size=2", "--config.train.pictures=0"]
+    command += ["--config.data.options.num_examples={'train': 8, 'val': 2}"]
+    command += ["--config.train.checkpoint_every=2"]
+    folder = tmp_path / "depth/1/seed0"
+    step = 0
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)):
+        study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 200
+        while kept_step(folder) < step + 2 and time.monotonic() < deadline:
+            assert study.poll() is None, study.communicate()[0]
+            time.sleep(0.05)
+        study.send_signal(number)
+        output, _ = study.communicate(timeout=100)  # until the run, too, has closed its stdout
+        assert study.returncode == code, output
+        step, before = kept_step(folder), step
+        assert step >= before + 2
+        with lock(folder / training.workdir.LOCK):  # nobody has it
+            time.sleep(2)
+            assert kept_step(folder) == step
+    assert f"going on from step {before:,}" in output
+
+
+def kept_step(folder):
+    steps = (folder / training.CHECKPOINTS).glob("step-*.safetensors")
+    return max((int(path.stem[5:]) for path in steps), default=0)
