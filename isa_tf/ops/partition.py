@@ -253,7 +253,7 @@ def crop(x: tf.Tensor, offset: MapSize, size: MapSize) -> tf.Tensor:
         return x
     (top, left), (height, width) = offset, size
     # The gradient of x[...] fills the rest with zeros ten times as slowly as that of a slice does.
-    return tf.slice(x, (0, top, left, 0), (-1, height, width, -1))
+    return tf.slice(x, (0, top, left, 0), (-1, height, width, x.shape[-1]))
 
 
 def to_groups(

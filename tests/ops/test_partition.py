@@ -68,6 +68,18 @@ def test_gradient_of_crop_is_a_pad():
     np.testing.assert_array_equal(gradient(x), expected)
 
 
+def test_crop_of_unknown_size_keeps_the_channels():
+    # Without them a convolution that follows is none of LiteRT's own.
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3))])
+    def cropped(x):
+        height, width = ops.spatial_size(x)
+        return ops.crop(x, (1, 0), (height - 2, width - 1))
+
+    assert cropped.get_concrete_function().structured_outputs.shape.as_list() == [None] * 3 + [3]
+    x = numbered(5, 4)[..., :1].repeat(3, -1)
+    np.testing.assert_array_equal(cropped(x), x[:, 1:4, :3])
+
+
 @grid
 def test_groups_differ_in_one_digit(size, partition):
     x = np.stack([reference.pad(image, partition)[0] for image in numbered(*size)])
