@@ -69,6 +69,8 @@ def losses(study):
         if len(curves) > 1:
             ax.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
     ax.set_xlim(0, study.config.train.steps)
     ax.set_xlabel("step")
     ax.set_ylabel("training loss")
