@@ -234,7 +234,9 @@ def read_run(config, folder):
     result = json.loads((folder / RUN).read_text())
     result["seconds"] = training.read_log(folder / training.LOG)[-1]["seconds"]
     result["images"] = metrics["images"]
-    result["train_loss"] = study_figures.end_loss(folder, config.train.steps)
+    told = training.read_scalars(folder / training.TENSORBOARD, "training/loss")
+    last = [loss for step, loss in told.items() if step > config.train.steps * 5 / 6]
+    result |= {"losses": told, "train_loss": statistics.fmean(last) if last else None}
     return result | {name: metrics[name] for name in task.SCORES if metrics.get(name) is not None}
 
 

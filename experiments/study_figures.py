@@ -2,20 +2,7 @@
 
 import numpy as np
 
-from isa_tf import training
-
 _STYLES = ("-", "--", ":")  # where there are more variants than colours
-
-
-def loss_curve(folder):
-    """The training loss of a run as TensorBoard was told it: {step: the mean since the last}."""
-    return training.read_scalars(folder / training.TENSORBOARD, "training/loss")
-
-
-def end_loss(folder, steps):
-    """The mean training loss of the last sixth of the steps; `None` where none was told of it."""
-    values = [loss for step, loss in loss_curve(folder).items() if step > steps * 5 / 6]
-    return float(np.mean(values)) if values else None
 
 
 def scores(study):
@@ -23,17 +10,15 @@ def scores(study):
     size = (1.6 + 3.7 * len(study.scores), 1.5 + 0.42 * len(study.variants))
     figure = _figure(study, size)
     axes = figure.subplots(1, len(study.scores), sharey=True, squeeze=False)[0]
-    several = len(study.seeds) > 1
+    several, rows = len(study.seeds) > 1, study.rows()
     shift = 0.085 * several  # means a little above, seeds a little below the line
     for ax, score in zip(axes, study.scores, strict=True):
-        for y, variant in enumerate(study.variants):
+        for y, (variant, row) in enumerate(zip(study.variants, rows, strict=True)):
             points = [v for v in study.values(variant, score) if v is not None]
             if points:
+                mean, spread = row[f"{score}_mean"], row[f"{score}_sd"]
                 error = {"capsize": 3, "elinewidth": 1.4}
-                spread = np.std(points, ddof=1) if len(points) > 1 else None
-                ax.errorbar(
-                    np.mean(points), y - shift, xerr=spread, fmt="o", color="C0", ms=6, **error
-                )
+                ax.errorbar(mean, y - shift, xerr=spread, fmt="o", color="C0", ms=6, **error)
             if several:
                 heights = [y + 2 * shift] * len(points)
                 ax.plot(points, heights, "o", color="0.55", ms=4, mew=0, alpha=0.8)
@@ -58,8 +43,7 @@ def losses(study):
     figure = _figure(study, (7.5, 4.5))
     ax = figure.subplots()
     for number, variant in enumerate(study.variants):
-        curves = [loss_curve(study.runs[variant, seed][1]) for seed in study.seeds]
-        curves = [curve for curve in curves if curve]
+        curves = [curve for curve in study.values(variant, "losses") if curve]
         if not curves:
             continue
         steps = sorted(set.intersection(*map(set, curves)))

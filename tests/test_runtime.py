@@ -144,6 +144,18 @@ def test_an_unknown_batch_counts(system):
         function(tf.zeros((8, 64, 64, 2)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "checked"),
+    [((None, 12, 12, 2), False), ((None, 64, 64, 2), True), ((None, None, None, 2), True)],
+)
+def test_maps_that_are_small_in_any_batch_have_no_check(shape, checked):
+    """A thousand of them are."""
+    layer = SelfAttention2D(key_filters=2)
+    layer.build((None, None, None, 2))
+    graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec(shape)).graph
+    assert any(op.type == "If" for op in graph.get_operations()) == checked
+
+
 def test_without_checks_xla_compiles_the_whole(little_memory):
     layer = SelfAttention2D(key_filters=2)
     layer.build((None, None, None, 2))

@@ -239,6 +239,12 @@ def read_scalars(folder: StrPath, name: str) -> dict[int, float]:
 
     Returns:
         {step: value}, in the order of the steps; empty where it was never told.
+
+    Example:
+
+    >>> isa_tf.training.callbacks.TensorBoard("told").write(50, {"training/loss": 0.5})
+    >>> isa_tf.training.read_scalars("told", "training/loss")
+    {50: 0.5}
     """
     found = {}
     for path in sorted(Path(folder).glob("events*")):

@@ -293,9 +293,8 @@ class Run:
                 )
                 self.left_validations = math.ceil((steps - self.step) / validate_every)
                 self._end = self.step + length
-                if not self._metrics:
-                    self._epoch_begin = self.step
-                self._recent_loss = RecentMean(self._epoch_begin)
+                # An epoch, and Keras's mean, begin behind a validation, which has a row.
+                self._recent_loss = RecentMean(self.rows[-1]["step"] if self.rows else 0)
                 history = model.fit(
                     data,
                     steps_per_epoch=length,
@@ -364,8 +363,8 @@ class Run:
         self._check_finite(loss)
         self._progress.train(self.step, loss, self.left_validations)
         if self._tensorboard and self.step % self.log_every == 0:
-            numbers = {**self._since_log.take(), **self._optimizer_numbers()}
-            numbers["loss"] = self._recent_loss.take(self.step, loss)
+            recent = self._recent_loss.take(self.step, loss)
+            numbers = {**self._since_log.take(), **self._optimizer_numbers(), "loss": recent}
             self._tensorboard.write(
                 self.step, {f"training/{name}": value for name, value in numbers.items()}
             )
@@ -541,7 +540,6 @@ class Run:
             "seconds": round(time.monotonic() - self._begin, 1),
             "train_logs": self.train_logs,
             "within_epoch": self.step < self._end,
-            "epoch_begin": self._epoch_begin,
         }
         self._by_chief(lambda: self.checkpoints.write(self.step, arrays, facts))
 
@@ -574,7 +572,6 @@ class Run:
             else:
                 write_variable(variable, arrays[name])
         self.step, self.rows, self.seconds = facts["step"], facts["rows"], facts["seconds"]
-        self._epoch_begin = facts.get("epoch_begin", self.step)
         self.train_logs, self.best = facts["train_logs"], facts["best"]
         if self.best and self.monitor not in self.best:
             logger.warning("the best model so far was not chosen by %s: forgotten", self.monitor)
@@ -587,7 +584,7 @@ class Run:
     def _begin_anew(self):
         self.folder.check_new()
         self.step, self.rows, self.seconds, self.train_logs, self.best = 0, [], 0.0, None, None
-        self._begin, self._end, self._epoch_begin = time.monotonic(), 0, 0
+        self._begin, self._end = time.monotonic(), 0
         # So that a folder whose checkpoints are gone is not taken for one that has just begun.
         self._keep()
 

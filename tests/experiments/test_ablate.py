@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -372,9 +373,8 @@ def test_training_losses(tmp_path):
             for step in range(50, 601, 50):
                 # Level in the last sixth, which is of the steps 550 and 600.
                 told.write(step, {"training/loss": value + 0.1 * (step < 550)})
-            loss = study_figures.end_loss(study.runs[variant, seed][1], 600)
-            study.results[variant, seed] = {"train_loss": loss, "miou": 0.5, "seconds": 1.0}
-            assert loss == pytest.approx(value)
+            finish(study, variant, seed)
+            assert study.results[variant, seed]["train_loss"] == pytest.approx(value)
     rows = {row["context"]: row for row in study.rows()}
     assert rows["isa"]["train_loss_mean"] == pytest.approx(0.6)
     assert rows["isa"]["train_loss_sd"] == pytest.approx(0.4 / math.sqrt(2))
@@ -384,7 +384,25 @@ def test_training_losses(tmp_path):
         np.testing.assert_array_equal(line.get_xdata(), range(50, 601, 50))
         expected = [np.mean(values) + 0.1 * (step < 550) for step in range(50, 601, 50)]
         np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
-    assert study_figures.end_loss(tmp_path / "nothing", 600) is None
+    # Of a run that is not finished nothing is drawn, and of one that told nothing nothing tabled.
+    del study.results["isa", SEEDS[0]]
+    line = study_figures.losses(study).axes[0].lines[1]
+    np.testing.assert_allclose(line.get_ydata()[-2:], falls["isa"][1], rtol=1e-6)
+    shutil.rmtree(study.runs["isa", SEEDS[0]][1] / training.TENSORBOARD)
+    finish(study, "isa", SEEDS[0])
+    assert study.results["isa", SEEDS[0]]["train_loss"] is None
+    assert len(study_figures.losses(study).axes[0].lines) == 2
+
+
+def finish(study, variant, seed):
+    """Writes what tells that a run is done, and has the study read it."""
+    config, folder = study.runs[variant, seed]
+    (folder / ablate.RUN).write_text("{}")
+    training.callbacks.write_log(folder / training.LOG, [{"step": 600, "seconds": 1.0}])
+    protocol = segmentation.make_protocol(config).to_dict()
+    metrics = {"split": config.data.val_split, "protocol": protocol, "model": training.BEST}
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "images": 4, "miou": 0.5}))
+    study.results[variant, seed] = ablate.read_run(config, folder)
 
 
 def test_the_control_has_as_many_parameters(tmp_path):

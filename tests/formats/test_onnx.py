@@ -35,7 +35,7 @@ def test_dilated_convolutions_are_padded_explicitly(tmp_path):
 # As many levels as a map has use for are branches within branches, of which every pass of tf2onnx
 # makes a copy, and OpenVINO converts and compiles each.
 @pytest.mark.parametrize(
-    "form, name",
+    ("form", "name"),
     [
         ("levels", "onnx"),
         ("levels", "openvino"),
