@@ -72,6 +72,7 @@ FORMS = {
         "context_of_the_map": {"context_norm": "map"},
         "context_as_it_is": {"context_norm": None},
         "bias+zero": {"position_bias": True, "zero_context": True},
+        "bias+residual": {"position_bias": True, "residual": True},
     },
     "levels": {
         "2": {"partition": "auto"},

@@ -182,11 +182,23 @@ def read_json(path: StrPath) -> Any:
     >>> read_json("missing.json") is None
     True
     """
+    return told_json(path)[0]
+
+
+def told_json(path: StrPath) -> tuple[dict[str, Any] | None, str | None]:
+    """(the dict that a file of JSON holds, `None`), or (`None`, what is wrong with it).
+
+    >>> _ = Path("told.json").write_text("[3]")
+    >>> told_json("told.json")
+    (None, 'holds no dictionary but [3]')
+    """
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # the last of brackets by the thousand
-        return None
-    return told if isinstance(told, dict) else None
+    except (OSError, ValueError, RecursionError) as error:  # the last of brackets by the thousand
+        return None, f"cannot be read ({error})"
+    if not isinstance(told, dict):
+        return None, f"holds no dictionary but {str(told)[:40]}"
+    return told, None
 
 
 def size(path: StrPath) -> int:

@@ -36,6 +36,17 @@ _CALLS = 3
 _checks = [True]  # whether graphs that are traced now check their memory
 
 
+def has_gpu() -> bool:
+    """Whether TensorFlow computes on a GPU here.
+
+    Example:
+
+    >>> has_gpu() == bool(tf.config.list_physical_devices("GPU"))
+    True
+    """
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 # === Memory ===
 
 
@@ -153,7 +164,7 @@ def refuse_too_large(shape: Shape, x: tf.Tensor) -> tf.Tensor:
     # Most maps are small enough for any batch, and need none of the check's operations.
     at_most = [_BATCH if tf.is_tensor(shape[0]) else shape[0], *shape[1:]]
     known = not any(tf.is_tensor(n) for n in at_most)
-    if known and 4 * math.prod(at_most) < _SMALL or tf.config.list_logical_devices("GPU"):
+    if known and 4 * math.prod(at_most) < _SMALL or has_gpu():
         return x
     if tf.executing_eagerly():
         shape = [int(n) for n in shape]

@@ -14,7 +14,7 @@ TOO_LARGE = "takes 1.1 GB, and its softmax two of that size; 2.0 GB are free"
 @pytest.fixture
 def system(monkeypatch, tmp_path):
     """Sets what a made-up system's files state: function of a dict from names to texts."""
-    if tf.config.list_logical_devices("GPU"):
+    if runtime.has_gpu():
         pytest.skip("with a GPU, TensorFlow refuses by itself")
     groups = tmp_path / "cgroup"
     monkeypatch.setattr(runtime, "_MEMINFO", str(tmp_path / "meminfo"))

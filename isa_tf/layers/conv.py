@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from isa_tf import ops
+from isa_tf import ops, runtime
 from isa_tf.hints import Activation, Shape
 from isa_tf.layers.fused import ConvBiasAct, check_kernel, check_map, is_filtered
 from isa_tf.layers.normalization import FusedBatchNormalization
@@ -209,7 +209,7 @@ class ConvNormAct(keras.layers.Layer):
         1x1. In float32 the products are no quicker.
         """
         pointwise = self.kernel_size == strides == 1 and self.filters is not None
-        return pointwise and not tf.config.list_logical_devices("GPU")
+        return pointwise and not runtime.has_gpu()
 
     def _padded(self, x):
         return x if self.pad is None else self.pad(x)

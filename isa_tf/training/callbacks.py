@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from isa_tf import runtime
 from isa_tf.files import replacing
 from isa_tf.hints import StrPath
 
@@ -112,7 +113,7 @@ class RecentMean:
 
 def memory_gib() -> float:
     """The most memory that was used so far, GiB: of the first GPU, else of this process."""
-    if tf.config.list_logical_devices("GPU"):
+    if runtime.has_gpu():
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
     import resource  # which Windows has not
 

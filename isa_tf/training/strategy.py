@@ -7,6 +7,7 @@ import threading
 
 import tensorflow as tf
 
+from isa_tf import runtime
 from isa_tf.compat import collective_extended
 from isa_tf.names import unknown
 from isa_tf.training.clusters import TF_CONFIG, find_cluster
@@ -103,7 +104,7 @@ def logical_devices(count: int) -> None:
 
 # === Making each ===
 def _mirrored():
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    kind = "GPU" if runtime.has_gpu() else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     # CPUs share their memory; the collective operations that TensorFlow chooses are for GPUs.
     operations = None if kind == "GPU" else tf.distribute.ReductionToOneDevice

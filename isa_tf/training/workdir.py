@@ -81,7 +81,7 @@ class Workdir:
         """Writes the config, or checks that the folder's is the same."""
         path = self.path / CONFIG
         if path.exists():
-            theirs, reason = read_json(path)
+            theirs, reason = _read(path)
             if theirs is None:
                 theirs = self._config_of_checkpoint(path, reason)
             differing = [n for n in differences(theirs, self.config) if not self._changes(n)]
@@ -172,7 +172,7 @@ class Workdir:
     def _mend_best(self, step, best, pending):
         path, model = self.path / BEST_SCORE, self.path / BEST
         digest = files.digest(model) if model.exists() else None
-        theirs, reason = read_json(path)
+        theirs, reason = _read(path)
         if digest == best["sha256"]:
             if theirs != best:
                 reason = reason or "not what the checkpoint knows"
@@ -201,20 +201,15 @@ def best_score(workdir: StrPath) -> dict[str, Any] | None:
     path = Path(workdir) / BEST_SCORE
     if not path.exists():
         return None
-    found, reason = read_json(path)
+    found, reason = _read(path)
     if found is None:
         raise ValueError(f"{path}: {reason}; the run writes it anew when it goes on")
     return {name: value for name, value in found.items() if name != "sha256"}
 
 
-def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """(the dict that a file holds, `None`), or (`None`, what is wrong with it)."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"cannot be read ({error})"
-    if not isinstance(found, dict):
-        return None, f"holds no dictionary but {str(found)[:40]}"
-    if any(isinstance(v, float) and not math.isfinite(v) for v in found.values()):
+def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The same as `files.told_json`; a score that is not finite is wrong too."""
+    found, reason = files.told_json(path)
+    if found and any(isinstance(v, float) and not math.isfinite(v) for v in found.values()):
         return None, "holds a number that is not finite"
-    return found, None
+    return found, reason

@@ -191,11 +191,18 @@ TWINS = {
     if getattr(cls, "twin_class", None)
 }
 CASES |= TWINS
+
+
+def first_of_each(cases):
+    """The name of the first case of each class."""
+    return list({cls: name for name, (cls, *_) in reversed(cases.items())}.values())
+
+
 # Twins of one class share their code, so one of each goes through the whole battery.
-_one_of_each = {cls: name for name, (cls, *_) in TWINS.items()}.values()
+_one_of_each = first_of_each(TWINS)
 WHOLE = {name: CASES[name] for name in CASES if name not in TWINS or name in _one_of_each}
-# Keras's own battery is of a class's manners, whatever its arguments: of the first case of each.
-KERAS = {cls: name for name, (cls, *_) in reversed(WHOLE.items())}.values()
+# Keras's own battery is of a class's manners, whatever its arguments.
+KERAS = first_of_each(WHOLE)
 # What has a twin: all but what is nothing but a resizing or a normalisation.
 HAS_TWIN = {name for name, (cls, *_) in CASES.items() if hasattr(cls, "inference_twin")}
 
