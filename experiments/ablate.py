@@ -51,10 +51,10 @@ STUDIES = {
     "partition": ("4", "8", "16", "auto", "4x8", "8x4", "8x16", "16x8"),
     "order": ("long", "short", "long_short", "short_long"),
     "depth": ("1", "2", "3"),
-    "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa"),
+    "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa", "isa_plus"),
     "frozen": (
         *("none", "pointwise", "ppm", "aspp"),
-        *("rcca", "self_attention", "nonlocal", "isa"),
+        *("rcca", "self_attention", "nonlocal", "isa", "isa_plus"),
     ),
 }
 _FROZEN = ("frozen", "released")  # with the control, and where the latter begin

@@ -54,6 +54,8 @@ def attention_block(keys, k=C // 2):
 CLOSED_FORMS = {
     # 3 x 4 positions in a long-range group, 8 x 8 in a short-range one; then the 1x1 fusion.
     "isa": attention_block(3 * 4) + attention_block(8 * 8) + N * 2 * C * C,
+    # The bias is a function of distances, of no map: 1 % at most.
+    "isa_plus": attention_block(3 * 4) + attention_block(8 * 8) + N * 2 * C * C,
     "self_attention": attention_block(N) + N * 2 * C * C,
     # Three embeddings of half the width, the affinity and the sum it weighs, the way back.
     "nonlocal": N * 3 * C * C // 2 + N * N * 2 * (C // 2) + N * C * C // 2,

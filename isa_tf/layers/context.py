@@ -19,10 +19,18 @@ def _dense(**kwargs):
     return InterlacedSparseAttention(**{**kwargs, "partition": 1, "order": "long"})
 
 
+def _plus(**kwargs):
+    """ISA in the form that learns faster, see docs/comparisons.md."""
+    # A residual form begins with nothing of the context by itself.
+    zero = not kwargs.get("residual")
+    return InterlacedSparseAttention(**{"position_bias": True, "zero_context": zero, **kwargs})
+
+
 _CONTEXTS = Registry("context module")
 for _name, _make in {
     "none": lambda **kwargs: None,
     "isa": InterlacedSparseAttention,
+    "isa_plus": _plus,
     "self_attention": _dense,
     "nonlocal": NonLocal2D,
     "ppm": PyramidPooling,
@@ -73,10 +81,12 @@ def create_context(name: str, /, **kwargs: Any) -> keras.layers.Layer | None:
     """Makes a context module: a layer from a map (B, H, W, C) to one of the same height and width.
 
     Args:
-        name: str; "isa" for `InterlacedSparseAttention`, "self_attention" for the same module with
-            dense attention, "none" for no module; "nonlocal", "ppm", "aspp", "rcca", "cgnl" or "a2"
-            for other authors' modules, each with the defaults of its paper; "pointwise" for as many
-            parameters without context; or one that `register_context` was told.
+        name: str; "isa" for `InterlacedSparseAttention`, "isa_plus" for the same module with a bias
+            by position and a fusion that begins without the context, which learns faster,
+            "self_attention" for the same module with dense attention, "none" for no module;
+            "nonlocal", "ppm", "aspp", "rcca", "cgnl" or "a2" for other authors' modules, each with
+            the defaults of its paper; "pointwise" for as many parameters without context; or one
+            that `register_context` was told.
         **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
             "none" takes no notice of any.
 

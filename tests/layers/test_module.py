@@ -18,6 +18,7 @@ from isa_tf.testing import randomize
 
 OPTIONS = {
     "isa": {"partition": 4},
+    "isa_plus": {"partition": 4},
     "self_attention": {},
     "nonlocal": {"sub_sample": "before", "use_scale": True},
     "rcca": {},
