@@ -20,10 +20,8 @@ def _dense(**kwargs):
 
 
 def _plus(**kwargs):
-    """ISA in the form that learns faster, see docs/comparisons.md."""
-    # A residual form begins with nothing of the context by itself.
-    zero = not kwargs.get("residual")
-    return InterlacedSparseAttention(**{"position_bias": True, "zero_context": zero, **kwargs})
+    """ISA whose affinities know distances, which learns faster; see docs/comparisons.md."""
+    return InterlacedSparseAttention(**{"position_bias": True, **kwargs})
 
 
 _CONTEXTS = Registry("context module")
@@ -82,11 +80,11 @@ def create_context(name: str, /, **kwargs: Any) -> keras.layers.Layer | None:
 
     Args:
         name: str; "isa" for `InterlacedSparseAttention`, "isa_plus" for the same module with a bias
-            by position and a fusion that begins without the context, which learns faster,
-            "self_attention" for the same module with dense attention, "none" for no module;
-            "nonlocal", "ppm", "aspp", "rcca", "cgnl" or "a2" for other authors' modules, each with
-            the defaults of its paper; "pointwise" for as many parameters without context; or one
-            that `register_context` was told.
+            of its affinities by position, which learns faster, "self_attention" for the same
+            module with dense attention, "none" for no module; "nonlocal", "ppm", "aspp", "rcca",
+            "cgnl" or "a2" for other authors' modules, each with the defaults of its paper;
+            "pointwise" for as many parameters without context; or one that `register_context` was
+            told.
         **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
             "none" takes no notice of any.
 
