@@ -1,13 +1,14 @@
-r"""Draws what a variant gains in several studies: over where a head reads, over training's length.
+r"""Draws what variants gain in several studies: over where a head reads, over training's length.
 
-    python -m experiments.gains --variant=isa --output=runs/gains.png \
+    python -m experiments.gains --variants=isa,isa_plus --output=runs/gains.png \
         --study=CamVid:c3:runs/frozen/camvid-c3/frozen --study=CamVid:c4:runs/frozen/camvid/frozen \
         --study=CCP:c3:runs/frozen/ccp-c3/frozen --study=CCP:c4:runs/frozen/ccp/frozen
 
 A study is SERIES:PLACE:FOLDER, the folder being one that experiments.ablate has made or a
 results.csv of one. Places stand side by side in the order in which they come; a series has a
-colour. Drawn is the mean of the differences under the same seeds from what the study compares with,
-in points of the first score, and its 95 % interval; the same is printed as a table.
+colour, and a variant a line. One that a study has not is left out there. Drawn is the mean of the
+differences under the same seeds from what the study compares with, in points of the first score,
+and its 95 % interval; the same is printed as a table.
 """
 
 import csv
@@ -20,12 +21,15 @@ from experiments import ablate, setup
 from isa_tf.names import unknown
 from tools import tables
 
+_STYLES = ("o-", "s--", "^:")
+
 
 class Gain(NamedTuple):
     """What a variant gains in one study, in points of 100.
 
     Attributes:
         series, place: str, what the study is of.
+        variant: str.
         mean, low, high: floats, or `None` where the study has too few seeds.
         seeds: int, how many.
         against: str, the variant it is compared with.
@@ -33,6 +37,7 @@ class Gain(NamedTuple):
 
     series: str
     place: str
+    variant: str
     mean: float | None
     low: float | None
     high: float | None
@@ -40,15 +45,15 @@ class Gain(NamedTuple):
     against: str
 
 
-def read_gain(named, variant):
-    """What a variant gains in a study named SERIES:PLACE:FOLDER.
+def read_gains(named, variants):
+    """What variants gain in a study named SERIES:PLACE:FOLDER.
 
     Returns:
-        `Gain`.
+        A list of `Gain`, of those variants that the study has.
 
     Raises:
         ValueError: for a name of other parts, a file that is no study's, a study that compares
-            with nothing, or a variant that it has not.
+            with nothing, or one that has none of the variants.
         OSError: for a file that cannot be read.
     """
     parts = named.split(":", 2)
@@ -66,16 +71,22 @@ def read_gain(named, variant):
     against = ablate.AGAINST.get(study)
     if against not in found:
         raise ValueError(f"{path}: the study compares with nothing")
-    if variant not in found:
-        raise ValueError(f"{path}: {unknown('variant', variant, found)}")
-    row = found[variant]
+    known = [variant for variant in variants if variant in found]
+    if not known:
+        raise ValueError(f"{path}: {unknown('variant', variants[0], found)}")
+    return [_gain(series, place, found[variant], found[against]) for variant in known]
+
+
+def _gain(series, place, row, other):
+    """`Gain` of a row of a study's table over another."""
+    (variant, *_), (against, *_) = row.values(), other.values()
     first = ablate.DIFFERENCE[0]
     score = next(name for name in row if name.endswith(first)).removesuffix(first)
     gained = [row[score + part] for part in ablate.DIFFERENCE]
     mean, low, high = (100 * float(value) if value else None for value in gained)
     columns = [name for name in row if name.startswith(f"{score}_seed")]
-    seeds = sum(bool(row[name] and found[against][name]) for name in columns)
-    return Gain(series, place, mean, low, high, seeds, against)
+    seeds = sum(bool(row[name] and other[name]) for name in columns)
+    return Gain(series, place, variant, mean, low, high, seeds, against)
 
 
 def table(gains):
@@ -84,28 +95,38 @@ def table(gains):
     for g in gains:
         mean = "–" if g.mean is None else f"{g.mean:+.1f}"
         between = "–" if g.low is None else f"{g.low:+.1f} to {g.high:+.1f}"
-        rows.append([g.series, g.place, mean, between, g.seeds])
-    return tables.markdown(["", "", "gain (points)", "95 % interval", "seeds"], rows)
+        rows.append([g.series, g.place, g.variant, mean, between, g.seeds])
+    return tables.markdown(["", "", "variant", "gain (points)", "95 % interval", "seeds"], rows)
 
 
 def draw(gains, title=""):
-    """A matplotlib figure of gains: places side by side, a colour for each series."""
+    """A matplotlib figure of gains: places side by side, a colour for each series.
+
+    Where there are several variants, each has a kind of line.
+    """
     from matplotlib.figure import Figure
 
     places = list(dict.fromkeys(g.place for g in gains))
     series = list(dict.fromkeys(g.series for g in gains))
+    variants = list(dict.fromkeys(g.variant for g in gains))
+    lines = [(s, v) for s in series for v in variants]
+    # Side by side, as wide together as three lines.
+    apart = 0.12 if len(lines) <= 3 else 0.36 / len(lines)
     figure = Figure(figsize=(2.2 + 1.5 * len(places), 3.6), layout="constrained")
     ax = figure.subplots()
     ax.axhline(0, color="0.4", lw=1)
-    for number, name in enumerate(series):
-        own = [g for g in gains if g.series == name and g.mean is not None]
-        shift = 0.12 * (number - (len(series) - 1) / 2)
+    for number, line in enumerate(lines):
+        own = [g for g in gains if (g.series, g.variant) == line and g.mean is not None]
+        shift = apart * (number - (len(lines) - 1) / 2)
         x = [places.index(g.place) + shift for g in own]
         # Of a single seed there is no interval.
         below = [0 if g.low is None else g.mean - g.low for g in own]
         above = [0 if g.high is None else g.high - g.mean for g in own]
         heights = [g.mean for g in own]
-        ax.errorbar(x, heights, [below, above], fmt="o-", color=f"C{number}", capsize=4, label=name)
+        style = _STYLES[variants.index(line[1]) % len(_STYLES)]
+        color = f"C{series.index(line[0])}"
+        label = ", ".join(line if len(variants) > 1 else line[:1])
+        ax.errorbar(x, heights, [below, above], fmt=style, color=color, capsize=4, label=label)
     ax.set_xticks(range(len(places)), places)
     ax.set_xlim(-0.5, len(places) - 0.5)
     ax.set_ylabel("gain (points)")
@@ -120,9 +141,10 @@ def draw(gains, title=""):
 def main(argv):
     del argv
     values = flags.FLAGS
-    gains = [read_gain(name, values.variant) for name in values.study]
+    gains = [gain for name in values.study for gain in read_gains(name, values.variants)]
     against = ", ".join(sorted({g.against for g in gains}))
-    figure = draw(gains, f"{values.variant} against {against}: mean and 95 % interval")
+    drawn = ", ".join(dict.fromkeys(g.variant for g in gains))
+    figure = draw(gains, f"{drawn} against {against}: mean and 95 % interval")
     output = Path(values.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)
@@ -131,7 +153,7 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string("study", None, "SERIES:PLACE:FOLDER, for every study once")
-    flags.DEFINE_string("variant", "isa", "The variant whose gain is drawn.")
+    flags.DEFINE_list("variants", ["isa"], "The variants whose gains are drawn.")
     flags.DEFINE_string("output", None, "The picture to write.")
     flags.mark_flags_as_required(["study", "output"])
     setup.run(main)

@@ -31,8 +31,8 @@ def test_the_gain_of_a_study(study):
     mean, low, high = (100 * value for value in study.differences("isa", "miou"))
     assert mean == pytest.approx(100 * np.mean(np.subtract(ISA, NONE)))
     for path in (study.folder, study.folder / "results.csv"):
-        found = gains.read_gain(f"Harbours:c4:{path}", "isa")
-        assert found[2:5] == pytest.approx((mean, low, high))
+        (found,) = gains.read_gains(f"Harbours:c4:{path}", ["isa"])
+        assert (found.mean, found.low, found.high) == pytest.approx((mean, low, high))
         assert (found.series, found.place, found.seeds) == ("Harbours", "c4", 3)
         assert found.against == "none"
 
@@ -41,10 +41,21 @@ def test_of_a_single_seed_there_is_no_interval(study):
     for seed in (1, 2):
         del study.results["isa", seed]
     study.write()
-    found = gains.read_gain(f"Harbours:c4:{study.folder}", "isa")
+    (found,) = gains.read_gains(f"Harbours:c4:{study.folder}", ["isa"])
     assert found.mean == pytest.approx(2) and found.low is found.high is None and found.seeds == 1
-    assert "| Harbours | c4 | +2.0 | – | 1 |" in gains.table([found])
+    assert "| Harbours | c4 | isa | +2.0 | – | 1 |" in gains.table([found])
     gains.draw([found])
+
+
+def test_several_variants_where_a_study_has_them(study):
+    found = gains.read_gains(f"Harbours:c4:{study.folder}", ["isa_plus", "isa", "none"])
+    assert [g.variant for g in found] == ["isa", "none"] and found[1].mean is None
+    other = found[0]._replace(variant="isa_plus", place="c3")
+    (axes,) = gains.draw([found[0], other]).axes
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == ["Harbours, isa", "Harbours, isa_plus"]
+    (axes,) = gains.draw([found[0]]).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Harbours"]
 
 
 @pytest.mark.parametrize(
@@ -59,14 +70,14 @@ def test_of_a_single_seed_there_is_no_interval(study):
 def test_what_is_no_gain_is_told(study, named, variant, reason):
     (study.folder / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=reason):
-        gains.read_gain(named.format(study.folder), variant)
+        gains.read_gains(named.format(study.folder), [variant])
 
 
 def test_a_study_that_compares_with_nothing(tmp_path):
     alone = ablate.Study("context", synthetic.get_config(), tmp_path, [0], ["isa"])
     alone.write()
     with pytest.raises(ValueError, match="compares with nothing"):
-        gains.read_gain(f"Harbours:c4:{alone.folder}", "isa")
+        gains.read_gains(f"Harbours:c4:{alone.folder}", ["isa"])
 
 
 def test_command_line(study, tmp_path):
@@ -78,7 +89,7 @@ def test_command_line(study, tmp_path):
     assert done.returncode == 0, done.stderr
     for series in "AB":
         for place in ("c3", "c4"):
-            assert f"| {series} | {place} | +3.0 | -1.3 to +7.3 | 3 |" in done.stdout
+            assert f"| {series} | {place} | isa | +3.0 | -1.3 to +7.3 | 3 |" in done.stdout
     with Image.open(tmp_path / "a/gains.png") as picture:
         colours = {tuple(c[:3]) for _, c in picture.convert("RGB").getcolors(1 << 20)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours  # of both series
