@@ -51,6 +51,7 @@ RUN = {
     "tools.export": "tests/tools/test_export_tool.py",
     "tools.predict": "tests/tools/test_predict_tool.py",
     "tools.compare": "tests/tools/test_compare.py",
+    "experiments.gains": "tests/experiments/test_gains.py",
     "tools.visualize_affinity": "tests/tools/test_visualize_affinity.py",
     "tools.draw_rooms": "tests/tools/test_draw_rooms.py",
     "tools.serve": "tests/tools/test_serve.py",
