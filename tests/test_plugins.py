@@ -59,7 +59,8 @@ def test_a_name_that_is_missed_is_looked_for_once(install):
 ASKS = {
     "asked": lambda: "from_outside" in layers.context._CONTEXTS,
     "listed": lambda: "from_outside" in layers.list_contexts(),
-    "counted": lambda: len(layers.context._CONTEXTS) == 11,
+    # What stands on the left is taken first: those of the package alone.
+    "counted": lambda: len(layers.context._CONTEXTS._entries) + 1 == len(layers.context._CONTEXTS),
 }
 
 
