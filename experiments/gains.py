@@ -89,6 +89,20 @@ def _gain(series, place, row, other):
     return Gain(series, place, variant, mean, low, high, seeds, against)
 
 
+def read_all(studies, variants):
+    """The gains of variants in several studies, one after the other.
+
+    Raises:
+        ValueError: see `read_gains`; and for a variant that none of the studies has.
+        OSError: for a file that cannot be read.
+    """
+    gains = [gain for named in studies for gain in read_gains(named, variants)]
+    for variant in variants:
+        if all(gain.variant != variant for gain in gains):
+            raise ValueError(f"none of the studies has a variant {variant!r}")
+    return gains
+
+
 def table(gains):
     """The Markdown of gains."""
     rows = []
@@ -107,16 +121,17 @@ def draw(gains, title=""):
     from matplotlib.figure import Figure
 
     places = list(dict.fromkeys(g.place for g in gains))
+    gains = [g for g in gains if g.mean is not None]
     series = list(dict.fromkeys(g.series for g in gains))
     variants = list(dict.fromkeys(g.variant for g in gains))
-    lines = [(s, v) for s in series for v in variants]
+    lines = list(dict.fromkeys((g.series, g.variant) for g in gains))
     # Side by side, as wide together as three lines.
     apart = 0.12 if len(lines) <= 3 else 0.36 / len(lines)
     figure = Figure(figsize=(2.2 + 1.5 * len(places), 3.6), layout="constrained")
     ax = figure.subplots()
     ax.axhline(0, color="0.4", lw=1)
     for number, line in enumerate(lines):
-        own = [g for g in gains if (g.series, g.variant) == line and g.mean is not None]
+        own = [g for g in gains if (g.series, g.variant) == line]
         shift = apart * (number - (len(lines) - 1) / 2)
         x = [places.index(g.place) + shift for g in own]
         # Of a single seed there is no interval.
@@ -133,7 +148,8 @@ def draw(gains, title=""):
     ax.grid(axis="y", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    if lines:
+        ax.legend(frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -141,10 +157,9 @@ def draw(gains, title=""):
 def main(argv):
     del argv
     values = flags.FLAGS
-    gains = [gain for name in values.study for gain in read_gains(name, values.variants)]
+    gains = read_all(values.study, values.variants)
     against = ", ".join(sorted({g.against for g in gains}))
-    drawn = ", ".join(dict.fromkeys(g.variant for g in gains))
-    figure = draw(gains, f"{drawn} against {against}: mean and 95 % interval")
+    figure = draw(gains, f"{', '.join(values.variants)} against {against}: mean and 95 % interval")
     output = Path(values.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)

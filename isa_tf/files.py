@@ -182,14 +182,14 @@ def read_json(path: StrPath) -> Any:
     >>> read_json("missing.json") is None
     True
     """
-    return told_json(path)[0]
+    return try_read_json(path)[0]
 
 
-def told_json(path: StrPath) -> tuple[dict[str, Any] | None, str | None]:
+def try_read_json(path: StrPath) -> tuple[dict[str, Any] | None, str | None]:
     """(the dict that a file of JSON holds, `None`), or (`None`, what is wrong with it).
 
     >>> _ = Path("told.json").write_text("[3]")
-    >>> told_json("told.json")
+    >>> try_read_json("told.json")
     (None, 'holds no dictionary but [3]')
     """
     try:

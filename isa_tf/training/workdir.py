@@ -208,8 +208,8 @@ def best_score(workdir: StrPath) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """The same as `files.told_json`; a score that is not finite is wrong too."""
-    found, reason = files.told_json(path)
+    """The same as `files.try_read_json`; a score that is not finite is wrong too."""
+    found, reason = files.try_read_json(path)
     if found and any(isinstance(v, float) and not math.isfinite(v) for v in found.values()):
         return None, "holds a number that is not finite"
     return found, reason

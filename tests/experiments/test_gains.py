@@ -54,8 +54,20 @@ def test_several_variants_where_a_study_has_them(study):
     (axes,) = gains.draw([found[0], other]).axes
     told = [text.get_text() for text in axes.get_legend().get_texts()]
     assert told == ["Harbours, isa", "Harbours, isa_plus"]
+    # Neither the other series with this variant, which it has not, nor what has no gain.
+    (axes,) = gains.draw([found[0], other, found[0]._replace(series="Else"), found[1]]).axes
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == ["Harbours, isa", "Harbours, isa_plus", "Else, isa"]
+    assert gains.draw([found[1]]).axes[0].get_legend() is None
     (axes,) = gains.draw([found[0]]).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Harbours"]
+
+
+def test_a_variant_that_no_study_has(study):
+    named = [f"Harbours:c4:{study.folder}"] * 2
+    assert [g.variant for g in gains.read_all(named, ["isa"])] == ["isa", "isa"]
+    with pytest.raises(ValueError, match="none of the studies has a variant 'isa_pluss'"):
+        gains.read_all(named, ["isa", "isa_pluss"])
 
 
 @pytest.mark.parametrize(
