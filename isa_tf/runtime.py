@@ -6,6 +6,7 @@ Nothing in the library decides by a stopwatch. A caller asks, and passes on what
 import contextlib
 import functools
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,19 @@ def has_gpu() -> bool:
     True
     """
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def processors() -> int:
+    """Processors that this process may run on: fewer than the machine has, where it was told so.
+
+    Example:
+
+    >>> 1 <= processors() <= os.cpu_count()
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):  # not on macOS, nor on Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # === Memory ===

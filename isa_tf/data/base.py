@@ -13,6 +13,7 @@ from absl import logging
 
 from isa_tf.hints import Colors, StrPath
 from isa_tf.names import id_pairs
+from isa_tf.runtime import processors
 
 IGNORE_LABEL = 255
 # A path, or a file in an archive, which is a `builders.archives.Member`.
@@ -405,7 +406,7 @@ def read_each(
         asked = tf.gather(tf.constant(able, tf.bool), to_index(i))
         return tf.cond(asked, lambda: by_either(i), lambda: by_python(i))
 
-    data = running.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = running.map(fetch, num_parallel_calls=processors(), deterministic=True)
     if read.dataset.on_error == "skip":
         data = _without_empty(data, read.dataset.size(read.split), to_index, read)
     return data

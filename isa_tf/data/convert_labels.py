@@ -32,6 +32,7 @@ from isa_tf.data.listing import (
 from isa_tf.data.run_lengths import encoded
 from isa_tf.files import replacing_folder
 from isa_tf.hints import Colors, StrPath
+from isa_tf.runtime import processors
 
 BACKGROUND = "background"
 _MOST_CLASSES = IGNORE_LABEL
@@ -495,7 +496,7 @@ def _check_splits(sources):
 
 def _write(output, class_names, classes, tasks, make, num_threads, progress):
     """Writes a folder: of each task the image and what `make` gives as its label."""
-    with _new_folder(output) as new, ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
+    with _new_folder(output) as new, ThreadPoolExecutor(num_threads or processors()) as pool:
         (new / "classes.json").write_text(json.dumps(classes, indent=1), encoding="utf-8")
         for split, some in tasks.items():
             top = new if split is None else new / split

@@ -13,6 +13,7 @@ from isa_tf.data.instances import InstanceDataset
 from isa_tf.data.pipeline import check_positive, example_order, finish, places
 from isa_tf.hints import Length, Size
 from isa_tf.names import two_ints
+from isa_tf.runtime import processors
 
 
 def instance_train_pipeline(
@@ -150,7 +151,7 @@ def instance_train_pipeline(
             x["image"] = _pad(image, -(-x["size"] // size_divisor) * size_divisor)
         return x, {**_filled(found, max_instances), "seed": tf.cast(seeds[2], tf.int32)}
 
-    data = data.map(as_asked, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(as_asked, num_parallel_calls=processors(), deterministic=True)
     data = data.padded_batch(replica_batch, drop_remainder=True)  # of one size they are as they are
     if len(pads) > 1:
         data = data.map(lambda x, y: ({**x, "image": _pad_to_one_of(x["image"], pads)}, y))

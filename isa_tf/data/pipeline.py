@@ -10,6 +10,7 @@ from isa_tf.data import augment
 from isa_tf.data.base import Dataset, SegmentationDataset, python_operation, read_indices
 from isa_tf.hints import Size
 from isa_tf.names import two_ints
+from isa_tf.runtime import processors
 
 # `eval_pipeline` looks for images of one size among this many batches' worth of examples. More
 # make fuller batches where sizes differ; all of them may be held in memory.
@@ -128,7 +129,7 @@ def train_pipeline(
         return image, label
 
     data = read_indices(dataset, split, running, to_index, cache, place_of)
-    data = data.map(distort, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(distort, num_parallel_calls=processors(), deterministic=True)
     return finish(data.batch(replica_batch, drop_remainder=True))
 
 
@@ -400,6 +401,11 @@ def finish(data: tf.data.Dataset) -> tf.data.Dataset:
     """What a pipeline ends with: in order, some ahead, and dealt out to workers by nobody else."""
     options = tf.data.Options()
     options.deterministic = True
+    # Letting go of an iterator that TensorFlow (2.21) tunes waits for its tuner, which now and then
+    # sleeps through the call to end: the longer the iterator has lived the longer, to a minute,
+    # behind every validation and where a job is told to end. There is nothing to tune: as many
+    # examples are read at once as there are processors.
+    options.autotune.enabled = False
     # Workers share the examples by `input_context`, before any is read.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)

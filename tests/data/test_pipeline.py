@@ -47,6 +47,15 @@ def test_shapes_and_types():
     assert label.shape == (4, 24, 20) and label.dtype == tf.uint8
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda data: train_pipeline(data, "train", 2, 12), lambda data: eval_pipeline(data, "train")],
+)
+def test_letting_go_waits_for_no_tuner(make):
+    """The wait itself is a race of threads, which a test would seldom see."""
+    assert make(Numbered()).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("crop_size", [24, (24,), [24, 24], np.int64(24)])
 def test_one_number_is_both_sides(crop_size):
     spec = train_pipeline(Numbered(), "train", 4, crop_size).element_spec

@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 from isa_tf import layers, training
+from isa_tf.data.pipeline import finish
 from isa_tf.files import lock
 from isa_tf.losses import PixelCrossEntropy
 from isa_tf.metrics import MeanIoU
@@ -55,14 +56,14 @@ def make_train_data(step, context=None, bad=None):
         image, label = image[part * share :][:share], label[part * share :][:share]
         return tf.data.Dataset.from_tensor_slices((image, label)).batch(rows, drop_remainder=True)
 
-    return tf.data.Dataset.counter(step).flat_map(make)
+    return finish(tf.data.Dataset.counter(step).flat_map(make))
 
 
 def make_val_data(context=None):
     data = make_train_data(1000).take(2).unbatch()
     if context is not None:
         data = data.shard(context.num_input_pipelines, context.input_pipeline_id)
-    return data.batch(1)
+    return finish(data.batch(1))
 
 
 class At(keras.callbacks.Callback):

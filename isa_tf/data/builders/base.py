@@ -3,7 +3,6 @@
 import collections
 import functools
 import io
-import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from isa_tf.data.base import IGNORE_LABEL, DataError, Dataset
 from isa_tf.data.builders.archives import Archive, Files, Member
 from isa_tf.data.label_sets import LabelSet
 from isa_tf.data.prepared import PreparedDataset
+from isa_tf.runtime import processors
 
 _REFUSED = -1  # in a table of ids
 
@@ -186,7 +186,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         **kwargs: Any,
     ) -> None:
         self.check_sizes, self._use_beam, self._progress = check_sizes, use_beam, progress
-        self._num_threads = num_threads or os.cpu_count()
+        self._num_threads = num_threads or processors()
         self._scratch = self._files = None
         super().__init__(**kwargs)
 
