@@ -25,7 +25,7 @@ help:
 	@echo "make demo       train without and with ISA, evaluate, export, predict (minutes)"
 	@echo "make web        builds the page of isa-tf web (Node.js 18 and npm)"
 	@echo "make test       the tests"
-	@echo "make test-slow  the tests that take minutes each"
+	@echo "make test-slow  the tests that take minutes each, and the other cases of tests with many (hours)"
 	@echo "make test-beam  the tests with Apache Beam (installs it apart)"
 	@echo "make test-serve the tests with Ray Serve (installs it apart)"
 	@echo "make parity     compares with mmsegmentation, torchvision, timm, PaddleSeg, the official network (installs them)"

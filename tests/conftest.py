@@ -1,8 +1,10 @@
 """What every test shares: two logical devices, seeds, the modules beside this one."""
 
+import collections
 import gc
 import os
 import sys
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,6 +29,31 @@ sys.path.insert(0, str(Path(__file__).parent))
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Marks slow what `some` leaves out of a test's cases.
+
+    `some(6)` leaves the first and five more, drawn by their names, so that they are the same in
+    every process and of all parameters; `some("isa", "ppm")` leaves those two.
+    """
+    cases = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("some"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for name, group in cases.items():
+        wanted = group[0].get_closest_marker("some").args
+        if isinstance(wanted[0], str):
+            left = [item for item in group if item.callspec.id in wanted]
+            if not left and len(group) > 1:
+                raise pytest.UsageError(f"{name} has none of the cases {', '.join(wanted)}")
+        else:
+            drawn = sorted(group[1:], key=lambda item: zlib.crc32(item.callspec.id.encode()))
+            left = [group[0], *drawn[: wanted[0] - 1]]
+        for item in group:
+            if item not in left:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ def padded_map(size, partition):
     )
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("mask", [True, False], ids=["masked", "unmasked"])
 @pytest.mark.parametrize(
     ("size", "partition", "order", "depth", "shared"),

@@ -76,6 +76,7 @@ CLOSED_FORMS = {
 }
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("name", [name for name in layers.list_contexts() if name != "none"])
 def test_every_context_module(name):
     # Dilated convolutions run on a map padded to a multiple of their rate, which here it is.

@@ -122,6 +122,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "sample_weight"])
 @pytest.mark.parametrize("ignored", ["few", "half", "all of one"])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

@@ -131,6 +131,7 @@ def test_a_network_of_keras_keeps_its_precision(tmp_path):
         Backbone.from_preset(tmp_path / "k", dtype="mixed_bfloat16")
 
 
+@pytest.mark.slow
 def test_a_detector(tmp_path):
     backbone = backbones.create("resnet18", filters=4)
     model = MaskRCNN(backbone, 3, filters=8, box_units=(8,), mask_convs=1, category_ids=(7, 8, 9))

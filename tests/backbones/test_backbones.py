@@ -47,12 +47,14 @@ OF_SHALLOW = ("presets", "summary", "dtype_map")
 FEW = ["resnet18", "efficientnet_lite0", "tiny"]
 
 
+@pytest.mark.some(11)
 @cases
 @pytest.mark.parametrize("check", EVERY)
 def test_strides_and_config(name, arguments, check):
     BackboneBattery(name, arguments).run(check)
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize(
     "check", [c for c in BackboneBattery.list_checks() if c not in EVERY + OF_SHALLOW]
@@ -66,6 +68,7 @@ def test_conventions_of_keras(name, arguments):
     BackboneBattery(name, arguments).run(*OF_SHALLOW)
 
 
+@pytest.mark.some(4)
 @cases
 def test_replicas_share_statistics_of_what_was_revived(name, arguments):
     model = backbones.create(name, dtype="mixed_bfloat16", synchronized=True, **arguments)
@@ -80,6 +83,7 @@ def test_replicas_share_statistics_of_what_was_revived(name, arguments):
 HRNET = {"modules": (1, 1, 1), "blocks": 1, "filters": 4}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("name", "level", "arguments"),
     [

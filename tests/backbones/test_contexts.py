@@ -81,6 +81,7 @@ def assert_same(found, expected):
 # --- Nothing is disturbed, and it learns ---------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fresh_modules_change_no_bit(name):
     plain, hooked = networks(name)
@@ -100,6 +101,7 @@ def test_in_half_precision():
     assert_same(*({k: tf.cast(v, "float32") for k, v in m.items()} for m in (found, expected)))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", ["resnet", "hrnet"])
 def test_a_segmenter_is_undisturbed_and_then_learns(name):
     plain, hooked = (Segmenter(b, auxiliary_level="c4", **HEAD) for b in networks(name))

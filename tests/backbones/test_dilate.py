@@ -244,6 +244,7 @@ def assert_same_variables(model, expected, kind="weights"):
 # === The same network ===
 
 
+@pytest.mark.some(2)
 def test_variables_are_carried_over(networks):
     for output_stride in (8, 32):
         assert_same_variables(networks.dilated(output_stride), networks.original, "variables")
@@ -252,6 +253,7 @@ def test_variables_are_carried_over(networks):
     assert [re.sub(r"_\d+$", "", p) for p in fine] == [re.sub(r"_\d+$", "", p) for p in coarse]
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("divided", [True, False])
 def test_output_stride_32_is_the_original(networks, divided):
     pixels = image(*(DIVIDED if divided else networks.case.size))
@@ -268,6 +270,7 @@ def test_output_stride_32_is_the_original(networks, divided):
             assert relative_error(maps[f"c{i}"], expected) < 1e-4, name
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(("output_stride", "divided"), [(16, True), (8, True), (8, False)])
 def test_denser_maps_hold_the_original(networks, output_stride, divided, pinned):
     case, step = networks.case, 32 // output_stride
@@ -300,6 +303,7 @@ def test_denser_maps_hold_the_original(networks, output_stride, divided, pinned)
     assert maps["c5"].shape[1:3] == maps[last].shape[1:3]
 
 
+@pytest.mark.some(3)
 def test_save_and_load(networks, tmp_path):
     model = networks.dilated(8)
     model.save(tmp_path / "model.keras")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PHOTOS = "shared/data/coco_mini"
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("size", [(64, 65), (75, 97), (128, 96)])
 def test_output_strides_agree(size):
     """TensorFlow's "same" puts position i of a stride-2 map on 2 i + 1 of an even one."""
@@ -53,6 +54,7 @@ def test_dilation():
     assert rates["stage7_block1_depthwise"] == 4
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("variant", "blocks", "channels", "count"),
     [  # The published networks, with head and classifier: 4.7, 5.4, 6.1, 8.2, 13.0 M.

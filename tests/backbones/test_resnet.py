@@ -23,6 +23,7 @@ def assert_agree(actual, expected):
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("depth", "size", "stem"),
     [(18, (64, 97), "v1"), (18, (75, 66), "deep"), (50, (64, 33), "v1c")],
@@ -62,6 +63,7 @@ def test_dilation_at_output_stride_8(depth, contract, expected):
     assert rates(model, (2, 2)) == [1, 1]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("name", "count"),
     [  # torchvision's, less the classifier

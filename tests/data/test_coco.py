@@ -253,6 +253,7 @@ def ids_of(data):
     }
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize("what", ANNOTATION_FAULTS)
 def test_a_faulty_annotation_is_named_and_left_out(what, tmp_path, caplog):
     changed, told, number = ANNOTATION_FAULTS[what]

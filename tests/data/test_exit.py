@@ -42,6 +42,7 @@ def run(script):
     )
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "kind, cache, leave, code",
     [("folder", True, "raise ValueError", 1), ("synthetic", False, "sys.exit(3)", 3)],
@@ -81,6 +82,7 @@ FIT = """
 """
 
 
+@pytest.mark.slow
 def test_the_process_ends_whose_iterator_outlives_python():
     """The traceback holds Keras's iterator, which is deleted when threads of Python are no more."""
     ended = run(FIT)

@@ -82,6 +82,7 @@ class InPython(data.FolderDataset):
         return None
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("groups", [None, {"few": ["class_3", "class_7"], "one": ["class_0"]}])
 def test_training_sees_what_it_saw(everything, groups):
     batches = [
@@ -130,6 +131,7 @@ def damaged(contents, rng):
         yield f"bit at {at}", bytes(changed)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", ["png", "jpg", "label"])
 def test_damage_is_found_as_by_pillow(tmp_path, kind):
     """Behind construction: an error with the file's name, where Pillow's is one."""
@@ -169,6 +171,7 @@ def test_a_jpeg_cut_short_is_found_whatever_is_cropped(tmp_path):
             next(iter(train))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("change", ["colours", "16 bits", "another size", "gone", "value"])
 def test_a_label_changed_behind_construction(tmp_path, change):
     plain = saved(Image.fromarray(smooth_image()), "PNG")

@@ -203,6 +203,7 @@ def workers(count, replicas):
     return [tf.distribute.InputContext(count, worker, replicas) for worker in range(count)]
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("count, replicas", [(1, 1), (1, 3), (2, 2), (2, 6), (3, 6), (6, 6)])
 @pytest.mark.parametrize("start_step, repeat", [(0, True), (3, True), (1, False)])
 def test_workers_train_on_the_batches_of_one(count, replicas, start_step, repeat):
@@ -248,6 +249,7 @@ def test_batches_that_replicas_do_not_divide(batch_size, count, replicas):
         train_pipeline(Numbered(), "train", batch_size, 8, input_context=context)
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_workers_evaluate_every_image_once(count, batch_size):
@@ -344,6 +346,7 @@ def test_a_split_of_which_nothing_can_be_read(cache):
             next(iter(pipeline))
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("readable", [0, 6, 9])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_one_example_that_can_be_read_is_enough(readable, shuffle):

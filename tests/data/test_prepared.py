@@ -54,6 +54,7 @@ def test_pipelines_read_it_as_the_folder(both):
     assert_same(*(data.eval_pipeline(d, "train", 2) for d in (prepared, folder)))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("groups", [None, {"few": ["class_3", "class_7"], "one": ["class_0"]}])
 def test_training_sees_the_same_batches(both, groups):
     found = [

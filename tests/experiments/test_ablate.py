@@ -423,6 +423,7 @@ def test_the_control_has_as_many_parameters(tmp_path):
         ablate.Study("frozen", config, tmp_path, [0])
 
 
+@pytest.mark.slow
 def test_released_runs_begin_where_the_frozen_ones_ended(tmp_path):
     config = make_config()
     config.train.steps = config.train.validate_every = 1

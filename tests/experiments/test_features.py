@@ -87,6 +87,7 @@ def test_it_is_the_training_on_images(config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_it_resumes_exactly(config, tmp_path):
     config.model.dropout = 0.1
     config = on_features(config, tmp_path / "maps")
@@ -184,6 +185,7 @@ def _copy(folder, content):
     return path
 
 
+@pytest.mark.slow
 def test_command_line(config, tmp_path):
     command = [sys.executable, "-m", "experiments.features", "--config=synthetic"]
     command += [f"--config.model.backbone_weights={config.model.backbone_weights}"]
@@ -249,6 +251,7 @@ def test_a_bad_batch_is_named_by_its_maps(config, tmp_path):
     assert len(names) == 4 and all(" #0" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_a_kept_model(config, tmp_path):
     """From the frozen backbone to the whole network."""
     train(on_features(config, tmp_path / "maps"), tmp_path / "head", verbose=0)

@@ -94,19 +94,44 @@ def config():
     return config
 
 
-def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
-    """Trained straight; stopped in a validation and gone on with; scored."""
+@pytest.fixture
+def small(config):
+    """The quickest to train."""
     backbones.register("five_convolutions", FiveConvolutions)
     config.model.backbone, config.model.backbone_options = "five_convolutions", {}
     config.train.optimizer = "sgd"  # of the fewest operations
-    best = train(config, tmp_path / "straight", verbose=0)
-    rows = training.read_log(tmp_path / "straight" / training.LOG)
+    return config
+
+
+def test_from_the_first_step_to_the_report(small, tmp_path):
+    best = train(small, tmp_path, verbose=0)
+    rows = training.read_log(tmp_path / training.LOG)
     assert [row["step"] for row in rows] == [2, 4]
     parts = {"rpn_objectness", "rpn_box", "box_class", "box", "mask"}
     assert parts | {"loss", "gradient_norm", "val_box_ap", "val_mask_ap"} <= rows[0].keys()
     assert sum(rows[0][part] for part in parts) == pytest.approx(rows[0]["loss"], rel=1e-4)
     assert best == {"step": best["step"], "mask_ap": max(row["val_mask_ap"] for row in rows)}
 
+    result = evaluate(small, tmp_path, pictures=2, report_images=2)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == result
+    assert result["mask_ap"] == pytest.approx(best["mask_ap"], abs=1e-6)
+    assert result["images"] == 3 and set(result["classes"]) == set(config_names(small))
+    assert inference.DetectionProtocol.from_dict(result["protocol"]).short_side == 48
+    for kind in ("box", "mask"):
+        for ending in ("", "50", "75", "_small", "_medium", "_large"):
+            assert f"{kind}_ap{ending}" in result
+    for name in ("predictions.png", "report.html", "images.csv", "curves.png"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert Image.open(tmp_path / "predictions.png").size[0] > 600
+
+
+def config_names(config):
+    return task.make_dataset(config).class_names
+
+
+@pytest.mark.slow
+def test_stopped_in_a_validation_it_goes_on_as_if_it_had_not_been(small, tmp_path, monkeypatch):
+    best = train(small, tmp_path / "straight", verbose=0)
     read, seen = data.SyntheticInstances.read, []
 
     def noted(self, split, index):
@@ -119,27 +144,10 @@ def test_from_the_first_step_to_the_report(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(data.SyntheticInstances, "read", noted)
         with pytest.raises(training.Interrupted, match="at step 2 of 4"):
-            train(config, tmp_path / "parts", verbose=0)
+            train(small, tmp_path / "parts", verbose=0)
     assert not (tmp_path / "parts" / training.LOG).exists()
-    assert train(config, tmp_path / "parts", verbose=0) == best
+    assert train(small, tmp_path / "parts", verbose=0) == best
     assert_same_state(tmp_path / "straight", tmp_path / "parts")
-
-    workdir = tmp_path / "straight"
-    result = evaluate(config, workdir, pictures=2, report_images=2)
-    assert json.loads((workdir / "metrics.json").read_text()) == result
-    assert result["mask_ap"] == pytest.approx(best["mask_ap"], abs=1e-6)
-    assert result["images"] == 3 and set(result["classes"]) == set(config_names(config))
-    assert inference.DetectionProtocol.from_dict(result["protocol"]).short_side == 48
-    for kind in ("box", "mask"):
-        for ending in ("", "50", "75", "_small", "_medium", "_large"):
-            assert f"{kind}_ap{ending}" in result
-    for name in ("predictions.png", "report.html", "images.csv", "curves.png"):
-        assert (workdir / name).stat().st_size > 100
-    assert Image.open(workdir / "predictions.png").size[0] > 600
-
-
-def config_names(config):
-    return task.make_dataset(config).class_names
 
 
 @pytest.mark.slow
@@ -153,6 +161,7 @@ def test_stopped_in_any_step_it_goes_on_as_if_it_had_not_been(config, tmp_path):
     assert_same_state(tmp_path / "straight", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_predictions_for_a_server(config, tmp_path):
     """They are what the predictor finds, in the dataset's own ids."""
     dataset = task.make_dataset(config)

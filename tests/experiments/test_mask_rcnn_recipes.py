@@ -109,6 +109,7 @@ def test_a_name_that_is_none_is_refused_with_the_nearest():
         mask_rcnn.get_config("resnet50-isa-3x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "context", ["isa", *(pytest.param(c, marks=pytest.mark.slow) for c in mask_rcnn.CONTEXTS[:2])]
 )

@@ -14,6 +14,7 @@ from experiments.train import train
 from isa_tf import data, load_predictor, training
 
 
+@pytest.mark.some("voc2012-voc2012-resnet101-fcn-21")
 @pytest.mark.parametrize(
     ("name", "recipe", "num_classes"),
     [("lip", "lip-resnet101-isa", 20), ("voc2012", "voc2012-resnet101-fcn", 21)],

@@ -83,6 +83,7 @@ def test_class_weights_up_to_a_step_there_is(config):
             segmentation.phases(wrong)
 
 
+@pytest.mark.slow
 def test_best_model_holds_the_averaged_weights_that_were_scored(config, tmp_path):
     config.train.ema = 0.9
     train(config, tmp_path, verbose=0)

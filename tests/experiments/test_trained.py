@@ -25,6 +25,7 @@ def test_the_kept_model_is_small_and_whole():
     assert {v.dtype for v in model.variables if "seed" not in v.path} == {"float32"}
 
 
+@pytest.mark.slow
 def test_what_is_exported_of_it_predicts_the_same(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (1, 90, 120, 3)).astype("uint8")
     exported = isa_tf.export(isa_tf.formats.load_model(KEPT), tmp_path / "saved_model")

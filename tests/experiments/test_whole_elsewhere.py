@@ -54,6 +54,7 @@ def config(folder):
     return config
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "changed",
     [

@@ -83,6 +83,7 @@ def test_a_keras_file(detector, truth, tmp_path, weights_dtype):
         assert_agrees(found, expected(detector, photos(1, 50, 70)[0], other))
 
 
+@pytest.mark.slow
 def test_a_saved_model_takes_any_size(truth, saved):
     predictor = isa_tf.load_predictor(saved)
     assert isinstance(predictor, InstancePredictor)
@@ -99,6 +100,7 @@ def test_a_saved_model_takes_any_size(truth, saved):
     assert json.loads((saved / "assets.extra/isa_tf.json").read_text())["category_ids"] == [*IDS]
 
 
+@pytest.mark.slow
 def test_verify(detector, saved):
     images = photos(2, 50, 70)
     found = formats.find(saved).verify(saved, detector, images)
@@ -109,6 +111,7 @@ def test_verify(detector, saved):
     assert formats.find(saved).verify(saved, make_detector(finds=False), images).agreement == 0
 
 
+@pytest.mark.slow
 def test_a_twin_for_inference_is_a_detector_too(detector, truth, tmp_path):
     image = photos(1, 96, 61)[0]
     twin = fuse(detector)
@@ -152,6 +155,7 @@ def serve_elsewhere(saved, folder, names):
     return [dict(np.load(folder / f"{name}.npz")) for name in names]
 
 
+@pytest.mark.slow
 def test_from_jpeg_bytes_to_detections_without_the_package(truth, saved, tmp_path):
     """Of an image without anything the answer is empty."""
     names = ["a.jpg", "b.jpg", "c.png"]

@@ -19,6 +19,7 @@ from isa_tf.inference import Predictor, Protocol
 from isa_tf.models import Segmenter
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "context,size",
     [
@@ -160,6 +161,7 @@ def test_what_reads_a_kernel_that_the_quantiser_cannot_do_stays_in_float32(tmp_p
     assert made_by_operations(tmp_path)["CONV_2D"] == {np.int8, np.float32}
 
 
+@pytest.mark.slow
 def test_calibration_on_a_folder(tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     (tmp_path / "photos").mkdir()

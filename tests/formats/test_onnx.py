@@ -38,7 +38,7 @@ def test_dilated_convolutions_are_padded_explicitly(tmp_path):
     ("form", "name"),
     [
         ("levels", "onnx"),
-        ("levels", "openvino"),
+        pytest.param("levels", "openvino", marks=pytest.mark.slow),
         ("positions", "onnx"),
         pytest.param("positions", "openvino", marks=pytest.mark.slow),
         pytest.param("shared-auto", "onnx", marks=pytest.mark.slow),

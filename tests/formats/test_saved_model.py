@@ -41,6 +41,7 @@ def test_saved_model_agrees_at_any_size(exported):
     assert_agrees_at_any_size(model, paths["saved"])
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "context", [{"partition": "auto"}, {"partition": [4, (2, 8)]}, *BEYOND.values()], ids=str
 )

@@ -41,6 +41,7 @@ FUSED = {
 }
 
 
+@pytest.mark.some("tiny", "keras", "decoder")
 @pytest.mark.parametrize(("name", "arguments"), FUSED.items(), ids=FUSED.keys())
 def test_fuse_keeps_the_outputs(name, arguments):
     made = {
@@ -66,6 +67,7 @@ def test_fuse_keeps_the_outputs(name, arguments):
         np.testing.assert_array_equal(weight, kept)
 
 
+@pytest.mark.some("bfloat16")
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])
 def test_fuse_of_mixed_precision(products):
     """With the products that are quick on one processor, and those that are on another."""
@@ -124,6 +126,7 @@ def test_it_knows_what_its_model_knows(pair, tmp_path):
         assert inference.contract_of(twin) == inference.contract_of(model)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("path", "options"),
     [

@@ -152,6 +152,7 @@ def test_compare():
 # === The predictor ===
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("size", SIZES)
 def test_an_image_goes_in_and_its_instances_come_back(detector, predictor, size):
     image = photos(1, *size)[0]

@@ -231,11 +231,13 @@ def test_the_cases_cover_every_twin():
     assert interlaced.LongRangeAttentionTwin in found and found == covered
 
 
+@pytest.mark.some(24)
 @pytest.mark.parametrize("name", sorted(HAS_TWIN))
 def test_twin(name):
     LayerBattery(*CASES[name]).check_twin()
 
 
+@pytest.mark.some(180)
 @pytest.mark.parametrize(
     "check", [c for c in LayerBattery.list_checks() if c not in ("twin", "keras")]
 )
@@ -243,6 +245,7 @@ def test_battery(battery, check):
     battery.run(check)
 
 
+@pytest.mark.some(16)
 @pytest.mark.parametrize("name", KERAS)
 def test_keras(name):
     LayerBattery(*CASES[name]).run("keras")

@@ -73,6 +73,7 @@ REFERENCE_CASES = [
 ]
 
 
+@pytest.mark.some(30)
 @masks
 @pytest.mark.parametrize(("size", "arguments"), REFERENCE_CASES, ids=str)
 def test_equals_the_reference(size, arguments, mask):
@@ -118,6 +119,7 @@ def open_layer(**arguments):
     return made(channels=2, positive=True, fuse=False, **arguments)
 
 
+@pytest.mark.some(16)
 @masks
 @pytest.mark.parametrize("order", ["long_short", "short_long"])
 @pytest.mark.parametrize("partition", [4, 8])
@@ -128,6 +130,7 @@ def test_every_position_hears_every_other(size, partition, order, mask):
     assert np.all(found > 0), f"{np.mean(found == 0):.1%} of the links are missing"
 
 
+@pytest.mark.some(40)
 @masks
 @pytest.mark.parametrize("order", ["long_short", "short_long"])
 @pytest.mark.parametrize("share_projections", [False, True], ids=["each", "shared"])
@@ -198,6 +201,7 @@ def test_one_group_is_dense_attention(cls, partition):
             assert relative_error(found, expected) < 1e-4
 
 
+@pytest.mark.some(12)
 @masks
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3)], ids=str)
@@ -218,6 +222,7 @@ def test_the_mask_matters_only_with_padding():
 # --- Sizes known late ----------------------------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -442,6 +447,7 @@ def test_float64_is_close_to_the_reference():
     assert relative_error(outputs[0], reference.interlaced(x[0], layer)) < 1e-6
 
 
+@pytest.mark.some(2)
 @forms
 def test_xla_equals_eager(form):
     plain, inside = made(**form), made(**form, jit_compile=True)
@@ -503,6 +509,7 @@ def test_depth_and_branches_have_weights_of_their_own():
 # --- Two replicas --------------------------------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("training", "jit_compile", "form"),
     [(False, True, 0), (True, False, 0), (True, False, 1), (False, True, 2), (True, False, 2)],

@@ -47,6 +47,7 @@ def test_a_module_in_another_precision_than_all_else(name):
     ContextBattery(name, MODULES[name], shapes=(1, 10, 7, 8)).run("dtype_map")
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(
     ("form", "key"),
     [

@@ -48,6 +48,7 @@ def step_of(model, **options):
     return step
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("convolve_again", [False, True])
 @pytest.mark.parametrize(
     ("second", "tolerance", "options"),

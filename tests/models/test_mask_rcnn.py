@@ -75,6 +75,7 @@ def test_one_graph_for_all_sizes(model):
         assert_equal(found, model(x), 1e-3)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_a_fresh_context_changes_no_bit(context):
     options = {"partition": 4} if context == "isa" else {}
@@ -140,6 +141,7 @@ def test_empty_and_crowded_images_have_finite_losses(model):
         np.testing.assert_allclose(losses_of(model, x, odd)[name], value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_needs_no_compile():
     model, (x, y) = narrow(), batch()
     with tf.GradientTape() as tape:
@@ -151,6 +153,7 @@ def test_a_loop_of_ones_own_needs_no_compile():
     assert {metric.name for metric in model.metrics} >= {"rpn_box", "box_class", "mask"}
 
 
+@pytest.mark.slow
 def test_frozen_parts_do_not_learn():
     model = narrow("isa", seed=2)
     config = {**model.get_config(), "freeze_at": "c2", "freeze_norm": True}
@@ -172,6 +175,7 @@ def test_frozen_parts_do_not_learn():
     assert any("stage3_context" in path for path in changed)
 
 
+@pytest.mark.slow
 def test_it_learns():
     model = narrow("isa", seed=1, score_threshold=0.3)
     model.compile(keras.optimizers.Adam(2e-3))

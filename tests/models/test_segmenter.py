@@ -63,6 +63,7 @@ def compiled(model, rate=0.05, **arguments):
     return model
 
 
+@pytest.mark.some("isa", "auxiliary")
 @pytest.mark.parametrize("arguments", CASES.values(), ids=CASES.keys())
 def test_battery(arguments, capsys):
     battery = ModelBattery(lambda: Segmenter(**{"backbone": "tiny", **SMALL, **arguments}))
@@ -266,6 +267,7 @@ def test_fit_compiled_by_xla():
     np.testing.assert_allclose(results[1]["loss"], results[0]["loss"], rtol=1e-3)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy, tmp_path):
     x, y = toy()
@@ -315,6 +317,7 @@ DEALT = {
 }
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "sample_weight"])
 @pytest.mark.parametrize("loss", DEALT.values(), ids=DEALT.keys())
 def test_loss_over_replicas_is_that_of_one_device(loss, weighted, mirrored):
@@ -439,6 +442,7 @@ def weights_of(model, clone):
     return [w for layer in clone.layers for w in named[layer.name].get_weights()]
 
 
+@pytest.mark.some("isa")
 @pytest.mark.parametrize("context", ["isa", "self_attention", "ppm"])
 def test_what_keras_exports_of_a_loaded_model_runs_in_litert(tmp_path, context):
     """With built-in operations alone, for images of any size."""

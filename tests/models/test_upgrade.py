@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 33, 41, 3)).astype("uint8")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", ["isanet", "own"])
 def test_it_computes_what_it_did(name, tmp_path):
     model = keras.models.load_model(GOLDEN / f"{name}_version_0.1.keras")

@@ -35,6 +35,7 @@ def batch():
     return boxes, scores, groups.astype("int32"), valid
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("count", "threshold"), [(50, 0.5), (7, 0.3), (40, 0.0), (40, 1.0)])

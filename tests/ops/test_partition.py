@@ -279,6 +279,7 @@ def test_pairs_may_be_lists():
         np.testing.assert_array_equal(lists, tuples)
 
 
+@pytest.mark.some(60)
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["long_short", "short_long", "twice"])
 @grid
 def test_heard_is_what_propagation_finds(size, partition, which):

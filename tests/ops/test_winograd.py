@@ -25,6 +25,7 @@ def make(size, channels=5, filters=3, batch=2):
     return x, rng.normal(size=(3, 3, channels, filters)).astype("float32")
 
 
+@pytest.mark.some(10)
 @pytest.mark.parametrize("rate", [1, 2, 4])
 @pytest.mark.parametrize("size", [(8, 8), (7, 13), (1, 3), (18, 5)])
 @pytest.mark.parametrize("jit_compile", [True, False])
@@ -67,6 +68,7 @@ def test_another_kernel_is_refused():
         ops.winograd_kernel(np.zeros((5, 5, 2, 2)))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("rate", [1, 4])
 @pytest.mark.parametrize("size", [(8, 8), (7, 13)])
 @pytest.mark.parametrize(("in_graph", "portion"), [(False, 512), (True, 512), (True, 2)])

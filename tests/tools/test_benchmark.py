@@ -213,6 +213,7 @@ def test_peak_memory_sees_what_a_call_lets_go_of():
     assert 40 < found < 80
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_memory_is_that_of_the_call_whatever_allocates_it(monkeypatch, onednn):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
@@ -298,6 +299,7 @@ def part(name, kind="forward", **more):
     return case(**{**values, "size": [64, 96], "pass": kind, "fuse": True, **more})
 
 
+@pytest.mark.slow
 def test_parts_of_a_detector():
     found = {name: measure.measure(part(name)) for name in ("pyramid", "proposals", "mask_head")}
     assert all(row["forward_ms"] > 0 for row in found.values())

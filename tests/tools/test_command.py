@@ -112,6 +112,7 @@ def elsewhere(tmp_path, site):
     return run
 
 
+@pytest.mark.slow
 def test_predicts_outside_of_the_checkout(elsewhere, site):
     model = Segmenter("tiny", None, num_classes=3, head_filters=8, head_kernel_size=1)
     model.save(elsewhere.folder / "model.keras")
@@ -134,6 +135,7 @@ def test_predicts_outside_of_the_checkout(elsewhere, site):
     assert errors == "" or command._NVIDIA.exists()
 
 
+@pytest.mark.slow
 def test_trains_outside_of_the_checkout_on_a_config_of_ones_own(elsewhere):
     (elsewhere.folder / "mine.py").write_text(
         "from experiments.configs import synthetic\n\n"
@@ -246,6 +248,7 @@ def test_unknown_commands(capsys, name):
     assert ('did you mean "train"?' in said.err) == (name == "trian")
 
 
+@pytest.mark.slow
 def test_wrong_flags_are_answered_with_the_command(tmp_path):
     status, said, errors = process([*IN_CHECKOUT, "convert", "--chekpoint=x"], ROOT, ROOT)
     assert status == 1 and "Did you mean: checkpoint" in errors

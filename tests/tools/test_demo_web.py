@@ -106,6 +106,7 @@ def test_a_port_that_is_taken(run, exported, page, tmp_path):
     server.server_close()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_ended(exported, page, tmp_path, end):
     code = (

@@ -48,6 +48,7 @@ def test_both_formats(run, model, tmp_path, monkeypatch):
         assert " MB; " in line and f" % of {44 * 52} pixels agree with Keras" in line
 
 
+@pytest.mark.slow
 def test_it_is_compared_on_what_the_model_is_to_see(run, model, tmp_path):
     """The size of the image that it was compared on tells which one that was."""
     for folder, size in (("images", (20, 24)), ("labels", (20, 24)), ("more", (12, 16))):
@@ -163,6 +164,7 @@ def test_agreement_that_proves_nothing(run, model, tmp_path, monkeypatch):
     assert status == 1 and "TOO FEW" in printed
 
 
+@pytest.mark.slow
 def test_options_go_to_the_formats_that_have_them(run, model, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
     given = {}
@@ -245,6 +247,7 @@ def test_usage(run, model, tmp_path):
             run(export, *flags)
 
 
+@pytest.mark.slow
 def test_a_model_that_finds_instances(run, tmp_path):
     Image.fromarray(photos(1, 50, 70)[0]).save(tmp_path / "photo.png")
     for finds, said in (

@@ -73,6 +73,7 @@ def test_the_threshold(run, model, folder, tmp_path):
         np.testing.assert_array_equal(picture, expected)
 
 
+@pytest.mark.slow
 def test_images_without_anything_and_a_bad_one(run, folder, tmp_path):
     model = isa_tf.export(make_detector(finds=False), tmp_path / "saved")
     (folder / "bad.png").write_bytes(b"no image")

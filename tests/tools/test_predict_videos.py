@@ -166,6 +166,7 @@ def test_a_full_disk_leaves_the_older_film(predictor, film, tmp_path, monkeypatc
     assert (out / "film_overlay.mp4").read_bytes() == b"older"
 
 
+@pytest.mark.slow
 def test_instances(run, film, tmp_path):
     detector = make_detector()
     path = isa_tf.export(detector, tmp_path / "saved")

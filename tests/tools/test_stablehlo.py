@@ -41,6 +41,7 @@ def make_batch(seed):
     return images, random.integers(0, CLASSES, (BATCH, *SIZE), np.uint8)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "dtype, tolerance, moved", [("float32", 1e-4, RATE), ("mixed_bfloat16", 3e-2, 3 * RATE)]
 )

@@ -135,6 +135,7 @@ def test_validation_sees_the_average_with_its_own_statistics():
         assert np.any(value)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("loss_scale", [False, True], ids=["", "loss_scale"])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_after_validation_all_is_as_it_was_to_the_bit(replicas, loss_scale, mirrored):

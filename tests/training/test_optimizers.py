@@ -183,6 +183,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.some(16)
 @pytest.mark.parametrize("loss_scale", [False, True], ids=["", "loss_scale"])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("replicas", [1, 2])

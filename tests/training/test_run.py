@@ -138,6 +138,7 @@ CASES = {
 }
 
 
+@pytest.mark.some("sgd", "adamw", "float16 and averages")
 @pytest.mark.parametrize("case", CASES)
 def test_interrupted_and_resumed_is_undisturbed(tmp_path, case):
     options = CASES[case]
@@ -166,6 +167,7 @@ def test_dropout_goes_on_where_it_was(tmp_path):
     assert not np.array_equal(arrays[f"model/{seeds[0]:05d}"], begun)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("averaged", [False, True])
 def test_stopped_in_validation(tmp_path, averaged):
     options = {"ema": 0.8} if averaged else {}
@@ -251,6 +253,7 @@ def test_a_function_scores(tmp_path, averaged):
     assert make_evaluate()(kept, lambda *_: None)["accuracy"] == pytest.approx(highest, abs=1e-6)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("averaged", [False, True])
 def test_stopped_in_a_validation_by_a_function(tmp_path, averaged):
     options = {"ema": 0.8} if averaged else {}
@@ -278,6 +281,7 @@ test_run.fit_by_function(
 """
 
 
+@pytest.mark.slow
 def test_killed_in_a_validation_by_a_function(tmp_path):
     """Nothing is caught, nothing is tidied up: the state from before it is gone on with."""
     fit_by_function(tmp_path / "straight", make_model(ema=0.8))

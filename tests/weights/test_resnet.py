@@ -60,6 +60,7 @@ def checkpoint(model, style, seed=0):
     return tensors
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("style", STYLES)
 def test_every_tensor_has_its_place(style, depth):
