@@ -32,9 +32,7 @@ class Flops(NamedTuple):
         return sum(self)
 
 
-def flops_by_kind(
-    model: keras.Model, input_shape: Shape | Sequence[Shape] | dict[str, Shape]
-) -> Flops:
+def flops_by_kind(model: keras.Model, input_shape: Shape) -> Flops:
     """Floating-point operations of a forward pass, by kind; a multiply-add counts 2.
 
     Convolutions, matrix products (`tf.einsum` included, which TensorFlow's profiler counts as 0)

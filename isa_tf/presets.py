@@ -61,7 +61,11 @@ class Named(NamedTuple):
         """The class of the model, as far as that can be told without making it."""
         if self.kind is not None or callable(self.source):
             return self.kind
-        config = read_json(Path(self.source) / CONFIG) or {}
+        try:
+            folder = _newest(Path(self.source))
+        except (OSError, ValueError):  # which `load` tells of
+            return None
+        config = read_json(folder / CONFIG) or {}
         return keras.saving.get_registered_object(config.get("registered_name"))
 
 
@@ -77,8 +81,9 @@ def register(
 
     Args:
         name: str.
-        source: path of a folder that `save_to_preset` wrote; or a function from `load_weights` and
-            the model's other arguments to a model.
+        source: path of a folder that `save_to_preset` wrote, or of one that has such folders in it,
+            called by their versions, of which it is the newest; or a function from `load_weights`
+            and the model's other arguments to a model.
         version: int from 1 on. Defaults to 1.
         kind: class of the model that a function makes. Defaults to `None`, for a folder.
         told: what `presets` of a class shows of it. Defaults to `None`: the source.

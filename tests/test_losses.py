@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from dealt_out import over_replicas
 
+from isa_tf import losses
 from isa_tf.losses import PixelCrossEntropy, SoftJaccard, SumOfLosses
 from isa_tf.metrics import MeanIoU
 
@@ -282,8 +283,21 @@ def test_bad_arguments_are_refused():
         PixelCrossEntropy(average="mean")
     with pytest.raises(ValueError, match="negative"):
         PixelCrossEntropy(class_weights=(1, -1))
-    with pytest.raises(ValueError, match="3 class_weights for 4 classes"):
-        PixelCrossEntropy(class_weights=(1, 1, 1))(*batch())
+    for weights in ((1, 1, 1), ()):
+        with pytest.raises(ValueError, match=f"{len(weights)} class_weights for 4 classes"):
+            PixelCrossEntropy(class_weights=weights)(*batch())
+
+
+@pytest.mark.parametrize("name", losses.list_names())
+def test_no_label_to_ignore_is_a_number_that_no_pixel_has(name):
+    """`None` made a mean of pixels their sum."""
+    labels, logits = batch(ignored=0)
+    for none in (None, "void"):
+        with pytest.raises(ValueError, match="ignore_label must be an int, -1 where every pixel"):
+            losses.create(name, ignore_label=none)
+    loss = losses.create(name, ignore_label=np.int64(-1))
+    assert type(loss.get_config()["ignore_label"]) is int
+    np.testing.assert_allclose(loss(labels, logits), losses.create(name)(labels, logits))
 
 
 def jaccard_by_loops(labels, logits, ignore_label=255):

@@ -185,6 +185,16 @@ def test_names_with_versions(folder, tmp_path, model):
         presets.register("made", make)
 
 
+def test_a_name_of_a_folder_of_versions(tmp_path):
+    for version in (1, 2):
+        TinyNet(output_stride=4 * version).save_to_preset(tmp_path / "lots" / str(version))
+    presets.register("lots", tmp_path / "lots")
+    presets.register("gone", tmp_path / "gone")
+    assert presets.load("lots").output_stride == 8
+    assert "lots" in presets.list_names(TinyNet) and "lots" not in presets.list_names(Segmenter)
+    assert "gone" in presets.list_names() and "gone" not in presets.list_names(TinyNet)
+
+
 def test_a_name_of_a_function():
     def made(load_weights, **arguments):
         return make(**arguments)

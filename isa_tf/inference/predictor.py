@@ -369,10 +369,11 @@ def warm_up(predictor: Any) -> None:
 def checked_images(images: Any) -> np.ndarray:
     """An array of images as predictors take them; ValueError for anything else."""
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+    is_some = images.ndim in (3, 4) and images.shape[-1] == 3 and images.size
+    if images.dtype != np.uint8 or not is_some:
         raise ValueError(
-            "a predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), or a list of "
-            f"the latter, got {images.dtype} {images.shape}"
+            "a predictor reads RGB images as uint8 (B, H, W, 3) or (H, W, 3), not empty, or a "
+            f"list of the latter, got {images.dtype} {images.shape}"
         )
     return images
 

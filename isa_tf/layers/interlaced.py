@@ -14,6 +14,7 @@ from isa_tf.layers.self_attention import (
     AttentionTwin,
     SparseAttention,
     attention_arguments,
+    attention_config,
     check_levels,
     check_order,
     check_partition,
@@ -222,7 +223,7 @@ class InterlacedSparseAttention(AttentionModule):
         carry_keys: bool, of shared projections, see `FactorizedAttention`. Defaults to `None`:
             where there are more than two levels.
         query_scale: float, see `SelfAttention2D`. Defaults to 1.
-        key_initializer: str, see `SelfAttention2D`. Defaults to "he_normal".
+        key_initializer: see `SelfAttention2D`. Defaults to "he_normal".
         position_bias: bool, see `SelfAttention2D`. Defaults to `False`.
         zero_context: bool, whether the fusion begins by reading nothing of what was gathered, so
             that a fresh module is a 1x1 convolution of its input. Defaults to `False`.
@@ -416,7 +417,7 @@ class InterlacedSparseAttention(AttentionModule):
             **super().get_config(),
             # Always a list of partitions: a lone pair would come back from JSON as one.
             "partition": list(self.partitions),
-            **attention_arguments(self),
+            **attention_config(self),
             "order": self.order,
             "depth": self.depth,
             "fuse": self.fuse,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from isa_tf import ops
@@ -98,7 +99,8 @@ class ResizeBy(keras.layers.Layer):
         return tf.cast(ops.resize_bilinear(inputs, size), self.compute_dtype)
 
     def _length(self, n):
-        return None if n is None else max(round(n * self.factor), 1)
+        # In float32, as of sizes that are not known: halves are rounded as the graph rounds them.
+        return None if n is None else max(round(np.float32(n) * np.float32(self.factor)), 1)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         batch, height, width, channels = input_shape

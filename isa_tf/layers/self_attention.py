@@ -115,6 +115,15 @@ def attention_arguments(layer: Any) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in names}
 
 
+def attention_config(layer: Any) -> dict[str, Any]:
+    """`attention_arguments` as a config has them: an initializer is what JSON can hold."""
+    arguments = attention_arguments(layer)
+    if not isinstance(arguments["key_initializer"], str):
+        initializer = keras.initializers.get(arguments["key_initializer"])
+        arguments["key_initializer"] = keras.initializers.serialize(initializer)
+    return arguments
+
+
 @keras.saving.register_keras_serializable("isa_tf")
 class SelfAttention2D(AttentionModule):
     """Dense self-attention: every position of a map attends to every other.
@@ -142,8 +151,8 @@ class SelfAttention2D(AttentionModule):
         query_scale: float, what the scale of the last query normalisation begins as: the larger,
             the sharper the first affinities, which of freshly drawn weights are nearly uniform.
             Defaults to 1.
-        key_initializer: of the kernels of query and key, such as "orthogonal". Defaults to
-            "he_normal".
+        key_initializer: name or initializer, of the kernels of query and key, such as
+            "orthogonal"; without a seed each of them gets other numbers. Defaults to "he_normal".
         position_bias: bool, whether the logits of the affinity gain by where the key lies from the
             query, see `PositionBias`. Defaults to `False`.
         num_heads: int, attentions side by side, each of as many of the channels of query, key and
@@ -220,20 +229,26 @@ class SelfAttention2D(AttentionModule):
                 raise ValueError(
                     f"{self.name} has {self.num_heads} heads, which do not divide {what} {count}"
                 )
-        drawn = {"kernel_initializer": self.key_initializer}
-        scaled = {"gamma_initializer": keras.initializers.Constant(self.query_scale), **drawn}
+        scaled = {"gamma_initializer": keras.initializers.Constant(self.query_scale)}
         self.query, self.key = (
             [
-                self.conv_norm(f"{of}1", width, channels, **drawn),
-                self.conv_norm(f"{of}2", width, width, **last),
+                self._compared_by(f"{of}1", width, channels),
+                self._compared_by(f"{of}2", width, width, **last),
             ]
-            for of, last in (("query", scaled), ("key", drawn))
+            for of, last in (("query", scaled), ("key", {}))
         )
         self.bias = None
         if self.position_bias:
             self.bias = PositionBias(dtype="float32", name="bias")
             self.bias.build()
         self.build_read_out(channels, filters)
+
+    def _compared_by(self, name, width, reads, **arguments):
+        """A convolution that queries or keys are made by."""
+        drawn = self.key_initializer
+        if isinstance(drawn, keras.initializers.Initializer):
+            drawn = drawn.clone()  # one initializer gives the same numbers each time
+        return self.conv_norm(name, width, reads, kernel_initializer=drawn, **arguments)
 
     def build_read_out(self, channels: int, filters: int) -> None:
         """Makes what the values are made by, and what reads out of those that were gathered."""
@@ -423,7 +438,7 @@ class SelfAttention2D(AttentionModule):
         return {
             **super().get_config(),
             "partition": self.partition,
-            **attention_arguments(self),
+            **attention_config(self),
         }
 
 

@@ -1,5 +1,6 @@
 """What losses for dense prediction share: labels, weights, and the global batch."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ class PixelLoss(keras.losses.Loss):
         ignored, or of weight 0, has for logits does not matter, be it infinite or not a number.
 
     Raises:
-        ValueError: for an unknown average or reduction, negative class weights, or as many class
-            weights as there are no classes.
+        ValueError: for an unknown average or reduction, an ignore_label that is no int, negative
+            class weights, or as many class weights as there are no classes.
 
     Example:
 
@@ -65,7 +66,7 @@ class PixelLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction)
         if average not in ("valid", "all"):
             raise ValueError(f'average must be "valid" or "all", got {average!r}')
-        self.ignore_label = ignore_label
+        self.ignore_label = checked_ignore_label(ignore_label)
         self.class_weights = checked_class_weights(class_weights)
         self.average = average
 
@@ -142,11 +143,21 @@ class PixelLoss(keras.losses.Loss):
         }
 
 
+def checked_ignore_label(ignore_label: int) -> int:
+    """A label as an int; a ValueError for `None`, by which all labels would count as one pixel."""
+    try:
+        return operator.index(ignore_label)
+    except TypeError:
+        raise ValueError(
+            f"ignore_label must be an int, -1 where every pixel counts, got {ignore_label!r}"
+        ) from None
+
+
 def checked_class_weights(class_weights: Sequence[float] | None) -> tuple[float, ...] | None:
     """Class weights as a tuple of floats, or `None`; a ValueError for negative ones."""
     if class_weights is None:
         return None
-    if min(class_weights) < 0:
+    if min(class_weights, default=0) < 0:
         raise ValueError(f"class_weights must not be negative, got {class_weights}")
     return tuple(map(float, class_weights))
 

@@ -119,7 +119,7 @@ def list_names() -> list[str]:
 
 def create(
     name: str,
-    ignore_label: int | None = 255,
+    ignore_label: int = 255,
     class_weights: Sequence[float] | None = None,
     average: str = "valid",
     **options: Any,

@@ -9,6 +9,7 @@ import tensorflow as tf
 from isa_tf.losses.base import (
     check_classes,
     checked_class_weights,
+    checked_ignore_label,
     flat_pixels,
     part_of_one,
     weigh,
@@ -26,7 +27,7 @@ class _OfClasses(keras.losses.Loss):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        self.ignore_label = ignore_label
+        self.ignore_label = checked_ignore_label(ignore_label)
         self.class_weights = checked_class_weights(class_weights)
 
     def __call__(
@@ -100,7 +101,8 @@ class SoftJaccard(_Overlap):
         float64 logits, else float32; 0 for a batch without any pixel that counts.
 
     Raises:
-        ValueError: for negative class weights, or as many as there are no classes.
+        ValueError: for negative class weights, as many as there are no classes, or an ignore_label
+            that is no int.
 
     Example:
 
@@ -143,7 +145,8 @@ class DiceLoss(_Overlap):
         weigh pixels in every sum -> scalar in [0, 1]; 0 for a batch without any pixel that counts.
 
     Raises:
-        ValueError: for negative class weights, or as many as there are no classes.
+        ValueError: for negative class weights, as many as there are no classes, or an ignore_label
+            that is no int.
 
     Example:
 
@@ -189,7 +192,8 @@ class LovaszSoftmax(_OfClasses):
         counts.
 
     Raises:
-        ValueError: for negative class weights, or as many as there are no classes.
+        ValueError: for negative class weights, as many as there are no classes, or an ignore_label
+            that is no int.
 
     Example:
 

@@ -209,6 +209,7 @@ class MaskRCNN(FittedModel):
         )
         masks = mask_head(mask_align([outputs["boxes"], *sampled]))
         masks = MasksOfClasses(name="masks")([masks, outputs["classes"], outputs["valid"]])
+        trainable = kwargs.pop("trainable", True)
         super().__init__(inputs=inputs, outputs={**outputs, "masks": masks}, **kwargs)
         # The part that training runs; not an attribute, as its layers would count twice.
         trunk = keras.Model(inputs, {**seen, "pyramid": sampled})
@@ -247,6 +248,8 @@ class MaskRCNN(FittedModel):
         self.momentum = momentum
         self.synchronized = synchronized
         _freeze(backbone, freeze_at, freeze_norm)
+        if not trainable:  # said now, as Keras would say it before it knows of the layers
+            self.trainable = False
 
     def for_classes(  # type: ignore[override]  # which labels there are is the class's own
         self,
@@ -333,9 +336,9 @@ class MaskRCNN(FittedModel):
             self.optimizer.build(self.trainable_variables)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         seen = self._run_trunk(_with_sizes(x), training=False)
-        loss = self._compute_loss(x, y, seen, training=False)
+        loss = self._compute_loss(x, y, seen, sample_weight, training=False)
         replicas = self.distribute_strategy.num_replicas_in_sync
         self._loss_tracker.update_state(loss * replicas, tf.shape(y["boxes"])[0])
         return self.get_metrics_result()

@@ -94,11 +94,11 @@ class Battery:
         model.summary(150, expand_nested=True, print_fn=lambda text, **_: lines.append(text))
         text = "\n".join(lines)
         rows = [line for line in text.splitlines() if line.startswith(("│", "|"))]
-        told = [line for line in rows if re.match(r"\W*\w+ \(\w+\)", line)]
+        told = [line for line in rows if re.match(r"\W*\S+ \(\w+\)", line)]
         self.expect(told, f"its summary has no layers:\n{text}")
         shapeless = [line for line in told if "?" in line or "(" not in line.split("│")[2]]
         self.expect(not shapeless, f"its summary tells no shape of {' '.join(shapeless[:1])}")
-        missing = [name for name in names if not re.search(rf"\W{name} ", text)]
+        missing = [name for name in names if not re.search(rf"\W{re.escape(name)} ", text)]
         self.expect(not missing, f"its summary does not name {', '.join(missing)}")
 
     def expect_close(

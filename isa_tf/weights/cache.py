@@ -1,13 +1,12 @@
 """Weights that others publish: fetched once, checked, kept in Keras's cache."""
 
-import json
 import logging
 import os
 from pathlib import Path
 
 import keras
 
-from isa_tf.files import digest, replacing, write_json
+from isa_tf.files import digest, read_json, replacing, write_json
 
 FOLDER = "isa_tf"  # in Keras's cache
 
@@ -106,10 +105,10 @@ def _check(path, sha256, size, record):
             f"{sha256}"
         )
     if record is not None and record.exists():
-        first = json.loads(record.read_text())
+        first = read_json(record)
         if first != found:
-            raise ValueError(
-                f"the file has changed since its first use, from {first} to {found}; delete "
-                f"{record} to use it as it is"
-            )
+            told = f"the file has changed since its first use, from {first} to {found}"
+            if first is None:
+                told = "what was recorded of it at its first use cannot be read"
+            raise ValueError(f"{told}; delete {record} to use it as it is")
     return found

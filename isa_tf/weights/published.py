@@ -371,6 +371,7 @@ def find(
         )
     if name in entries:
         return entries[name].fetch()
-    if "://" in name or name.startswith("timm/"):
+    path = Path(name)
+    if ("://" in name or name.startswith("timm/")) and not path.exists():
         raise ValueError(unknown("weights", name, entries))
-    return Path(name)
+    return path

@@ -55,11 +55,15 @@ def test_score_is_the_probability_of_the_class():
         np.zeros((8, 8, 3), np.float32),
         np.zeros((1, 8, 8, 4), np.uint8),
         np.zeros((1, 8, 8, 3), np.float32),
+        np.zeros((0, 8, 8, 3), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 8, 0, 3), np.uint8),
     ],
 )
 def test_wrong_images(images):
-    with pytest.raises(ValueError, match=r"uint8 \(B, H, W, 3\).*got"):
-        Predictor(echo)(images)
+    for size in (None, (8, 8)):
+        with pytest.raises(ValueError, match=r"uint8 \(B, H, W, 3\).*got"):
+            Predictor(echo, image_size=size)(images)
 
 
 def test_another_size_is_resized_and_back():

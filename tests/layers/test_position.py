@@ -1,7 +1,9 @@
 """What affinities know of positions, against loops over pairs; and how modules may begin."""
 
+import json
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -137,6 +139,24 @@ def test_orthogonal_queries_and_keys():
             np.testing.assert_allclose(kernel.T @ kernel, np.eye(3), atol=1e-5)
         value = np.asarray(attention.value.kernel)[0, 0]
         assert np.abs(value.T @ value - np.eye(6)).max() > 0.1
+
+
+def test_an_initializer_draws_each_kernel_anew_and_is_kept():
+    """Where query and key were the same, a position would attend to what looks as it does."""
+    layer = layers.InterlacedSparseAttention(
+        4, key_filters=3, key_initializer=keras.initializers.Orthogonal(0.5)
+    )
+    config = json.loads(json.dumps(layer.get_config()))
+    again = layers.InterlacedSparseAttention.from_config(config)
+    assert json.loads(json.dumps(again.get_config())) == config
+    for each in (layer, again):
+        each.build((None, None, None, 6))
+        convs = [conv for part in each.attentions for conv in (*part.query, *part.key)]
+        kernels = [np.asarray(conv.conv.kernel)[0, 0] for conv in convs]
+        for i, kernel in enumerate(kernels):
+            np.testing.assert_allclose(kernel.T @ kernel, np.eye(3) / 4, atol=1e-5)
+            for other in kernels[:i]:
+                assert kernel.shape != other.shape or np.abs(kernel - other).max() > 1e-3
 
 
 def test_context_that_begins_at_zero():

@@ -175,6 +175,17 @@ def test_frozen_parts_do_not_learn():
     assert any("stage3_context" in path for path in changed)
 
 
+def test_a_frozen_model_comes_back_frozen():
+    """Else the statistics of its normalisations would move in training."""
+    model = narrow(normalized_heads=True)
+    model.trainable = False
+    for again in (MaskRCNN.from_config(model.get_config()), narrow(trainable=False)):
+        layers_of = again._flatten_layers(include_self=False)
+        assert not [layer.path for layer in layers_of if layer.trainable and layer.weights]
+        again.trainable = True
+        assert again.trainable_variables
+
+
 @pytest.mark.slow
 def test_it_learns():
     model = narrow("isa", seed=1, score_threshold=0.3)
@@ -243,3 +254,6 @@ def test_what_is_wrong_is_told():
     model = narrow()
     with pytest.raises(ValueError, match="cannot weigh"):
         model.compute_loss(x, y, model(x, training=True), sample_weight=tf.ones(2))
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="cannot weigh"):
+        model.test_on_batch(x, y, tf.ones(2))

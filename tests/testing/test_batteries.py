@@ -10,6 +10,7 @@ import isa_tf
 from isa_tf.backbones.backbone import Backbone, image_input, normalize
 from isa_tf.testing import (
     BackboneBattery,
+    Battery,
     ContextBattery,
     DatasetBattery,
     FormatBattery,
@@ -29,6 +30,14 @@ def test_checks_are_chosen_by_name():
     assert {*LayerBattery.list_checks()} < {*ContextBattery.list_checks()}
     with pytest.raises(AttributeError, match="check_shape"):
         LayerBattery(Sound).run("shape")
+
+
+def test_a_summary_names_layers_however_they_are_called():
+    for name in ("conv-1", "a+b", "c.d"):
+        model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 1, name=name)])
+        Battery().expect_summary(model, [name])
+        with pytest.raises(AssertionError, match="does not name other"):
+            Battery().expect_summary(model, ["other"])
 
 
 # === Layers ===

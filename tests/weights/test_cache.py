@@ -149,6 +149,20 @@ def test_a_file_without_published_sum_stays_what_it_was(folder, publish):
     assert cache.fetch(url, NAME).read_bytes() == b"\x80\x02another"
 
 
+@pytest.mark.parametrize("damaged", ["", "[3]"])
+def test_a_damaged_record_is_told_apart_from_a_damaged_file(folder, publish, damaged):
+    url = publish()
+    path = cache.fetch(url, NAME)
+    record = path.with_name(f"{NAME}.json")
+    record.write_text(damaged)
+    with pytest.raises(
+        ValueError, match="recorded of it .*cannot be read; delete .*pth.json to use"
+    ):
+        cache.fetch(url, NAME)
+    record.unlink()
+    assert cache.fetch(url, NAME) == path and record.exists()
+
+
 def test_what_no_program_can_fetch(folder):
     with pytest.raises(OSError, match=r"no program can fetch x\.pth: see https://drive.*isa_tf/x"):
         cache.fetch("https://drive.google.com/1", "x.pth", by_program=False)

@@ -57,6 +57,16 @@ def test_the_names_that_a_backbone_takes():
     assert len(list_weights()) == 17 + 6
 
 
+def test_a_file_in_a_folder_that_is_called_like_a_publisher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("timm", "mine.pth")
+    with pytest.raises(ValueError, match="unknown weights 'timm/mine.pth'"):
+        published.find(path, None, {}, ["timm"])
+    path.parent.mkdir()
+    path.touch()
+    assert published.find(path, None, {}, ["timm"]) == path
+
+
 def test_what_is_known_is_what_is_asked_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     (tmp_path / "file").write_bytes(b"weights")
