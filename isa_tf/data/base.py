@@ -461,7 +461,7 @@ class PythonReader:
             if error.path not in self.dataset._logged:
                 self.dataset._logged.add(error.path)
                 logging.warning("Left out of %s/%s: %s", self.dataset.name, self.split, error)
-            example = self._empty
+            return self._empty  # which is not kept: a disk may have been away
         if self._cache:
             self.dataset._decoded[key] = example
         return example

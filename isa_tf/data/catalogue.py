@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from isa_tf import files
 from isa_tf.data import label_sets
 from isa_tf.data.base import DataError, Dataset
 from isa_tf.data.coco import CocoDataset
@@ -142,7 +143,8 @@ def create(name: str, data_dir: StrPath | None = None, **kwargs: Any) -> Any:
 
     Raises:
         ValueError: for an unknown name, or a `data_dir` missing or not wanted.
-        DataError: for files that cannot be used, or a data set that is not prepared.
+        DataError: for files that cannot be used, or a data set that is not prepared; for a folder
+            of another one that is.
 
     Example:
 
@@ -171,7 +173,12 @@ def create(name: str, data_dir: StrPath | None = None, **kwargs: Any) -> Any:
 
 def _prepared(name, data_dir):
     """The folder of what is prepared of a data set, or `None`."""
-    if (data_dir / "dataset_info.json").is_file():
+    info = data_dir / "dataset_info.json"
+    if info.is_file():
+        wanted = builder(name).name
+        found = (files.read_json(info) or {}).get("name", wanted)  # what is damaged is told later
+        if found != wanted:
+            raise DataError(data_dir, f"what is prepared here is {found}, not {wanted}")
         return data_dir
     found = prepared_folders(data_dir, name)
     if not found:

@@ -13,7 +13,7 @@ import numpy as np
 
 from isa_tf.data import pictures
 from isa_tf.data.base import AnyFile, DataError
-from isa_tf.data.listing import IMAGE_SUFFIXES
+from isa_tf.data.listing import IMAGE_SUFFIXES, is_hidden
 from isa_tf.data.run_lengths import encoded
 
 # How far a box may reach outside of its image, in pixels: numbers are rounded.
@@ -184,10 +184,11 @@ class Instances:
             raise fault(self.path, number, None, f"{name!r} lies outside of {self.folder}")
         if relative.suffix.lower() not in IMAGE_SUFFIXES:
             raise fault(self.path, number, None, f"{name!r} ends in none of {IMAGE_SUFFIXES}")
-        if name in taken:
-            raise fault(self.path, number, None, f"{name!r} is image {taken[name]} as well")
+        same = relative.as_posix()  # of "./a.jpg" as well
+        if same in taken:
+            raise fault(self.path, number, None, f"{name!r} is image {taken[same]} as well")
         self._left_out.remove(number)
-        images[number], taken[name] = ListedImage(number, name, size), number
+        images[number], taken[same] = ListedImage(number, name, size), number
 
     def _annotation(self, entry, images, seen):
         number, image = entry.get("id"), entry.get("image_id")
@@ -242,7 +243,7 @@ class Instances:
             image for image, error in zip(self.images, found, strict=True) if error is None
         ]
         for path in sorted(self.folder.rglob("*")):
-            known = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+            known = path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, self.folder)
             if known and path.relative_to(self.folder).as_posix() not in taken:
                 self.faults.append(DataError(path, f"an image that {self.path} does not list"))
 

@@ -49,8 +49,8 @@ class FolderDataset(SegmentationDataset):
     ignored pixels; of a palette PNG the indices are read, not the colours; of a 16-bit PNG, the
     ids it holds.
     Construction checks the pairing and every header; pixels are checked as they are read. A
-    picture of another format (GIF, TIFF, HEIC, ...) is a fault; hidden files and those that are
-    no pictures are passed over.
+    picture of another format (GIF, TIFF, HEIC, ...) is a fault; hidden files and folders, and
+    files that are no pictures, are passed over.
 
     Pipelines read plain pairs (JPEG in grey or YCbCr and PNG of 8-bit grey, RGB or either with
     alpha, upright as stored, with a label of 8-bit grey) by TensorFlow, of a JPEG only what

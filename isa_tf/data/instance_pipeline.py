@@ -55,8 +55,9 @@ def instance_train_pipeline(
         long_side: int, what the longer side has at most, whatever becomes of the shorter. Defaults
             to 1333.
         pad_size: (height, width) of all batches, or an int for both; or a sequence of such pairs,
-            of which a batch takes the smallest that holds its images. `None` for the largest
-            height and width in the batch, rounded up to `size_divisor`. Defaults to `None`.
+            of which a batch takes the smallest that holds its images; one must hold images that
+            stand and lie, for batches of both. `None` for the largest height and width in the
+            batch, rounded up to `size_divisor`. Defaults to `None`.
         size_divisor: int, see `pad_size`. Defaults to 32.
         flip: bool, whether to mirror at random. Defaults to `True`.
         max_instances: int, how many instances there is room for. Of more, crowds are left out
@@ -83,7 +84,7 @@ def instance_train_pipeline(
         ValueError: for an unknown split, a size that is not positive, a `mask_size` below 3, a
             `pad_size` that does not hold an image whose size is known, or nothing left; for a
             `batch_size` that the replicas do not divide.
-        InvalidArgumentError: while reading, for an image that `pad_size` does not hold.
+        InvalidArgumentError: while reading, for an image or a batch that `pad_size` does not hold.
 
     Example:
 
@@ -402,7 +403,10 @@ def _check_pads(pads, dataset, split, short_sides, long_side):
 def _pad_to_one_of(images, pads):
     sizes = tf.constant(pads, tf.int32)
     holds = tf.reduce_all(sizes >= tf.shape(images)[1:3], -1)
-    message = "an image, once resized, is larger than every pad_size"
+    message = (
+        "a batch of resized images is higher or wider than every pad_size; what stands beside what "
+        "lies needs one that holds both"
+    )
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_any(holds), [message])]):
         size = sizes[tf.argmax(tf.cast(holds, tf.int32))]
     room = size - tf.shape(images)[1:3]

@@ -3,6 +3,7 @@
 import csv
 import fnmatch
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,12 +57,13 @@ def pairs_of_folder(
 ) -> dict[str | None, list[Pair]]:
     if (data_dir / "images").is_dir():
         images, labels = data_dir / "images", data_dir / "labels"
-        inside = list(images.iterdir())
+        inside = [path for path in images.iterdir() if not is_hidden(path, images)]
         folders = {p.name: (p, labels / p.name) for p in inside if p.is_dir()}
         if not folders or any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
             return {None: _paths(match_files(images, labels, faults, names))}
     else:
-        folders = {p.parent.name: (p, p.parent / "labels") for p in data_dir.glob("*/images")}
+        tops = [p for p in data_dir.glob("*/images") if not is_hidden(p, data_dir)]
+        folders = {p.parent.name: (p, p.parent / "labels") for p in tops}
     if not folders:
         raise DataError(
             data_dir,
@@ -79,8 +81,17 @@ def _paths(matched):
 EQUAL_NAMES = FileNames()
 
 
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file below a folder is hidden, or lies in a hidden folder below it.
+
+    >>> is_hidden(Path("images/.ipynb_checkpoints/0-checkpoint.png"), Path("images"))
+    True
+    """
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def list_images(folder: StrPath) -> list[Path]:
-    """The paths of a folder's own images, in order.
+    """The paths of a folder's own images, in order, without hidden ones.
 
     Raises:
         ValueError: for what is no folder, or one without an image.
@@ -93,7 +104,11 @@ def list_images(folder: StrPath) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of images")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder)
+    )
     if not paths:
         raise ValueError(f"no file in {folder} ends in {', '.join(IMAGE_SUFFIXES)}")
     return paths
@@ -157,7 +172,7 @@ def _by_name(folder, pattern, refusal, faults):
     found = {}
     for path in sorted(folder.rglob("*")):
         known = path.suffix.lower() in IMAGE_SUFFIXES + _UNREAD_SUFFIXES
-        if not known or path.name.startswith("."):
+        if not known or is_hidden(path, folder):
             continue
         shared = path.stem.removeprefix(before).removesuffix(after)
         if not shared or f"{before}{shared}{after}" != path.stem:
@@ -188,7 +203,7 @@ def _label_refusal(path):
 
 
 def pairs_of_table(table: Path, faults: list[DataError]) -> dict[str | None, list[Pair]]:
-    with open(table, newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(_text(table), newline="") as file:
         rows = csv.DictReader(file)
         columns = [column.strip() for column in rows.fieldnames or ()]
         if columns not in (["image", "label"], ["image", "label", "split"]):
@@ -291,9 +306,16 @@ def _stored_classes(folder):
         return read_classes(path)
     path = folder / "classes.txt"
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()], None
+        return [line.strip() for line in _text(path).splitlines() if line.strip()], None
     return None, None
+
+
+def _text(path):
+    """What a text file says, without the mark that editors on Windows put before UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"not UTF-8 ({error})") from error
 
 
 def read_classes(path: Path) -> tuple[list[str], list[tuple[int, ...]] | None]:
@@ -314,8 +336,9 @@ def read_classes(path: Path) -> tuple[list[str], list[tuple[int, ...]] | None]:
     >>> read_classes(Path("classes.json"))
     (['sky'], [(0, 9, 255)])
     """
+    text = _text(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(text)
     except ValueError as error:
         raise DataError(path, f"not JSON ({error})") from error
     if isinstance(found, list) and all(isinstance(name, str) for name in found):

@@ -374,5 +374,8 @@ def _packed(path, name):
     """The bytes of a file that is packed into another; `None` where there is none."""
     if not zipfile.is_zipfile(path):
         return None
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name) if name in archive.namelist() else None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name) if name in archive.namelist() else None
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: what is packed into it is damaged ({error})") from error

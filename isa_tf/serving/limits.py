@@ -56,7 +56,8 @@ def read_picture(contents: bytes, limits: Limits | None = None) -> np.ndarray:
 
     Its kind and size are looked at before it is decoded. What is decoded is what
     `isa_tf.data.pictures.read_image` makes of a file: turned as its EXIF orientation says, grey,
-    palettes and CMYK as RGB, of RGB with 16 bits the upper 8, without what is transparent.
+    palettes and CMYK as RGB, of RGB with 16 bits the upper 8, without what is transparent; of a
+    camera's JPEG with previews behind it (MPO) the photo.
 
     Args:
         contents: bytes.
@@ -82,6 +83,8 @@ def read_picture(contents: bytes, limits: Limits | None = None) -> np.ndarray:
         with Image.open(io.BytesIO(contents)) as picture:
             kind, (width, height) = picture.format, picture.size
             count = getattr(picture, "n_frames", 1) if kind in FORMATS else 1
+            if kind == "MPO":  # a camera's JPEG with previews behind it: the first is the photo
+                kind = "JPEG"
     except Image.DecompressionBombError:
         raise Refused(413, f"more than the {limits.max_pixels} pixels that are taken") from None
     except Exception:

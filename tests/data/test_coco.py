@@ -336,6 +336,17 @@ def test_an_image_that_the_json_does_not_list(folder):
     assert data.size("val") == 2 and len(data.faults) == 1
 
 
+def test_what_is_listed_by_another_spelling_of_its_path(tmp_path):
+    write_changed(tmp_path, change_image(7, file_name="./000000000007.jpg"))
+    assert CocoDataset(tmp_path).size("train") == 3
+
+
+def test_hidden_folders_are_passed_over(folder):
+    (folder / "val/.ipynb_checkpoints").mkdir()
+    Image.new("RGB", (4, 3)).save(folder / "val/.ipynb_checkpoints/extra.png")
+    assert CocoDataset(folder).size("val") == 2
+
+
 @pytest.mark.parametrize("damage", ["header", "pixels"])
 def test_an_unreadable_image_is_named(damage, folder):
     path = folder / "train/000000000007.jpg"

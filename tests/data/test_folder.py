@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from isa_tf.data import DataError, FolderDataset, eval_pipeline, train_pipeline
+from isa_tf.data.listing import list_images
 
 SIZE = (12, 16)  # height, width
 
@@ -175,6 +176,20 @@ def test_class_names_files(folder):
     (folder / "classes.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="classes.json"):
         FolderDataset(folder)
+
+
+def test_text_files_of_windows(folder):
+    """Notepad marks UTF-8, or writes no UTF-8 at all."""
+    names = ("höhe", *"bcde")
+    files = {"classes.txt": "\n".join(names), "classes.json": json.dumps(names)}
+    files["table.csv"] = "image,label\ntrain/images/00.png,train/labels/00.png\n# ö,b\n"
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8-sig")
+        assert FolderDataset(folder).class_names == names
+        (folder / name).write_text(text.replace("h\\u00f6he", "höhe"), encoding="latin-1")
+        with pytest.raises(DataError, match=named(folder / name) + ": not UTF-8"):
+            FolderDataset(folder / name if name == "table.csv" else folder, num_classes=5)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def test_names_or_number_are_needed(folder):
@@ -437,6 +452,26 @@ def test_pictures_of_other_formats_are_named(folder):
     assert len(data.faults) == 5
     with pytest.raises(DataError, match="00.tiff: TIFF is not read.*4 more"):
         FolderDataset(folder, num_classes=5)
+
+
+def test_hidden_folders_are_passed_over(tmp_path):
+    """Such as those that Jupyter makes beside what somebody looked at."""
+    layouts = [("{}/images", "{}/labels"), ("images/{}", "labels/{}"), ("images", "labels")]
+    for number, layout in enumerate(layouts):
+        folder = tmp_path / str(number)
+        images, labels = (part.format("train") for part in layout)
+        write_pair(folder, "a", 1, images, labels)
+        for hidden in (f"{images}/.ipynb_checkpoints", "images/.ipynb_checkpoints"):
+            if number or hidden.startswith("train"):
+                write_pair(folder, "a-checkpoint", 1, hidden, ".unseen")
+        write_pair(folder, "b", 1, ".Trash/images", ".Trash/labels")
+        data = FolderDataset(folder, num_classes=5, val_fraction=0)
+        assert data.splits == ("train",) and data.size("train") == 1
+        assert [p.name for p in list_images(folder / images)] == ["a.png"]
+        image = folder / images / "a.png"
+        image.rename(image.with_name("._a.png"))
+        with pytest.raises(ValueError, match="no file in"):
+            list_images(folder / images)
 
 
 def test_a_folder_of_nothing_but_unread_pictures(tmp_path):

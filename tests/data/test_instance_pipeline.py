@@ -415,6 +415,12 @@ def test_what_does_not_fit_is_refused():
         batches = instance_train_pipeline(Made(known=False), "train", 2, pad_size=pad_size, **SMALL)
         with pytest.raises(tf.errors.InvalidArgumentError, match=told):
             list(batches.take(5))
+    # Each image has a place of its own, but not the two of a batch.
+    batches = instance_train_pipeline(
+        Made(), "train", 2, shuffle=False, pad_size=((40, 60), (60, 40)), **SMALL
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a batch .* stands beside what lies"):
+        list(batches.take(1))
 
 
 @pytest.mark.parametrize(

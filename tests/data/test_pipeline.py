@@ -11,6 +11,7 @@ from isa_tf.data import (
     eval_pipeline,
     train_pipeline,
 )
+from isa_tf.data.base import PythonReader
 
 
 class Numbered(SegmentationDataset):
@@ -344,6 +345,13 @@ def test_a_split_of_which_nothing_can_be_read(cache):
     ):
         with pytest.raises(tf.errors.OpError, match=NOTHING):
             next(iter(pipeline))
+
+
+def test_what_could_not_be_read_once_is_not_cached_as_missing():
+    data = NoneLeft(readable=[3], since=1)  # a disk that comes back
+    read = PythonReader(data, "train", cache=True)
+    assert [read(3)[0].size > 0 for _ in range(4)] == [False, True, True, True]
+    assert data.reads == [3, 3]
 
 
 @pytest.mark.some(3)

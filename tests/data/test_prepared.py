@@ -150,6 +150,13 @@ def test_a_folder_that_is_not_whole(copy, name, text, message):
         data.create("folder", copy)
 
 
+@pytest.mark.parametrize("name", ["voc2012", "coco"])
+def test_another_data_set_is_told(copy, name):
+    told = f"what is prepared here is isa_tf_folder, not isa_tf_{name}"
+    with pytest.raises(data.DataError, match=told):
+        data.create(name, copy)
+
+
 def test_another_version_is_told(both, tmp_path):
     (folder,) = both[1].glob("isa_tf_folder/kinds/*.*.*")
     shutil.copytree(folder, tmp_path / "isa_tf_folder" / "kinds" / "0.9.0")

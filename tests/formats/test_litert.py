@@ -229,6 +229,18 @@ def test_several_sizes_in_one_file(tmp_path, format):
     np.testing.assert_array_equal(found, same)
 
 
+@pytest.mark.parametrize("damaged", [b"PK\x01\x02", b"litert_int8"], ids=["list", "file"])
+def test_damage_to_what_is_packed(tmp_path, damaged):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"\x1c\0\0\0TFL3")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("format.txt", "litert_int8")
+    assert isa_tf.formats.find(path).name == "litert_int8"
+    path.write_bytes(path.read_bytes().replace(damaged, b"?" * len(damaged)))
+    with pytest.raises(ValueError, match="model.tflite: what is packed into it is damaged"):
+        isa_tf.load_predictor(path)
+
+
 @pytest.mark.parametrize("sizes", [[], [(32, 32), 32], [(32, 32), (0, 8)], [(32, 32), "ab"]])
 def test_wrong_sizes(tmp_path, sizes):
     with pytest.raises(ValueError, match="image_size must be"):

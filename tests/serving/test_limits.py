@@ -41,6 +41,10 @@ def test_what_is_converted():
     np.testing.assert_array_equal(read_picture(grey), picture[..., :1].repeat(3, 2))
     cmyk = asking.saved(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
     assert np.abs(read_picture(cmyk).astype(int) - picture).mean() < 40
+    preview = Image.fromarray(picture[::2, ::2])
+    of_phone = asking.saved(picture, "MPO", save_all=True, append_images=[preview])
+    jpeg = asking.saved(picture, "JPEG")
+    np.testing.assert_array_equal(read_picture(of_phone), read_picture(jpeg))
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     turned = asking.saved(picture, exif=exif)

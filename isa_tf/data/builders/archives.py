@@ -15,7 +15,11 @@ from isa_tf.data.base import DataError
 from isa_tf.hints import StrPath
 
 _ZIP = ".zip"
-_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+# The last is zipfile's, for what is encrypted or packed in a way that Python does not know.
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError),
+    RuntimeError,
+)
 
 
 class Archive(NamedTuple):
@@ -246,7 +250,9 @@ class Files:
             try:
                 with self._zip(member.archive).open(member.name) as file, open(copy, "wb") as new:
                     shutil.copyfileobj(file, new, 2**24)
-            except zipfile.BadZipFile as error:
+            except OSError:  # of the copy, for which there may be no space
+                raise
+            except _UNREADABLE as error:
                 raise DataError(member, f"cannot be read ({error})") from error
             self._copies[member] = copy
         return self._copies[member]

@@ -29,10 +29,11 @@ class CamVid(SegmentationBuilder):
     train_ids = id_table(range(11), ignored=[11, 255])
 
     def examples(self, files: Files) -> dict[str, list[Example]]:
+        # By the labels' folders, since plain folders may have images/train and labels/train.
+        if not any(files.find(f"{split}annot/*.png", _SEGNET, True) for split in self.sizes):
+            return plain_examples(files, self.labels, _SEGNET)
         found = {}
         for split in self.sizes:
             if images := files.find(f"{split}/*.png", _SEGNET, optional=True):
                 found[split] = pair(images, files.find(f"{split}annot/*.png", _SEGNET))
-        if found:
-            return found
-        return plain_examples(files, self.labels, _SEGNET)
+        return found

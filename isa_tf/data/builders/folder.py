@@ -1,5 +1,6 @@
 """A folder of one's own."""
 
+import os
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Folder(SegmentationBuilder):
 
     @classmethod
     def config_of(cls, manual_dir: Path) -> tfds.core.BuilderConfig:
-        return tfds.core.BuilderConfig(name=re.sub(r"[^\w.-]", "_", manual_dir.resolve().stem))
+        return tfds.core.BuilderConfig(name=re.sub(r"[^\w.-]", "_", manual_dir.resolve().name))
 
     def examples(self, files: Files) -> dict[str, list[Example]]:
         dataset = FolderDataset(files.folder)
@@ -58,13 +59,10 @@ def plain_examples(files: Files, labels: LabelSet, archive: Archive) -> dict[str
 def examples_of(dataset: FolderDataset, split: str) -> list[Example]:
     """The examples of a split of a `FolderDataset`: a list of `Example`."""
     pairs = dataset.pairs(split)
-    tops = {image.parent for image, _ in pairs}
-    top = min(tops, key=lambda path: len(path.parts))
+    top = os.path.commonpath([image.parent for image, _ in pairs])
     return [
         Example(
-            (image.relative_to(top) if image.is_relative_to(top) else image)
-            .with_suffix("")
-            .as_posix(),
+            image.relative_to(top).with_suffix("").as_posix(),
             Member(None, str(image)),
             Member(None, str(label)),
         )

@@ -149,6 +149,32 @@ def test_an_archive_that_ends_early(way, folders):
         files.find("images/*/*.jpg", archive_of(folder))
 
 
+def test_an_archive_that_is_damaged_within_another(folders):
+    folder, scratch = folders
+    nested(folder, zipfile.ZIP_DEFLATED)
+    whole = (folder / "all.zip").read_bytes()
+    begin = whole.find(b"b/set.zip") + len("b/set.zip")
+    (folder / "all.zip").write_bytes(whole[:begin] + b"\xff" * 8 + whole[begin + 8 :])
+    files = Files(folder, scratch)
+    with pytest.raises(DataError, match=r"all.zip/b/set.zip: cannot be read \(.*decompressing"):
+        files.find("images/*/*.jpg", archive_of(folder))
+
+
+def test_an_archive_that_python_cannot_unpack(folders):
+    """Windows packs what is large by Deflate64."""
+    folder, scratch = folders
+    zipped(folder / "all.zip", zipfile.ZIP_STORED, {"set/a.txt": b"text"})
+    contents = bytearray((folder / "all.zip").read_bytes())
+    # Its method, where the directory tells it and where the file begins.
+    entry = contents.rfind(b"set/a.txt") - 46
+    for at in (entry + 10, contents.find(b"set/a.txt") - 30 + 8):
+        contents[at] = 9
+    (folder / "all.zip").write_bytes(contents)
+    files = Files(folder, scratch)
+    with pytest.raises(DataError, match=r"all.zip/set/a.txt: .*compression .* not supported"):
+        files.read(files.one("set/a.txt", archive_of(folder)))
+
+
 def test_errors_name_what_is_missing(folders):
     folder, scratch = folders
     with pytest.raises(DataError, match="no such folder"):

@@ -15,6 +15,7 @@ import miniatures
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from isa_tf import data
 from isa_tf.data import DataError, label_sets, pictures
@@ -302,6 +303,39 @@ def test_some_of_a_real_plain_folder(name, tmp_path):
         for i in range(2):
             for one, other in zip(plain.read(split, i), prepared.read(split, i), strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+def write_pair(folder, image, label):
+    """An image and its label of class 1, at paths below a folder."""
+    for path, pixels in ((image, np.zeros((6, 8, 3), np.uint8)), (label, np.ones((6, 8), "uint8"))):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / path)
+
+
+def test_a_plain_folder_of_camvid_with_its_splits_below(tmp_path):
+    for split in ("train", "val"):
+        write_pair(tmp_path / "plain", f"images/{split}/0.png", f"labels/{split}/0.png")
+    prepare("camvid", tmp_path / "plain", tmp_path / "data")
+    assert data.create("camvid", tmp_path / "data").splits == ("train", "val")
+
+
+def test_folders_whose_names_differ_behind_a_dot(tmp_path):
+    found = []
+    for name in ("seen.v1", "seen.v2"):
+        write_pair(tmp_path / name, f"train/images/{name}.png", f"train/labels/{name}.png")
+        (tmp_path / name / "classes.txt").write_text("sky\nsea\n")
+        folder = prepare("folder", tmp_path / name, tmp_path / "data")
+        found.append(data.create("folder", folder).examples("train"))
+    assert found == [("seen.v1",), ("seen.v2",)]
+
+
+def test_names_in_folders_of_a_split(tmp_path):
+    """They do not tell where the folder lay."""
+    for city in ("bonn", "ulm"):
+        write_pair(tmp_path / "own", f"train/images/{city}/0.png", f"train/labels/{city}/0.png")
+    (tmp_path / "own" / "classes.txt").write_text("sky\nsea\n")
+    folder = prepare("folder", tmp_path / "own", tmp_path / "data")
+    assert data.create("folder", folder).examples("train") == ("bonn/0", "ulm/0")
 
 
 # === What is amiss ===
