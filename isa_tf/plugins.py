@@ -17,6 +17,7 @@ import threading
 GROUP = "isa_tf.plugins"
 
 _lock = threading.RLock()
+_begun = False  # by a thread that holds the lock until all are imported
 _faults: tuple[str, ...] | None = None  # None until the plug-ins were loaded
 
 
@@ -24,6 +25,7 @@ def load() -> tuple[str, ...]:
     """Imports the plug-ins of the installed packages, if that was not done before.
 
     One that cannot be imported is left out with a warning, and does not keep the others away.
+    Another thread that asks meanwhile waits until all are imported.
 
     Returns:
         What is wrong with those that were left out, a text each, with the package's name.
@@ -33,11 +35,11 @@ def load() -> tuple[str, ...]:
     >>> isa_tf.plugins.load()
     ()
     """
-    global _faults
+    global _begun, _faults
     if _faults is None and hasattr(sys.modules.get("isa_tf"), "__all__"):  # which is set last
         with _lock:
-            if _faults is None:
-                _faults = ()  # a plug-in that asks for names does not begin anew
+            if not _begun:  # a plug-in that asks for names does not begin anew
+                _begun = True
                 _faults = tuple(filter(None, map(_load, _entry_points())))
     return _faults or ()
 

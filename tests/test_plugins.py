@@ -1,6 +1,7 @@
 """Plug-ins of installed packages: found by entry points, once, and told apart where broken."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ with open(__file__ + ".log", "a") as log:
 def install(tmp_path, monkeypatch):
     """A function that installs packages of one module each; plug-ins are as yet not loaded."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_begun", False)
     monkeypatch.setattr(plugins, "_faults", None)
 
     def install(name, source, entry_points=None):
@@ -99,6 +101,13 @@ def test_a_plugin_may_ask_for_names(install):
     install("plugin_asks", source, "one = plugin_asks\ntwo = plugin_asks:NAMES")
     assert plugins.load() == ()
     assert "from_outside" in layers.list_contexts()
+
+
+def test_threads_that_ask_meanwhile_wait(install):
+    install("plugin_slow", f"import time\ntime.sleep(0.3)\n{SOUND}")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(layers.create_context, ["from_outside"] * 4))
+    assert {type(each) for each in made} == {layers.PointwiseConvolutions}
 
 
 def test_the_example_of_the_page(install, tmp_path):

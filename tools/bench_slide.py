@@ -94,6 +94,21 @@ def measure_apart(height, width, classes, protocol):
     return processes.apart("tools.bench_slide", case, {"CUDA_VISIBLE_DEVICES": "-1"})
 
 
+def growth(rows):
+    """By which powers of the number of pixels peak and time grow from a row to the next: lines.
+
+    None of two images of as many pixels, or where one took no time that can be told.
+    """
+    lines, names = [], ("peak_mb", "cpu_seconds")
+    for row, larger in pairwise(rows):
+        more = math.log(larger["pixels"] / row["pixels"])
+        if more and all(each[name] for each in (row, larger) for name in names):
+            powers = [math.log(larger[name] / row[name]) / more for name in names]
+            text = "* {:.3g} to {:.3g} pixels: memory^{:.2f}, time^{:.2f}"
+            lines.append(text.format(row["pixels"], larger["pixels"], *powers))
+    return lines
+
+
 def main(argv):
     if argv[1:2] == ["measure"]:  # what `measure_apart` starts
         height, width, classes, protocol = json.loads(argv[2])
@@ -113,12 +128,7 @@ def main(argv):
         print(text, file=sys.stderr, flush=True)
         found = measure_apart(*size, _CLASSES.value, protocol)
         rows.append({"size": text, "pixels": math.prod(size), **found})
-    lines = [tables.of_dicts(COLUMNS, rows), ""]
-    for row, larger in pairwise(rows):
-        more = math.log(larger["pixels"] / row["pixels"])
-        powers = [math.log(larger[name] / row[name]) / more for name in ("peak_mb", "cpu_seconds")]
-        text = "* {:.3g} to {:.3g} pixels: memory^{:.2f}, time^{:.2f}"
-        lines.append(text.format(row["pixels"], larger["pixels"], *powers))
+    lines = [tables.of_dicts(COLUMNS, rows), "", *growth(rows)]
     costs = {key: label for key, (label, _) in COLUMNS.items() if key != "size"}
     settings = {"classes": _CLASSES.value, **protocol.to_dict()}
     result = results.of_now("tools.bench_slide", "slide", rows, ["size"], costs, settings)

@@ -11,7 +11,7 @@ from absl import app, flags, logging
 
 from isa_tf import data
 from isa_tf.data.check import InstancesReport, check_dataset
-from tools import tables
+from tools import plugins, tables
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -28,6 +28,7 @@ _NUM_CLASSES = flags.DEFINE_integer(
     "Number of classes, where the data have no classes.json or classes.txt.",
     flag_values=FLAGS,
 )
+_PLUGINS = plugins.define(FLAGS)
 
 
 def _table(class_names, report):
@@ -74,6 +75,7 @@ def _sizes(report):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    plugins.load(_PLUGINS)
     kwargs = {} if _NUM_CLASSES.value is None else {"num_classes": _NUM_CLASSES.value}
     if _DATA_DIR.value is not None:
         kwargs["on_error"] = "skip"

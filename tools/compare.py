@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
-from isa_tf import load_predictor, metrics
+from isa_tf import files, load_predictor, metrics
 from isa_tf.data import DataError
 from isa_tf.data.base import IGNORE_LABEL, voc_palette
 from isa_tf.data.pictures import read_image, read_label
@@ -33,6 +32,7 @@ from isa_tf.inference import confusion_matrix
 from isa_tf.visualize import DIFFERENCE_PALETTE, difference, sheet
 from tools import plugins
 from tools.predict import find_images
+from tools.predictions import save
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -102,6 +102,9 @@ def main(argv):
     try:
         paths = find_images(_IMAGES.value)
         predictors = [load_predictor(path) for path in _MODELS.value]
+        for path, predictor in zip(_MODELS.value, predictors, strict=True):
+            if predictor.task != "segmentation":
+                raise ValueError(f"{path}: a model of {predictor.task}, which has no class ids")
         num_classes = _num_classes(predictors)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise app.UsageError(str(error)) from error
@@ -127,8 +130,7 @@ def main(argv):
         )
 
     shown = choose(results, _RULE.value, _EXAMPLES.value, _SCORE.value, _SEED.value)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_draw(results, shown, predictors, num_classes)).save(output)
+    save(output, _draw(results, shown, predictors, num_classes))
     table = output.with_suffix(".csv")
     _write(table, results, shown)
     print(f"{len(shown)} of {len(results)} images drawn in {output}, scores in {table}")
@@ -251,7 +253,7 @@ def _percent(share):
 def _write(path, results, shown):
     """The scores of all images, and in which row of the picture an image is, from 1."""
     columns = [f"{name}_{key}" for key in _SCORES for name in _NAMES.value]
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *columns, "disagreement", "row"])
         for i, result in enumerate(results):

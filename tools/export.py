@@ -149,7 +149,7 @@ def main(argv):
                 _score(format.load(path, protocol=contract.served_protocol), pairs) if pairs else []
             )
             rows.append([format.name, *cells, _ms(found.seconds), *miou])
-        except (ValueError, ImportError, RuntimeError) as error:
+        except (ValueError, ImportError, RuntimeError, OSError) as error:
             print(f"FAULT {error}")
             failed += 1
     if rows:

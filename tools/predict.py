@@ -44,11 +44,11 @@ from isa_tf import load_predictor
 from isa_tf.data import DataError
 from isa_tf.data.listing import list_images
 from isa_tf.data.pictures import read_image
-from isa_tf.data.videos import VIDEO_SUFFIXES, Camera, Video
+from isa_tf.data.videos import Camera, Video
 from isa_tf.inference import warm_up
 from isa_tf.training.callbacks import Progress
 from tools import plugins
-from tools.predictions import Options, Source, outputs, unlike, write_failures
+from tools.predictions import Options, Source, is_video, outputs, unlike, write_failures
 
 __all__ = ["find_images", "main"]
 
@@ -148,18 +148,22 @@ def main(argv):
     names = Options._fields
     options = Options(**{name: FLAGS[name].value for name in names})
     try:
-        sources, faults = unlike(find_sources(_IMAGES.value or []))
+        found = find_sources(_IMAGES.value or [])
         camera = None if _CAMERA.value is None else Camera(_CAMERA.value)
         predictor = load_predictor(_MODEL.value)
         writer = outputs[predictor.task](predictor, _OUTPUT.value, options)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise app.UsageError(str(error)) from error
-    images = [source for source in sources if not _is_video(source)]
-    videos = [source for source in sources if _is_video(source)]
+    sources, faults = unlike(found, writer.lists if options.json else ())
+    images = [source for source in sources if not is_video(source.path)]
+    videos = [source for source in sources if is_video(source.path)]
     if _RUNNER.value is not None and (videos or camera is not None):
         raise app.UsageError("--runner is for images, not for videos and cameras")
 
-    writer.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        writer.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise app.UsageError(f"--output: the folder cannot be made ({error})") from error
     for fault in faults:
         print(f"FAULT {fault}")
     predict_images = _predict_images if _RUNNER.value is None else _predict_on_beam
@@ -168,7 +172,7 @@ def main(argv):
     wrong = []
     if images:
         written, wrong = predict_images(predictor, writer, images)
-        of = len(images) + sum(not _is_video(fault) for fault in faults)
+        of = len(images) + sum(not is_video(fault.path) for fault in faults)
         print(f"{written} of {of} images {writer.did} into {writer.folder}")
     for source in videos:
         try:
@@ -263,10 +267,6 @@ def _found(images):
     if not found:
         raise ValueError(f"--images={images}: no file is there, or matches")
     return [Source(p, p.relative_to(base).with_suffix("").as_posix()) for p in sorted(found)]
-
-
-def _is_video(source):
-    return Path(source.path).suffix.lower() in VIDEO_SUFFIXES
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image
 from isa_tf import files
 from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
-from isa_tf.data.videos import VideoWriter, some_frames
+from isa_tf.data.videos import VIDEO_SUFFIXES, VideoWriter, some_frames
 from isa_tf.inference import class_findings, findings
 from isa_tf.names import Registry, class_name, id_of_class
 from isa_tf.visualize import draw_classes, draw_instances, with_legend
@@ -50,12 +50,26 @@ class Source(NamedTuple):
         return self.name + self.path.suffix
 
 
-def unlike(sources):
-    """Sources of different names, and of the others a `DataError` each: they would be one file."""
+def is_video(path):
+    """Whether a file is a video, by its ending."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def unlike(sources, lists=()):
+    """Sources whose results are files of their own, and a `DataError` for each of the others.
+
+    Args:
+        sources: list of `Source`.
+        lists: names of files that are of all sources, which none of one may replace. Defaults to
+            none.
+    """
     first, faults = {}, []
     for source in sources:
         if source.name in first:
             reason = f"the same name as {first[source.name].path}"
+            faults.append(DataError(source.path, reason))
+        elif f"{source.name}.json" in lists and not is_video(source.path):
+            reason = f"its {source.name}.json would be lost, for one of that name is of all images"
             faults.append(DataError(source.path, reason))
         else:
             first[source.name] = source
@@ -77,6 +91,8 @@ class Writer:
 
     A subclass draws (`picture`, `frame`), has labels or none (`label`), and tells in words.
     """
+
+    lists = (FAILURES,)  # what is of all images
 
     def __init__(self, predictor, folder, options):
         self.predictor, self.folder, self.options = predictor, Path(folder), options
@@ -208,6 +224,7 @@ class Detections(Writer):
 
     did = "searched"
     suffixes = ("_overlay.png",)
+    lists = (FAILURES, DETECTIONS)
 
     def __init__(self, predictor, folder, options):
         super().__init__(predictor, folder, options)

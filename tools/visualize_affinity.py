@@ -25,6 +25,7 @@ from isa_tf.data.pictures import read_image
 from isa_tf.formats import load_model
 from isa_tf.visualize import HEAT_PALETTE, heat, mark, sheet
 from tools import plugins
+from tools.predictions import save
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -98,8 +99,7 @@ def main(argv):
             cell_width=width,
         )
         pages.append(page)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(pages)).save(output)
+    save(output, np.concatenate(pages))
     print(output)
     return 0
 

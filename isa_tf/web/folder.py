@@ -150,7 +150,7 @@ def _describe(name, path, clear):
         "name": name,
         "file": re.sub(r"[^A-Za-z0-9._-]+", "_", name) + ".tflite",
         "bytes": path.stat().st_size,
-        "image_size": list(contract.image_size),
+        "image_sizes": [list(size) for size in contract.image_sizes or [contract.image_size]],
         "classes": [
             {"name": name, "color": [*map(int, color)]}
             for name, color in zip(names, palette, strict=True)

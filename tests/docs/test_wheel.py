@@ -188,7 +188,7 @@ def serve_page(stranger, exported):
             runtime, headers = get(f"wasm/litert_wasm_{kind}internal.wasm")
             assert runtime[:4] == b"\0asm" and headers["Content-Type"] == "application/wasm"
         (row,) = json.loads(get("models/models.json")[0])["models"]
-        assert row["image_size"] == [*SIZE]
+        assert row["image_sizes"] == [[*SIZE]]
         assert [kind["name"] for kind in row["classes"]] == NAMES
         # Compared outside of `assert`, which would look for a difference in 14 MB.
         same = get(f"models/{row['file']}")[0] == (exported / "model.tflite").read_bytes()

@@ -31,6 +31,13 @@ def test_a_row_for_each_size_and_how_they_grow(run, monkeypatch, mode):
     assert re.search(r"2.4e\+03 to 9.6e\+03 pixels: memory\^-?[\d.]+, time\^-?[\d.]+", printed)
 
 
+def test_what_did_not_grow_has_no_power():
+    """Of images of as many pixels, or where the time is rounded to none."""
+    sizes = ((6, 0.0), (6, 0.1), (12, 0.2), (12, 0.3), (24, 0.0))
+    rows = [{"pixels": n, "peak_mb": 10 * n, "cpu_seconds": t} for n, t in sizes]
+    assert bench_slide.growth(rows) == ["* 6 to 12 pixels: memory^1.00, time^1.00"]
+
+
 @pytest.mark.slow
 def test_a_process_for_each_size_and_what_is_stored(run, tmp_path):
     arguments = ["--sizes=40x60", "--classes=5", "--mode=whole", f"--output={tmp_path}"]

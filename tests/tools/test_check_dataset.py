@@ -41,6 +41,17 @@ def test_usage(run):
         run(check_dataset, "--dataset=coco", "--data_dir=.", "--num_classes=80")
 
 
+def test_a_data_set_of_a_plugin(run, tmp_path, monkeypatch):
+    (tmp_path / "my_data_sets.py").write_text(
+        "from isa_tf import data\n"
+        "few = {'train': 1, 'val': 1}\n"
+        "data.register('mine', lambda: data.SyntheticDataset(num_examples=few))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    status, printed = run(check_dataset, "--dataset=mine", "--plugins=my_data_sets")
+    assert status == 0 and "synthetic/train: " in printed
+
+
 def test_instances(run, tmp_path):
     coco_folders.write_folder(tmp_path)
     flags = ("--dataset=coco", f"--data_dir={tmp_path}")

@@ -118,6 +118,6 @@ def test_it_serves_until_it_is_ended(exported, page, tmp_path, end):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with served.page(command, env=environment) as (process, url):
         with urllib.request.urlopen(f"{url}models/models.json", timeout=30) as answer:
-            assert json.load(answer)["models"][0]["image_size"] == [16, 24]
+            assert json.load(answer)["models"][0]["image_sizes"] == [[16, 24]]
         process.send_signal(end)
         assert process.wait(30) == 0

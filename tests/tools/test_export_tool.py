@@ -147,6 +147,10 @@ def test_what_fails_is_told_and_the_others_are_written(run, model, tmp_path, mon
     assert status == 1
     assert "FAULT " in printed and "pip install isa_tf[openvino]" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    # What cannot be written, too.
+    given = f"--model={model}", f"--output={tmp_path}/model.keras", "--format=keras,saved_model"
+    status, printed = run(export, *given)
+    assert status == 1 and printed.count("FAULT [Errno") == 2
 
 
 def test_agreement_that_proves_nothing(run, model, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pycocotools import mask
 
 import isa_tf
 from isa_tf.visualize import draw_instances
-from tools import predict, predictions
+from tools import compare, predict, predictions
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,12 @@ def test_overlays_and_one_file_of_detections(run, model, folder, tmp_path):
         counts = {word: int(n) for n, word in re.findall(r"(\d+) (cup|dog|Bäume)", line)}
         assert sum(counts.values()) == len(rows)
     assert len({row["file_name"] for row in results}) == 2
+
+
+def test_compare_refuses_such_a_model(run, model, folder, tmp_path):
+    given = f"--images={folder}", f"--labels={folder}", f"--output={tmp_path}/sheet.png"
+    with pytest.raises(app.UsageError, match="saved: a model of instance_segmentation, which has"):
+        run(compare, f"--models={model},{model}", *given)
 
 
 def test_the_threshold(run, model, folder, tmp_path):

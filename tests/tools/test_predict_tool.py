@@ -89,6 +89,16 @@ def test_a_bad_image_is_named_and_left_out(run, model, photos, tmp_path):
     assert Image.open(tmp_path / "out/b_label.png").size == (24, 20)
 
 
+def test_an_image_called_as_a_list_of_all_replaces_none(run, model, photos, tmp_path):
+    (photos / "b.jpg").rename(photos / "failures.jpg")
+    given = f"--model={model}", f"--images={photos}", f"--output={tmp_path}/out"
+    assert run(predict, *given)[0] == 0  # without --json there is nothing to be mixed up
+    status, printed = run(predict, *given, "--json=shares")
+    assert status == 1 and f"FAULT {photos}/failures.jpg: its failures.json would be" in printed
+    (fault,) = json.loads((tmp_path / "out/failures.json").read_text())
+    assert fault["path"] == str(photos / "failures.jpg")
+
+
 def test_one_file_without_names(run, photos, tmp_path):
     Segmenter("tiny", None, 4, head_filters=8).save(tmp_path / "m.keras")
     status, printed = run(
@@ -201,6 +211,7 @@ def test_usage(run, model, photos, tmp_path):
     refused("unknown class in --clear: 'shp'; did you mean .ship", "--clear=sea,shp")
     refused("unknown class in --clear: '3'; known: sea, rock, ship", "--clear=3")
     refused("x.png .a pattern of --images needs quotes", "x.png")
+    refused("--output: the folder cannot be made .*exists", output=photos / "a.png")
     assert not (tmp_path / "out").exists()
 
 

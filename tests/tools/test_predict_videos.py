@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import filming
 import numpy as np
@@ -204,4 +205,7 @@ def test_sources_have_names_of_their_own(tmp_path):
     assert [source.file_name for source in kept] == ["a/1.jpg", "b/1.jpg"]
     assert isinstance(fault, DataError) and fault.path == f"{tmp_path}/b/1.png"
     assert fault.reason == f"the same name as {tmp_path}/b/1.jpg"
+    listed = [predictions.Source(Path(name), "detections") for name in ("x.jpg", "x.mp4")]
+    assert predictions.unlike(listed[:1], predictions.Detections.lists)[0] == []
+    assert predictions.unlike(listed[1:], predictions.Detections.lists)[0] == listed[1:]
     assert len(predict.find_sources(given)) == 3  # a file that is named twice is one

@@ -45,7 +45,7 @@ def test_what_is_written(exported, page, tmp_path):
     for row in index["models"]:
         assert (folder / "models" / row["file"]).read_bytes() == exported.read_bytes()
         assert row["bytes"] == exported.stat().st_size
-        assert row["image_size"] == [48, 64]
+        assert row["image_sizes"] == [[48, 64]]
         assert [c["name"] for c in row["classes"]] == [*exporting.NAMES]
         assert [tuple(c["color"]) for c in row["classes"]] == [*exporting.PALETTE]
         assert row["clear"] == [0, 2]

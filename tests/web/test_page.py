@@ -78,10 +78,10 @@ def drive(chromium, sources, tmp_path):
 
 @pytest.fixture(scope="session")
 def site(built, exported, tmp_path_factory):
-    """A page of two models, of other classes and another size."""
+    """A page of two models, the second of other classes and of two other sizes."""
     folder = tmp_path_factory.mktemp("site")
     other = exporting.make_model(names=None)
-    other = isa_tf.export(other, folder / "other.tflite", image_size=(40, 40))
+    other = isa_tf.export(other, folder / "other.tflite", image_size=[(40, 40), (36, 64)])
     photo = folder / "example.png"
     Image.fromarray(exporting.random_images(1, 50, 60)[0]).save(photo)
     models = {"first": exported, "other": other}
@@ -197,7 +197,7 @@ def test_another_model_and_an_example(drive, site, tmp_path):
         ["download", "#save-mask", "mask.png"],
     )
     assert told["answers"][3] == ["first", "other"]
-    assert told["answers"][6] == "40 x 40"
+    assert told["answers"][6] == "64 x 36"  # which is nearer to 50x60 than 40x40
     with Image.open(site / "examples/example.png") as image:
         expected, _ = isa_tf.load_predictor(site / "models/1-other.tflite")(np.asarray(image))
     np.testing.assert_array_equal(ids_of(tmp_path / "mask.png"), expected)

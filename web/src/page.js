@@ -18,7 +18,7 @@ const here = new URL(".", document.baseURI).href;
 let worker = null;
 let models = [];
 let model = null; // the chosen one of `models`
-let size = null; // (height, width) that it takes; null until it is ready
+let ready = false; // whether the worker has it
 let result = null; // the worker's last answer, of the picture that is shown
 let name = "picture"; // of the picture, for what is downloaded
 let hiddenClasses = new Set();
@@ -58,8 +58,8 @@ function hear({ data }) {
     loading--;
     if (loading > 0) return; // another has been chosen meanwhile
     $("progress").hidden = true;
-    size = data.size;
-    $("model-size").textContent = `${size[1]} x ${size[0]}`;
+    ready = true;
+    $("model-size").textContent = model.image_sizes.map(sizeText).join(", ");
     $("threads").textContent = self.crossOriginIsolated
       ? String(data.threads)
       : "1 (the host sends no COOP and COEP)";
@@ -90,7 +90,7 @@ function ask({ data, width, height }) {
 
 async function predict() {
   forget();
-  if (size === null) return; // "ready" comes back to it
+  if (!ready) return; // "ready" comes back to it
   say(`Looking at ${name}.`);
   const found = await ask(photoContext.getImageData(0, 0, photo.width, photo.height));
   if (found === null) return;
@@ -100,13 +100,14 @@ async function predict() {
 
 function choose(index) {
   model = models[index];
-  size = null;
+  ready = false;
   loading++;
   asked++; // what another model answers is not asked any more
   waiting?.(null);
   hiddenClasses = new Set(model.clear);
   forget();
-  worker.postMessage({ kind: "load", runtime: `${here}wasm/`, model: `${here}models/${model.file}` });
+  const urls = { runtime: `${here}wasm/`, model: `${here}models/${model.file}` };
+  worker.postMessage({ kind: "load", ...urls, sizes: model.image_sizes });
 }
 
 // What is shown ---------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ const milliseconds = (time) => `${Math.round(time)} ms`;
 const className = (id) => model.classes[id]?.name ?? `class ${id}`;
 const classColor = (id) => model.classes[id]?.color ?? [128, 128, 128];
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const sizeText = ([height, width]) => `${width} x ${height}`;
 const rgb = (color) => `rgb(${color.join(" ")})`;
 
 function forget() {
@@ -149,6 +151,7 @@ function show(found) {
   fillLegend();
   $("time-model").textContent = milliseconds(found.times.model);
   $("time-all").textContent = milliseconds(found.times.all);
+  $("model-size").textContent = sizeText(found.size); // of several the one that was taken
   $("save-mask").disabled = $("save-picture").disabled = false;
   tell();
 }
@@ -305,7 +308,7 @@ async function startCamera() {
     await new Promise(requestAnimationFrame); // never while nobody looks
     const { videoWidth: width, videoHeight: height } = video;
     if (width === 0) continue;
-    if (size === null) {
+    if (!ready) {
       put(video, width, height);
       continue;
     }

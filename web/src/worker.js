@@ -1,17 +1,19 @@
 // Runs the model, away from the page's own thread, which stays free to answer.
 //
-// Asked {kind: "load", runtime, model} (URLs) it answers {kind: "progress", what, done, total}
-// and {kind: "ready", size, threads}; asked {kind: "run", id, width, height, rgba}, {kind:
-// "result", id, width, height, ids, scores, seconds, model}; any failure is {kind: "error", id,
-// message}. One question at a time.
+// Asked {kind: "load", runtime, model, sizes} (URLs, and the (height, width)s that the model takes)
+// it answers {kind: "progress", what, done, total} and {kind: "ready", threads}; asked {kind: "run",
+// id, width, height, rgba}, {kind: "result", id, width, height, ids, scores, size, times}; any
+// failure is {kind: "error", id, message}. One question at a time.
 
 import { Tensor, loadAndCompile, loadLiteRt, supportsFeature } from "@litertjs/core";
 import { dropAlpha, resizeNearest, resizeRgb } from "./resample.js";
 
-const SIGNATURE = "serving_default"; // what isa_tf.export calls it
+// What isa_tf.export calls the signature of the first size, and those of others.
+const nameOf = ([height, width], index) =>
+  index === 0 ? "serving_default" : `serving_size_${height}x${width}`;
 let runtime = null; // a promise of the number of threads
 let model = null;
-let size = null; // (height, width) that the model takes
+let sizes = []; // [{name, size}], a signature for each (height, width) that the model takes
 
 // LiteRT looks for a graphics card, which nothing here uses, and warns of not finding one.
 Object.defineProperty(navigator, "gpu", { value: undefined });
@@ -66,21 +68,29 @@ async function load(question) {
   }
   const threads = await runtime;
   model = await loadAndCompile(await bytes, { accelerator: "wasm" });
-  const signature = model.signatures[SIGNATURE];
-  const input = signature?.getInputDetails()[0];
-  if (input?.name !== "image" || input.dtype !== "uint8" || input.shape.length !== 4) {
-    throw new Error("this is no model that isa_tf.export wrote");
+  sizes = question.sizes.map((size, index) => ({ name: nameOf(size, index), size }));
+  for (const { name, size } of sizes) {
+    const input = model.signatures[name]?.getInputDetails()[0];
+    const shape = String([1, ...size, 3]);
+    if (input?.name !== "image" || input.dtype !== "uint8" || String([...input.shape]) !== shape) {
+      throw new Error("this is no model that isa_tf.export wrote");
+    }
   }
-  size = [input.shape[1], input.shape[2]];
   // The first run makes ready what all use.
-  await infer(new Uint8Array(size[0] * size[1] * 3));
-  postMessage({ kind: "ready", size, threads });
+  for (const one of sizes) await infer(new Uint8Array(one.size[0] * one.size[1] * 3), one);
+  postMessage({ kind: "ready", threads });
 }
 
-async function infer(rgb) {
+// As isa_tf.inference.seen_size: the sides differ from the picture's by the smallest factors.
+function nearest(height, width) {
+  const factors = ({ size }) => Math.log(height / size[0]) ** 2 + Math.log(width / size[1]) ** 2;
+  return sizes.reduce((best, one) => (factors(one) < factors(best) ? one : best));
+}
+
+async function infer(rgb, { name, size }) {
   const image = Tensor.fromTypedArray(rgb, [1, ...size, 3]);
   try {
-    const found = await model.run(SIGNATURE, { image });
+    const found = await model.run(name, { image });
     try {
       // Copies: a tensor's memory is gone with it, and may be shared.
       return [found.class_id.toTypedArray().slice(), found.score.toTypedArray().slice()];
@@ -94,13 +104,15 @@ async function infer(rgb) {
 
 async function run({ id, width, height, rgba }) {
   const start = performance.now();
+  const one = nearest(height, width);
+  const { size } = one;
   const resized = resizeRgb(dropAlpha(new Uint8Array(rgba)), height, width, ...size);
   const before = performance.now();
-  const found = await infer(new Uint8Array(resized.buffer));
+  const found = await infer(new Uint8Array(resized.buffer), one);
   const after = performance.now();
   const [ids, scores] = found.map((map) => resizeNearest(map, ...size, height, width));
   const times = { model: after - before, all: performance.now() - start };
-  postMessage({ kind: "result", id, width, height, ids, scores, times }, [
+  postMessage({ kind: "result", id, width, height, ids, scores, size, times }, [
     ids.buffer,
     scores.buffer,
   ]);
