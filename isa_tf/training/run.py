@@ -130,15 +130,7 @@ class Run:
         return self._stack.__exit__(*error)
 
     def _by_chief(self, act):
-        """Has the chief alone do something while the others wait; where it fails, all do."""
-        error = None
-        if self.chief:
-            try:
-                act()
-            except Exception as caught:
-                error = caught
-        if workers.any_of(self.strategy, error is not None):
-            raise error or RuntimeError("the chief worker stopped; it says why")
+        workers.by_chief(self.strategy, act)
 
     # === Signals ===
 
