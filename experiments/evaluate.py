@@ -18,7 +18,6 @@ wants them; the split (--split=test) needs no labels, and a run that was stopped
 """
 
 import datetime
-import json
 import time
 from pathlib import Path
 
@@ -68,10 +67,11 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     result["seconds"] = round(time.monotonic() - begin, 1)
     result.update(found)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
+    files.write_json(workdir / "metrics.json", result, indent=2)
     heading = f"{dataset.name} {split}: {task.headline(result)}"
     sheet = task.make_sheet(config, predictor, dataset, split, pictures, heading)
-    Image.fromarray(sheet).save(workdir / "predictions.png")
+    with files.replacing(workdir / "predictions.png") as new:
+        Image.fromarray(sheet).save(new)
     if reports:
         facts = {"evaluated": datetime.datetime.now().strftime("%Y-%m-%d %H:%M")}
         if trained:

@@ -97,7 +97,10 @@ def run(main):
         try:
             main(argv)
         except training.Interrupted as stop:
-            print(stop, flush=True)
+            try:
+                print(stop, flush=True)
+            except OSError:  # who read it has ended by the same Ctrl-C, as `tee` does
+                sys.stdout = None  # Python would try again at its end, and exit with 120
             sys.exit(stop.exit_code)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
             if flags.FLAGS.traceback:

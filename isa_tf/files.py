@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import os
 import shutil
 import socket
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,8 +50,7 @@ def replacing(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # With the process's number: two that write the same file do not write into each other's.
-    new = path.with_name(f".new-{os.getpid()}-{path.name}")
+    new = _aside(path, "new")
     try:
         yield new
         with open(new, "rb+") as file:  # on the disk before it takes the other's place
@@ -67,14 +68,36 @@ def replacing(path: StrPath) -> Iterator[Path]:
             new.unlink(missing_ok=True)
 
 
+def _aside(path, age):
+    # Two that write the same file do not write into each other's: of several processes, or of
+    # several hosts or containers with one folder, which may give them one number, or threads.
+    writer = f"{socket.gethostname()} {os.getpid()} {threading.get_ident()}"
+    token = hashlib.sha256(writer.encode()).hexdigest()[:12]
+    return path.with_name(f".{age}-{token}-{path.name}")
+
+
+def is_left(path: StrPath) -> bool:
+    """Whether a file is what a writer that was killed has left, by its name.
+
+    Example:
+
+    >>> is_left(".new-0f3a-note.txt"), is_left("note.txt")
+    (True, False)
+    """
+    # The second is how safetensors writes aside.
+    return any(fnmatch.fnmatchcase(Path(path).name, p) for p in (".new-*", ".tmp??????"))
+
+
 def sweep(folder: StrPath) -> None:
     """Removes what writers that were killed left in a folder that nobody else writes to now.
+
+    Folders that they were making, such as exported models, stay.
 
     Args:
         folder: path; it need not exist.
     """
-    for pattern in (".new-*", ".tmp??????"):  # the latter is how safetensors writes aside
-        for path in Path(folder).glob(pattern):
+    for path in filter(is_left, Path(folder).glob(".*")):
+        if not path.is_dir():
             path.unlink(missing_ok=True)
 
 
@@ -126,19 +149,17 @@ def replacing_folder(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (path.with_name(f".{age}-{os.getpid()}-{path.name}") for age in ("new", "old"))
+    new, old = _aside(path, "new"), _aside(path, "old")
     try:
         yield new
         # A folder that is not empty cannot be renamed over.
         if path.exists():
             path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+        new.rename(path)
     finally:
+        # Ctrl-C may have come between the two as well.
+        if old.exists() and not path.exists():
+            old.rename(path)
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,42 @@ def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path):
         new.write_text("half")
         raise RuntimeError
     assert path.read_text() == "older" and os.listdir(path.parent) == ["note.txt"]
+
+
+def test_two_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
+    """Threads, or processes of two hosts, which may have one number."""
+    path = tmp_path / "note.txt"
+
+    def write(text):
+        with files.replacing(path) as new:
+            new.write_text(text)
+
+    with files.replacing(path) as new:
+        new.write_text("here")
+        thread = threading.Thread(target=write, args=("a thread",))
+        thread.start()
+        thread.join()
+        assert path.read_text() == "a thread"
+        monkeypatch.setattr(files.socket, "gethostname", lambda: "elsewhere")
+        write("elsewhere")
+        assert path.read_text() == "elsewhere"
+    assert path.read_text() == "here" and os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_a_folder_that_is_interrupted_as_it_takes_its_place(tmp_path, monkeypatch):
+    path, rename = tmp_path / "model", Path.rename
+    path.mkdir()
+    (path / "older").touch()
+
+    def interrupted(self, target):
+        monkeypatch.undo()
+        rename(self, target)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(path) as new:
+        new.mkdir()
+        monkeypatch.setattr(Path, "rename", interrupted)
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(path) == ["older"]
 
 
 def test_digest_of_a_folder_tells_names_and_contents(tmp_path):
@@ -117,11 +154,13 @@ with files.replacing(sys.argv[1]) as new:
     writer = process(code, tmp_path / "note.txt")
     writer.communicate()
     left = sorted(os.listdir(tmp_path))
-    assert left == [f".new-{writer.pid}-note.txt", "note.txt"]
+    assert len(left) == 2 and left[0].startswith(".new-") and left[0].endswith("-note.txt")
     for name in (".lock", ".tmpaBc123", ".template", "new-1-a"):  # the second is of safetensors
         (tmp_path / name).write_text("")
+    (tmp_path / ".new-1-model").mkdir()  # of `replacing_folder`
     files.sweep(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".lock", ".template", "new-1-a", "note.txt"]
+    kept = [".lock", ".new-1-model", ".template", "new-1-a", "note.txt"]
+    assert sorted(os.listdir(tmp_path)) == kept
     assert (tmp_path / "note.txt").read_text() == "older"
     files.sweep(tmp_path / "nowhere")
 

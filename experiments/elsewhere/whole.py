@@ -30,7 +30,6 @@ from isa_tf.data import augment
 from isa_tf.data.pipeline import example_order, place_seeds
 from isa_tf.names import two_ints
 from isa_tf.training.averaging import averaging_optimizer, estimate_statistics
-from isa_tf.training.workdir import CONFIG, Workdir
 from tools.stablehlo.lower import TrainingStep
 
 _PLACES = 1024  # of the stream, drawn at once
@@ -277,7 +276,8 @@ def collect(config, folder, name, workdir):
         The scores of `experiments.evaluate`.
 
     Raises:
-        ValueError: for results of another model, or that are not finite.
+        ValueError: for results of another model, or that are not finite; or for a folder of another
+            experiment.
     """
     path, task = Path(folder) / f"{name}.npz", tasks.of(config)
     with np.load(path) as file:
@@ -299,13 +299,12 @@ def collect(config, folder, name, workdir):
         batches = task.make_train_data(config, dataset).take(config.train.ema_batches)
         estimate_statistics(model, batches)
 
-    kept = Workdir(workdir, json.loads(config.to_json()), ())
-    kept.path.mkdir(parents=True, exist_ok=True)
-    files.write_json(kept.path / CONFIG, kept.config, indent=2)
-    files.save_model(model, kept.path / training.BEST)
-    result = evaluate.evaluate(config, workdir)
-    kept.keep_best(model, {"step": step, task.MONITOR: result[task.MONITOR]})
-    np.savetxt(kept.path / "losses.csv", trained, header="loss", comments="", fmt="%.6g")
+    kept = setup.make_run(workdir, config).folder
+    with kept.owned():
+        files.save_model(model, kept.path / training.BEST)
+        result = evaluate.evaluate(config, workdir)
+        kept.keep_best(model, {"step": step, task.MONITOR: result[task.MONITOR]})
+        np.savetxt(kept.path / "losses.csv", trained, header="loss", comments="", fmt="%.6g")
     return result
 
 

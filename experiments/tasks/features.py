@@ -9,6 +9,7 @@ import tensorflow as tf
 from isa_tf import data, inference
 from isa_tf.data import augment
 from isa_tf.inference import views
+from isa_tf.training import workers
 from tools import progress
 
 # What of `config.data` the maps that are trained on depend on.
@@ -78,6 +79,9 @@ def facts(config, model, protocol):
 def keep(config, dataset, model, protocol, make_train_data):
     """Computes what is missing of the maps that a config is about.
 
+    Of several workers the chief does it: each takes what another is writing for what a process that
+    was killed has left.
+
     Args:
         config: of the experiment.
         dataset: its `data.SegmentationDataset` of images.
@@ -91,6 +95,12 @@ def keep(config, dataset, model, protocol, make_train_data):
     Raises:
         ValueError: see `facts`; or for a folder of other maps, naming what differs.
     """
+    given, found = (config, dataset, model, protocol, make_train_data), []
+    workers.by_chief(tf.distribute.get_strategy(), lambda: found.append(_keep(*given)))
+    return found[0] if found else _keep(*given)  # of which nothing is missing any more
+
+
+def _keep(config, dataset, model, protocol, make_train_data):
     c = config.data
     about = facts(config, model, protocol)
     extractor = model.feature_extractor()

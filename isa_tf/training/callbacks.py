@@ -23,7 +23,7 @@ def write_log(path: StrPath, rows: Sequence[Mapping[str, float]]) -> None:
         rows: dicts of numbers.
     """
     names = ["step", *sorted({name for row in rows for name in row} - {"step"})]
-    with replacing(path) as new, open(new, "w", newline="") as file:
+    with replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
@@ -37,7 +37,7 @@ def read_log(path: StrPath) -> list[dict[str, float]]:
     """
     if not Path(path).exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         try:
             found = [{k: float(v) for k, v in row.items() if v != ""} for row in rows]
@@ -187,11 +187,14 @@ class Progress:
         """Prints a line, over the last one where lines are written over and it need not stay."""
         if not self.verbose:
             return
-        if self.verbose == 1:
-            print(f"\r{text:<{self.width}}", end="\n" if keep else "", flush=True)
-            self.width = 0 if keep else len(text)
-        else:
-            print(text, flush=True)
+        try:
+            if self.verbose == 1:
+                print(f"\r{text:<{self.width}}", end="\n" if keep else "", flush=True)
+                self.width = 0 if keep else len(text)
+            else:
+                print(text, flush=True)
+        except OSError:  # nobody reads it any more, or its disk is full: no reason to end a run
+            self.verbose = 0
 
 
 def duration(seconds: float) -> str:

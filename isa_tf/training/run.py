@@ -110,7 +110,8 @@ class Run:
         self.folder = Workdir(workdir, config or {}, may_change)
         self.workdir, self.checkpoints = self.folder.path, self.folder.checkpoints
         self.strategy = strategy or tf.distribute.get_strategy()
-        self._stop = None  # the signal that told the run to
+        self._stop = None  # the signal that told the run to, or another worker's
+        self._signalled = False  # whether it was this process's
         self._stack: contextlib.ExitStack | None = None
 
     # === The directory ===
@@ -129,26 +130,22 @@ class Run:
         return self._stack.__exit__(*error)
 
     def _by_chief(self, act):
-        """Has the chief alone do something while the others wait; where it fails, all do."""
-        error = None
-        if self.chief:
-            try:
-                act()
-            except Exception as caught:
-                error = caught
-        if workers.any_of(self.strategy, error is not None):
-            raise error or RuntimeError("the chief worker stopped; it says why")
+        workers.by_chief(self.strategy, act)
 
     # === Signals ===
 
     @contextlib.contextmanager
     def _signals(self):
         def note(number, frame):
-            if self._stop is not None:  # asked twice: at once
+            # Asked twice: at once. What another worker was told is no first time: a scheduler tells
+            # all of them, some a moment later, as they are keeping the state.
+            if self._signalled:
                 raise KeyboardInterrupt
-            self._stop = number
-            # Not `print`, in which the signal may have come.
-            os.write(2, f"\n{signal.Signals(number).name}: keeping the state ...\n".encode())
+            self._signalled, self._stop = True, self._stop or number
+            # Who reads it may have ended by the same Ctrl-C, as `tee` does.
+            with contextlib.suppress(OSError):
+                # Not `print`, in which the signal may have come.
+                os.write(2, f"\n{signal.Signals(number).name}: keeping the state ...\n".encode())
 
         before = {}
         try:
@@ -240,7 +237,8 @@ class Run:
 
         Raises:
             ValueError: where no checkpoint fits the model, there is no metric or score `monitor`,
-                or where it is not one of `make_val_data` and `evaluate` that is given.
+                the training data end, the model is compiled with `steps_per_execution` above 1, or
+                where it is not one of `make_val_data` and `evaluate` that is given.
             FloatingPointError: where the loss or the gradient is not finite, naming the step; what
                 was kept before is as it was.
             Interrupted: after SIGTERM or Ctrl-C; the state is kept.
@@ -252,6 +250,11 @@ class Run:
             raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
         if (make_val_data is None) == (evaluate is None):
             raise ValueError("a run validates by make_val_data or by evaluate, by one of them")
+        if model.steps_per_execution != 1:
+            raise ValueError(
+                "a run looks at every step: compile the model with steps_per_execution=1, got "
+                f"{model.steps_per_execution}"
+            )
         self.model, self.steps, self.monitor = model, steps, monitor
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.details, self.draw, self.batch_files = details, draw, batch_files
@@ -292,7 +295,7 @@ class Run:
                     self.strategy, lambda context: make_train_data(self.step, context)
                 )
                 self.left_validations = math.ceil((steps - self.step) / validate_every)
-                self._end = self.step + length
+                begin, self._end = self.step, self.step + length
                 # An epoch, and Keras's mean, begin behind a validation, which has a row.
                 self._recent_loss = RecentMean(self.rows[-1]["step"] if self.rows else 0)
                 history = model.fit(
@@ -303,6 +306,11 @@ class Run:
                     shuffle=False,
                     verbose=0,
                 )
+                if self.step == begin:
+                    raise ValueError(
+                        f"the training data have no batch at step {begin:,}: make_train_data is to "
+                        "give a dataset without end"
+                    )
                 self.train_logs = {k: float(v[-1]) for k, v in history.history.items()}
                 self.train_logs.update(self._optimizer_numbers())
                 self._keep()
@@ -489,6 +497,7 @@ class Run:
                 "it is kept"
             )
         more = {} if self.details is None else self.details(model)
+        more = {name: float(value) for name, value in more.items()}
         if self.best is None or logs[self.monitor] > self.best[self.monitor]:
             self.best = {"step": self.step, self.monitor: logs[self.monitor], "sha256": None}
             self._by_chief(self._keep_best)

@@ -67,7 +67,8 @@ class Workdir:
 
     def _check(self):
         if self.path.exists() and not (self.path / CONFIG).exists():
-            if any(p.name != LOCK for p in self.path.iterdir()):
+            # A run that was killed as it first wrote its config has left a part of that.
+            if any(p.name != LOCK and not files.is_left(p) for p in self.path.iterdir()):
                 raise ValueError(
                     f"{self.path} is not empty and holds no {CONFIG}; choose another workdir"
                 )

@@ -1,6 +1,7 @@
 """Talk between the workers of a strategy: who is the chief, what all of them know."""
 
 import hashlib
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -134,6 +135,31 @@ def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     False
     """
     return any(over_workers(strategy, bool(flag)))
+
+
+def by_chief(strategy: tf.distribute.Strategy, act: Callable[[], object]) -> None:
+    """Has the chief alone do something while the others wait. All workers must call it.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        act: function without arguments, which is called in the chief.
+
+    Raises:
+        Exception: in the chief what `act` raises, and in the others a `RuntimeError` then.
+
+    Example:
+
+    >>> by_chief(isa_tf.training.make_strategy("one_device"), lambda: print("written"))
+    written
+    """
+    error = None
+    if is_chief(strategy):
+        try:
+            act()
+        except Exception as caught:
+            error = caught
+    if any_of(strategy, error is not None):
+        raise error or RuntimeError("the chief worker stopped; it says why")
 
 
 def agree(strategy: tf.distribute.Strategy, value: _Value, what: str = "value") -> _Value:

@@ -106,6 +106,23 @@ def kept(config):
     return dataset, model, dataset.kept_features
 
 
+def test_the_chief_alone_keeps_maps(config, tmp_path, monkeypatch):
+    """Workers that wrote into one folder would sweep away what the others were writing."""
+    config = on_features(config, tmp_path / "maps")
+    waited = []
+
+    def any_of(strategy, flag):
+        waited.append((tmp_path / "maps").exists())
+        monkeypatch.undo()
+        kept(config)  # as the chief does meanwhile
+        return flag
+
+    monkeypatch.setattr(training.workers, "is_chief", lambda strategy: False)
+    monkeypatch.setattr(training.workers, "any_of", any_of)
+    _, _, features = kept(config)
+    assert waited == [False] and not features.missing("train")
+
+
 def test_rounds_and_mirror_images(config, tmp_path):
     """What is kept is what the backbone makes of the augmented images, and of their mirrors."""
     config.data.scale_range = (0.5, 2.0)

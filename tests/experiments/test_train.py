@@ -1,6 +1,7 @@
 """Training end to end, small: resumption, strategies, refusals, evaluation, the demo's claims."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,7 +100,12 @@ def test_best_model_holds_the_averaged_weights_that_were_scored(config, tmp_path
 
 def test_evaluate_writes_scores_and_pictures(config, tmp_path):
     train(config, tmp_path, verbose=0)
+    for name in ("metrics.json", "predictions.png"):
+        (tmp_path / name).write_text("older")
+        os.link(tmp_path / name, tmp_path / f"older-{name}")
     result = evaluate(config, tmp_path, pictures=2)
+    for name in ("metrics.json", "predictions.png"):  # replaced, not written into
+        assert (tmp_path / f"older-{name}").read_text() == "older"
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
     assert (tmp_path / "predictions.png").stat().st_size > 1000
     assert set(result["iou"]) == set(segmentation.make_dataset(config).class_names)

@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from experiments import tasks
+from experiments import setup, tasks
 from experiments.configs import default, synthetic
 from experiments.elsewhere import replay, whole
 from experiments.evaluate import evaluate
+from experiments.tasks import segmentation
 from isa_tf import formats, training
 from isa_tf.data import augment
 
@@ -176,6 +177,19 @@ def test_packed_trained_and_collected(config, tmp_path):
     np.savez(results / "plain.npz", **weights, losses=np.ones(4, np.float32), step=4)
     with pytest.raises(ValueError, match="another model"):
         whole.collect(config, results, "plain", tmp_path / "other")
+
+
+def test_the_folder_of_another_experiment_is_left_alone(config, tmp_path):
+    config.train.ema = 0.0
+    model = segmentation.make_model(config, segmentation.make_dataset(config))
+    weights = {f"{i:05d}": v.numpy() for i, v in enumerate(model.variables)}
+    np.savez(tmp_path / "plain.npz", **weights, losses=np.ones(4, np.float32), step=4)
+    work = setup.prepare_workdir(tmp_path / "work", config)
+    (work / training.BEST).write_text("theirs")
+    config.train.learning_rate = 0.5
+    with pytest.raises(ValueError, match="another experiment, which differs in train.learning"):
+        whole.collect(config, tmp_path, "plain", work)
+    assert (work / training.BEST).read_text() == "theirs"
 
 
 def test_where_it_is_trained_tensorflow_is_not_imported():

@@ -1,5 +1,6 @@
 """A run: resumed bit for bit, whatever stopped it; nothing that is wrong is kept."""
 
+import contextlib
 import json
 import logging
 import math
@@ -205,6 +206,37 @@ def test_stopped_in_validation(tmp_path, averaged):
     assert_same(tmp_path / "straight", tmp_path / "parts")
 
 
+def test_a_signal_that_another_worker_was_told_of_is_no_second_one(tmp_path, monkeypatch):
+    """A scheduler tells all of them, some a moment later, as they are keeping the state."""
+    with training.Run(tmp_path) as run:
+        monkeypatch.setattr(training.run.workers, "any_of", lambda strategy, flag: True)
+        assert run._stops()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_stopped_where_nobody_reads_what_is_said(tmp_path, monkeypatch):
+    """As behind `tee`, which ends by the same Ctrl-C."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    unread, errors = os.fdopen(writer, "w"), os.dup(2)
+    monkeypatch.setattr(sys, "stdout", unread)
+    os.dup2(writer, 2)
+    try:
+        with pytest.raises(training.Interrupted) as stopped:
+            # Behind a validation, of which a line is said.
+            fit(tmp_path, make_model(), verbose=2, callbacks=[At(6, stop(signal.SIGINT))])
+    finally:
+        os.dup2(errors, 2)
+        os.close(errors)
+        with contextlib.suppress(BrokenPipeError):
+            unread.close()
+    assert stopped.value.step == 6
+    checkpoints = training.Checkpoints(tmp_path / training.CHECKPOINTS)
+    assert checkpoints.newest()[0]["step"] == 6
+
+
 # === Validation by a function ===
 
 
@@ -339,7 +371,7 @@ def test_what_the_log_tells(tmp_path):
     best = fit(
         tmp_path,
         make_model(ema=0.5),
-        details=lambda model: {"val_iou/one": 0.5},
+        details=lambda model: {"val_iou/one": np.float32(0.5)},
         draw=lambda model: np.zeros((4, 4, 3), np.uint8),
         log_every=2,
     )
@@ -486,6 +518,25 @@ def test_a_loss_scale_that_finds_no_finite_gradient_stops(tmp_path):
         fit(tmp_path, model)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_training_data_that_end_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no batch at step 4: make_train_data"):
+        with training.Run(tmp_path) as run:
+            run.fit(
+                make_model(),
+                lambda step, context: make_train_data(0).take(4).skip(step),
+                make_val_data,
+                **{"steps": STEPS, "validate_every": 4, "monitor": "miou", "verbose": 0},
+            )
+
+
+def test_several_steps_an_execution_are_refused(tmp_path):
+    model = make_model()
+    model.compile(model.optimizer, PixelCrossEntropy(), metrics=[MeanIoU(3)], steps_per_execution=2)
+    with pytest.raises(ValueError, match="steps_per_execution=1, got 2"):
+        fit(tmp_path, model)
+
+
 def test_an_unknown_monitor_is_named(tmp_path):
     with pytest.raises(ValueError, match="no metric 'accuracy' to compare models by: loss, miou"):
         fit(tmp_path, make_model(), monitor="accuracy")
@@ -524,6 +575,13 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(ValueError, match="not empty"):
         fit(tmp_path, make_model())
     assert list(contents(tmp_path).values()) == [b"mine"]
+
+
+def test_killed_as_the_config_was_first_written(tmp_path):
+    for name in (".lock", ".new-1-config.json"):
+        (tmp_path / name).write_text("")
+    with training.Run(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".lock", training.CONFIG]
 
 
 def test_a_second_process_is_refused(finished):
@@ -631,6 +689,18 @@ def test_a_damaged_log_is_named_and_mended(finished, damage, caplog):
         fit(finished, make_model())
     assert f"{path}: " in caplog.text
     assert path.read_text() == kept
+
+
+def test_a_log_is_read_wherever_it_was_written(tmp_path, monkeypatch):
+    """Names of classes stand in it, and a system's own encoding may have none of their letters."""
+
+    def opened(*args, **kwargs):
+        return open(*args, **{"encoding": "ascii", **kwargs})
+
+    monkeypatch.setattr(training.callbacks, "open", opened, raising=False)
+    rows = [{"step": 1.0, "val_iou/Stra\u00dfe": 0.5, "val_iou/\u9053": 0.25}]
+    training.callbacks.write_log(tmp_path / training.LOG, rows)
+    assert training.read_log(tmp_path / training.LOG) == rows
 
 
 def test_a_lost_best_model_is_named_and_made_anew(finished, caplog):
