@@ -39,7 +39,7 @@ from absl import flags
 from experiments import setup, study_figures, tasks
 from experiments.evaluate import evaluate
 from experiments.train import train
-from isa_tf import formats, ops, training
+from isa_tf import files, formats, ops, training
 from isa_tf.layers import create_context, list_contexts
 from isa_tf.layers.pointwise import learnt_parameters
 from isa_tf.layers.self_attention import ORDERS
@@ -164,7 +164,7 @@ def run(config, folder):
     facts = {"parameters": model.count_params()}
     facts |= {package: version(package) for package in ("tensorflow", "keras")}
     # Written last: it says that the run is done.
-    (folder / RUN).write_text(json.dumps(facts, indent=2) + "\n")
+    files.write_json(folder / RUN, facts, indent=2)
 
 
 def run_apart(config, folder):
@@ -209,10 +209,10 @@ def _end_with_parent():
 
 def check_run(config, folder):
     """Raises ValueError where a run's folder belongs to another config, naming what differs."""
-    kept = folder / training.CONFIG
-    if kept.exists():
+    # What of it is damaged, the run itself tells.
+    if kept := files.read_json(folder / training.CONFIG):
         # Training on, unlike a study, may change its length.
-        steps = json.loads(kept.read_text())["train"]["steps"]
+        steps = kept["train"]["steps"]
         if steps != config.train.steps:
             raise ValueError(
                 f"{folder} is of another study, with train.steps={steps} in place of "
@@ -223,16 +223,19 @@ def check_run(config, folder):
 
 
 def read_run(config, folder):
-    """What is known of a finished run: a dict of its scores and facts; `None` if unfinished."""
-    if not (folder / RUN).exists():
+    """What is known of a finished run: a dict of its scores and facts; `None` if unfinished.
+
+    Nor is a run finished of which they are damaged: done again, it is not trained, but scored.
+    """
+    task = tasks.of(config)
+    result, metrics = (files.read_json(folder / name) for name in (RUN, "metrics.json"))
+    if result is None or metrics is None:
         return None
-    task, metrics = tasks.of(config), json.loads((folder / "metrics.json").read_text())
     # What changes places in a mirror, the data set may tell.
     dataset = task.make_dataset(config) if config.test.get("flip") else None
     asked = [config.data.val_split, task.make_protocol(config, dataset).to_dict(), training.BEST]
     if [metrics["split"], metrics["protocol"], Path(metrics["model"]).name] != asked:
         return None  # scored in another way since: to be scored again
-    result = json.loads((folder / RUN).read_text())
     result["seconds"] = training.read_log(folder / training.LOG)[-1]["seconds"]
     result["images"] = metrics["images"]
     told = training.read_scalars(folder / training.TENSORBOARD, "training/loss")
@@ -362,15 +365,20 @@ class Study:
         figures = {"results": study_figures.scores(self), "losses": study_figures.losses(self)}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "results"
-        path.with_suffix(".md").write_text(self.table())
-        with open(path.with_suffix(".csv"), "w", newline="") as file:
+        with files.replacing(path.with_suffix(".md")) as new:
+            new.write_text(self.table(), encoding="utf-8")
+        with (
+            files.replacing(path.with_suffix(".csv")) as new,
+            open(new, "w", newline="", encoding="utf-8") as file,
+        ):
             rows = self.rows()
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         for name, figure in figures.items():
             for ending in (".png", ".svg"):
-                figure.savefig(self.folder / (name + ending), dpi=150)
+                with files.replacing(self.folder / (name + ending)) as new:
+                    figure.savefig(new, dpi=150)
 
     @property
     def against(self):

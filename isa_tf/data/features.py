@@ -151,7 +151,8 @@ def create_features(
     wanted = {"version": _VERSION, "of": of, "levels": levels, "about": about or {}}
     wanted["examples"] = {split: list(names) for split, names in examples.items()}
     if not (folder / ABOUT).exists():
-        if folder.exists() and any(folder.iterdir()):
+        # What was killed as it first wrote that has left a part of it.
+        if folder.exists() and not all(map(files.is_left, folder.iterdir())):
             raise ValueError(f"{folder} is not empty and holds no {ABOUT}; choose another folder")
         files.write_json(folder / ABOUT, wanted)
         return FeatureDataset(folder)

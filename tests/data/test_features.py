@@ -100,6 +100,12 @@ def test_a_folder_with_other_things_is_refused(tmp_path, dataset):
         data.FeatureDataset(tmp_path)
 
 
+def test_one_that_was_killed_as_it_began_is_gone_on_with(tmp_path, dataset):
+    (tmp_path / ".new-0f3a-features.json").write_text('{"versi')
+    features = data.create_features(tmp_path, dataset, {"val": ["a"]}, LEVELS)
+    assert list(features.examples("val")) == ["a"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"version": 2}', '{"version": 1, "of": 3}'])
 def test_a_damaged_description_is_named(tmp_path, dataset, content):
     kept(tmp_path, dataset)

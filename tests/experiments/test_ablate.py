@@ -203,6 +203,17 @@ class TestStudy:
         assert not make_study(story[0].parent, config).results
         assert len(make_study(story[0].parent).results) == 4
 
+    @pytest.mark.parametrize("name", [ablate.RUN, "metrics.json"])
+    def test_a_run_whose_facts_are_damaged_is_not_done(self, story, name):
+        path = story[0] / "isa/seed0" / name
+        kept = path.read_text()
+        path.write_text("")  # as a machine leaves it that went off
+        try:
+            assert ("isa", 0) not in make_study(story[0].parent).results
+        finally:
+            path.write_text(kept)
+        assert len(make_study(story[0].parent).results) == 4
+
     def test_scores_by_the_dataset_s_own_pairs_are_taken(self, story, monkeypatch):
         config = make_config()
         config.test.flip = True
