@@ -53,7 +53,7 @@ STUDIES = {
     "depth": ("1", "2", "3"),
     "context": ("none", "ppm", "aspp", "rcca", "self_attention", "isa", "isa_plus"),
     "frozen": (
-        *("none", "pointwise", "ppm", "aspp"),
+        *("none", "pointwise", "local", "ppm", "aspp"),
         *("rcca", "self_attention", "nonlocal", "isa", "isa_plus"),
     ),
 }
@@ -83,8 +83,9 @@ FORMS = {
 }
 STUDIES |= {study: tuple(forms) for study, forms in FORMS.items()}
 STUDIES["released"] = STUDIES["frozen"]
+_CONTROLS = ("pointwise", "local")  # of as many parameters as the config's module
 # The variant that a study's others are compared with.
-_CONTROL = "pointwise"
+_CONTROL = _CONTROLS[0]
 AGAINST = {"context": "none", "variant": "published", "levels": "2"}
 AGAINST |= dict.fromkeys(_FROZEN, _CONTROL)
 RUN = "run.json"
@@ -296,7 +297,7 @@ class Study:
                 with config.ignore_type():  # a pair where there was a number
                     config.model.context_options.update(options)
             elif variant != config.model.context:
-                is_control = name in _FROZEN and variant == _CONTROL
+                is_control = name in _FROZEN and variant in _CONTROLS
                 options = _control_of(config) if is_control else {}
                 config.model.context = variant
                 config.model.context_options = options

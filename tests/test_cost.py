@@ -73,6 +73,8 @@ CLOSED_FORMS = {
     # As many weights as "isa" has, nearly all of them used once a position: two attentions (query,
     # key, value, output) and a fusion of twice the width.
     "pointwise": N * (2 * (2 * (C * C // 2 + C * C // 4) + 2 * C * C) + 2 * C * C),
+    # As many, in whole channels: 3x3 to 59 and back.
+    "local": N * 10 * C * 59,
 }
 
 

@@ -23,7 +23,7 @@ from isa_tf.layers.interlaced import (
 )
 from isa_tf.layers.module import ContextModule
 from isa_tf.layers.non_local import NonLocal2D
-from isa_tf.layers.pointwise import PointwiseConvolutions
+from isa_tf.layers.pointwise import LocalConvolutions, PointwiseConvolutions
 from isa_tf.layers.position import PositionBias
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 from isa_tf.layers.recompute import Recomputed
@@ -42,6 +42,7 @@ __all__ = [
     "FactorizedAttention",
     "FillPadding",
     "InterlacedSparseAttention",
+    "LocalConvolutions",
     "LongRangeAttention",
     "MasksOfClasses",
     "NonLocal2D",

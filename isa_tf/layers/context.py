@@ -9,7 +9,7 @@ from isa_tf.layers.compact import CompactGeneralizedNonLocal, DoubleAttention
 from isa_tf.layers.criss_cross import RecurrentCrissCrossAttention
 from isa_tf.layers.interlaced import InterlacedSparseAttention
 from isa_tf.layers.non_local import NonLocal2D
-from isa_tf.layers.pointwise import PointwiseConvolutions
+from isa_tf.layers.pointwise import LocalConvolutions, PointwiseConvolutions
 from isa_tf.layers.pyramid import AtrousSpatialPyramidPooling, PyramidPooling
 from isa_tf.names import Registry
 
@@ -37,6 +37,7 @@ for _name, _make in {
     "cgnl": CompactGeneralizedNonLocal,
     "a2": DoubleAttention,
     "pointwise": PointwiseConvolutions,
+    "local": LocalConvolutions,
 }.items():
     _CONTEXTS.register(_name, _make)
 
@@ -83,8 +84,8 @@ def create_context(name: str, /, **kwargs: Any) -> keras.layers.Layer | None:
             of its affinities by position, which learns faster, "self_attention" for the same
             module with dense attention, "none" for no module; "nonlocal", "ppm", "aspp", "rcca",
             "cgnl" or "a2" for other authors' modules, each with the defaults of its paper;
-            "pointwise" for as many parameters without context; or one that `register_context` was
-            told.
+            "pointwise" for as many parameters without context, "local" with that of the next
+            positions alone; or one that `register_context` was told.
         **kwargs: the module's arguments; "self_attention" sets `partition` and `order` itself, and
             "none" takes no notice of any.
 

@@ -1,4 +1,4 @@
-"""What a context module is to be measured against: as many parameters, and no context."""
+"""What a context module is to be measured against: as many parameters, and next to no context."""
 
 from typing import Any
 
@@ -39,6 +39,7 @@ class PointwiseConvolutions(ContextModule):
     """
 
     both_forms = True
+    _kernel_size = 1  # of the inner convolution
 
     def __init__(self, parameters: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -52,9 +53,10 @@ class PointwiseConvolutions(ContextModule):
         parameters = self.parameters
         if parameters is None:
             parameters = learnt_parameters(InterlacedSparseAttention(filters=filters), channels)
-        # Of the inner width w: (channels + 2 + filters) w + 2 filters, with scales and offsets.
-        width = max(1, round((parameters - 2 * filters) / (channels + 2 + filters)))
-        self.inner = self.conv_norm("inner", width, channels)
+        # Of the inner width w: (read + 2 + filters) w + 2 filters, with scales and offsets.
+        read = self._kernel_size**2 * channels
+        width = max(1, round((parameters - 2 * filters) / (read + 2 + filters)))
+        self.inner = self.conv_norm("inner", width, channels, kernel_size=self._kernel_size)
         self.outer = self.read_out_conv("outer", filters, width)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -81,3 +83,38 @@ class PointwiseConvolutionsTwin(ModuleTwin, PointwiseConvolutions):
 
 
 PointwiseConvolutions.twin_class = PointwiseConvolutionsTwin
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class LocalConvolutions(PointwiseConvolutions):
+    """`PointwiseConvolutions` whose first convolution is 3x3, narrower for it.
+
+    Beside it a context module shows what it gives by hearing further than the next positions.
+
+    Args:
+        **kwargs: those of `PointwiseConvolutions`.
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, filters).
+
+    Raises:
+        ValueError: for parameters below 1.
+
+    Example:
+
+    >>> layer = LocalConvolutions(parameters=1000)
+    >>> layer(np.ones((1, 4, 6, 16), "float32")).shape
+    TensorShape([1, 4, 6, 16])
+    >>> layer.inner.kernel_size, layer.inner.filters
+    ((3, 3), 6)
+    """
+
+    _kernel_size = 3
+
+
+@keras.saving.register_keras_serializable("isa_tf")
+class LocalConvolutionsTwin(ModuleTwin, LocalConvolutions):
+    """The twin of `LocalConvolutions`, whose arguments it has."""
+
+
+LocalConvolutions.twin_class = LocalConvolutionsTwin

@@ -422,13 +422,15 @@ def test_the_control_has_as_many_parameters(tmp_path):
     config.model.context_options.depth = 2
     study = ablate.Study("frozen", config, tmp_path, [0])
     counts = {}
-    for variant in ("isa", "pointwise", "none"):
+    for variant in ("isa", "pointwise", "local", "none"):
         run, _ = study.runs[variant, 0]
         model = segmentation.make_model(run, segmentation.make_dataset(run))
         counts[variant] = model.count_params()
-    gained = {name: counts[name] - counts["none"] for name in ("isa", "pointwise")}
-    # But for the moving statistics, of which the control has other numbers; to within a channel.
-    assert gained["pointwise"] == pytest.approx(gained["isa"], rel=0.05)
+    gained = {name: count - counts["none"] for name, count in counts.items()}
+    # But for the moving statistics, of which the controls have other numbers; to within a channel.
+    width = config.model.head_filters
+    for control, of_a_channel in (("pointwise", 2 * width), ("local", 10 * width)):
+        assert gained[control] == pytest.approx(gained["isa"], rel=0.05, abs=2 * of_a_channel)
     config.features.folder = None
     with pytest.raises(ValueError, match="needs config.features.folder"):
         ablate.Study("frozen", config, tmp_path, [0])

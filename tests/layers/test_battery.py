@@ -160,6 +160,7 @@ CASES = {
     "nonlocal": (layers.NonLocal2D, {"key_filters": 3, "use_scale": True}, MAP),
     "nonlocal-sampled": (layers.NonLocal2D, {"sub_sample": "before", "filters": 6}, MAP),
     "pointwise": (layers.PointwiseConvolutions, {"parameters": 60, "filters": 5}, MAP),
+    "local": (layers.LocalConvolutions, {"parameters": 300, "filters": 5}, MAP),
     "pointwise-residual": (layers.PointwiseConvolutions, {"residual": True}, MAP),
     "ppm": (layers.PyramidPooling, {"filters": 5}, MAP),
     "ppm-corners": (
