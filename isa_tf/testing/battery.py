@@ -94,7 +94,7 @@ class Battery:
         model.summary(150, expand_nested=True, print_fn=lambda text, **_: lines.append(text))
         text = "\n".join(lines)
         rows = [line for line in text.splitlines() if line.startswith(("│", "|"))]
-        told = [line for line in rows if re.match(r"\W*\S+ \(\w+\)", line)]
+        told = [line for line in rows if re.match(r"\W*\w\S* \(\w+\)", line)]
         self.expect(told, f"its summary has no layers:\n{text}")
         shapeless = [line for line in told if "?" in line or "(" not in line.split("│")[2]]
         self.expect(not shapeless, f"its summary tells no shape of {' '.join(shapeless[:1])}")
