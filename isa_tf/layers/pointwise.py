@@ -106,7 +106,7 @@ class LocalConvolutions(PointwiseConvolutions):
     >>> layer(np.ones((1, 4, 6, 16), "float32")).shape
     TensorShape([1, 4, 6, 16])
     >>> layer.inner.kernel_size, layer.inner.filters
-    ((3, 3), 6)
+    (3, 6)
     """
 
     _kernel_size = 3
