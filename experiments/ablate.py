@@ -378,8 +378,7 @@ class Study:
             writer.writerows(rows)
         for name, figure in figures.items():
             for ending in (".png", ".svg"):
-                with files.replacing(self.folder / (name + ending)) as new:
-                    figure.savefig(new, dpi=150)
+                study_figures.save(self.folder / (name + ending), figure)
 
     @property
     def against(self):

@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 
 from absl import flags
-from PIL import Image
 
 from experiments import setup, tasks
 from isa_tf import files, load_predictor, training
+from tools.predictions import save
 
 
 def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=None):
@@ -70,8 +70,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     files.write_json(workdir / "metrics.json", result, indent=2)
     heading = f"{dataset.name} {split}: {task.headline(result)}"
     sheet = task.make_sheet(config, predictor, dataset, split, pictures, heading)
-    with files.replacing(workdir / "predictions.png") as new:
-        Image.fromarray(sheet).save(new)
+    save(workdir / "predictions.png", sheet)
     if reports:
         facts = {"evaluated": datetime.datetime.now().strftime("%Y-%m-%d %H:%M")}
         if trained:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import ablate, setup
+from experiments import ablate, setup, study_figures
 from isa_tf.names import unknown
 from tools import tables
 
@@ -160,10 +160,8 @@ def main(argv):
     gains = read_all(values.study, values.variants)
     against = ", ".join(sorted({g.against for g in gains}))
     figure = draw(gains, f"{', '.join(values.variants)} against {against}: mean and 95 % interval")
-    output = Path(values.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-    print(f"{table(gains)}\n\nwritten: {output}")
+    study_figures.save(values.output, figure)
+    print(f"{table(gains)}\n\nwritten: {values.output}")
 
 
 if __name__ == "__main__":

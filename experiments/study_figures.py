@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from isa_tf import files
+
 _STYLES = ("-", "--", ":")  # where there are more variants than colours
 
 
@@ -77,3 +79,9 @@ def _figure(study, size):
     done = f"{len(study.results)} of {len(study.runs)} runs"
     figure.suptitle(f"{study.name}, {steps}, {done}", fontsize=11)
     return figure
+
+
+def save(path, figure):
+    """Saves a figure of matplotlib, whole or not at all."""
+    with files.replacing(path) as new:
+        figure.savefig(new, dpi=150)

@@ -1,5 +1,6 @@
 """Feature maps of a frozen backbone, kept in a folder: what a config's `features` are about."""
 
+import functools
 import hashlib
 import itertools
 
@@ -95,9 +96,9 @@ def keep(config, dataset, model, protocol, make_train_data):
     Raises:
         ValueError: see `facts`; or for a folder of other maps, naming what differs.
     """
-    given, found = (config, dataset, model, protocol, make_train_data), []
-    workers.by_chief(tf.distribute.get_strategy(), lambda: found.append(_keep(*given)))
-    return found[0] if found else _keep(*given)  # of which nothing is missing any more
+    act = functools.partial(_keep, config, dataset, model, protocol, make_train_data)
+    kept = workers.by_chief(tf.distribute.get_strategy(), act)
+    return act() if kept is None else kept  # of which nothing is missing any more
 
 
 def _keep(config, dataset, model, protocol, make_train_data):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 _Value = TypeVar("_Value", int, str)
+_Given = TypeVar("_Given")
 
 _GATHERED_WORDS = 2**20  # of 8 bytes, of each worker at a time
 
@@ -137,12 +138,15 @@ def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     return any(over_workers(strategy, bool(flag)))
 
 
-def by_chief(strategy: tf.distribute.Strategy, act: Callable[[], object]) -> None:
+def by_chief(strategy: tf.distribute.Strategy, act: Callable[[], _Given]) -> _Given | None:
     """Has the chief alone do something while the others wait. All workers must call it.
 
     Args:
         strategy: `tf.distribute.Strategy`.
         act: function without arguments, which is called in the chief.
+
+    Returns:
+        In the chief what `act` returns, and `None` in the others.
 
     Raises:
         Exception: in the chief what `act` raises, and in the others a `RuntimeError` then.
@@ -152,14 +156,15 @@ def by_chief(strategy: tf.distribute.Strategy, act: Callable[[], object]) -> Non
     >>> by_chief(isa_tf.training.make_strategy("one_device"), lambda: print("written"))
     written
     """
-    error = None
+    given, error = None, None
     if is_chief(strategy):
         try:
-            act()
+            given = act()
         except Exception as caught:
             error = caught
     if any_of(strategy, error is not None):
         raise error or RuntimeError("the chief worker stopped; it says why")
+    return given
 
 
 def agree(strategy: tf.distribute.Strategy, value: _Value, what: str = "value") -> _Value:
