@@ -25,7 +25,7 @@ from absl import flags
 
 from experiments import setup, tasks
 from isa_tf import files, load_predictor, training
-from tools.predictions import save
+from isa_tf.visualize import save_picture
 
 
 def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=None):
@@ -70,7 +70,7 @@ def evaluate(config, workdir, model=None, split=None, pictures=8, report_images=
     files.write_json(workdir / "metrics.json", result, indent=2)
     heading = f"{dataset.name} {split}: {task.headline(result)}"
     sheet = task.make_sheet(config, predictor, dataset, split, pictures, heading)
-    save(workdir / "predictions.png", sheet)
+    save_picture(workdir / "predictions.png", sheet)
     if reports:
         facts = {"evaluated": datetime.datetime.now().strftime("%Y-%m-%d %H:%M")}
         if trained:

@@ -29,10 +29,9 @@ from isa_tf.data import DataError
 from isa_tf.data.base import IGNORE_LABEL, voc_palette
 from isa_tf.data.pictures import read_image, read_label
 from isa_tf.inference import confusion_matrix
-from isa_tf.visualize import DIFFERENCE_PALETTE, difference, sheet
+from isa_tf.visualize import DIFFERENCE_PALETTE, difference, save_picture, sheet
 from tools import plugins
 from tools.predict import find_images
-from tools.predictions import save
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -130,7 +129,7 @@ def main(argv):
         )
 
     shown = choose(results, _RULE.value, _EXAMPLES.value, _SCORE.value, _SEED.value)
-    save(output, _draw(results, shown, predictors, num_classes))
+    save_picture(output, _draw(results, shown, predictors, num_classes))
     table = output.with_suffix(".csv")
     _write(table, results, shown)
     print(f"{len(shown)} of {len(results)} images drawn in {output}, scores in {table}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from isa_tf import files
 from isa_tf.data import DataError
@@ -17,7 +16,7 @@ from isa_tf.data.base import voc_palette
 from isa_tf.data.videos import VIDEO_SUFFIXES, VideoWriter, some_frames
 from isa_tf.inference import class_findings, findings
 from isa_tf.names import Registry, class_name, id_of_class
-from isa_tf.visualize import draw_classes, draw_instances, with_legend
+from isa_tf.visualize import draw_classes, draw_instances, save_picture, with_legend
 
 DETECTIONS = "detections.json"
 FAILURES = "failures.json"
@@ -109,7 +108,7 @@ class Writer:
                 files.write_json(path, self.told(result))
             else:
                 made = self.label if path.name.endswith("_label.png") else self.picture
-                save(path, made(image, result))
+                save_picture(path, made(image, result))
         return self.words(result)
 
     def write_video(self, source, video, every=1, limit=None, say=None):
@@ -148,7 +147,8 @@ class Writer:
                     film.write(picture, frame.time)
                     if self.options.frame_labels:
                         label = self.label(frame.image, result)
-                        save(stem.with_name(f"{stem.name}_label") / f"{frame.index:06d}.png", label)
+                        path = stem.with_name(f"{stem.name}_label") / f"{frame.index:06d}.png"
+                        save_picture(path, label)
                     if lines is not None:
                         seconds = round(float(frame.time * video.time_base), 6)
                         told = {"frame": frame.index, "seconds": seconds, **self.told(result)}
@@ -260,12 +260,6 @@ class Detections(Writer):
     def finish(self, rows):
         with files.replacing(self.folder / DETECTIONS) as new:
             new.write_text(json.dumps(rows), encoding="utf-8")
-
-
-def save(path, picture):
-    """Saves a picture, uint8 (H, W, 3) or ids (H, W), whole or not at all."""
-    with files.replacing(path) as new:
-        Image.fromarray(picture).save(new)
 
 
 def size_words(picture):

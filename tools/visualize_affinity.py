@@ -23,9 +23,8 @@ from isa_tf.attention_maps import influence, read_attention
 from isa_tf.data import DataError
 from isa_tf.data.pictures import read_image
 from isa_tf.formats import load_model
-from isa_tf.visualize import HEAT_PALETTE, heat, mark, sheet
+from isa_tf.visualize import HEAT_PALETTE, heat, mark, save_picture, sheet
 from tools import plugins
-from tools.predictions import save
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -99,7 +98,7 @@ def main(argv):
             cell_width=width,
         )
         pages.append(page)
-    save(output, np.concatenate(pages))
+    save_picture(output, np.concatenate(pages))
     print(output)
     return 0
 

@@ -20,6 +20,7 @@ from isa_tf.visualize.pictures import (
     legend,
     mark,
     overlay,
+    save_picture,
     sheet,
     with_legend,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "legend",
     "mark",
     "overlay",
+    "save_picture",
     "sheet",
     "with_legend",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from isa_tf import files
 from isa_tf.data.base import voc_palette
 from isa_tf.hints import Colors
 from isa_tf.names import class_name
@@ -500,3 +501,24 @@ def _shorten(text, font, width):
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def save_picture(path: files.StrPath, picture: np.ndarray) -> None:
+    """Saves a picture, whole or not at all.
+
+    Args:
+        path: of the file, whose suffix says the format. Folders above it are made.
+        picture: uint8 (H, W, 3), RGB; or ids (H, W), uint8 or uint16.
+
+    Raises:
+        OSError: naming `path`, where the disk is full or may not be written to.
+        ValueError: for a suffix of no format that Pillow writes.
+
+    Example:
+
+    >>> save_picture("sheets/day.png", np.zeros((4, 6, 3), np.uint8))
+    >>> Image.open("sheets/day.png").size
+    (6, 4)
+    """
+    with files.replacing(path) as new:
+        Image.fromarray(picture).save(new)

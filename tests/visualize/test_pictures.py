@@ -21,6 +21,7 @@ from isa_tf.visualize import (
     legend,
     mark,
     overlay,
+    save_picture,
     sheet,
     with_legend,
 )
@@ -302,3 +303,16 @@ def test_errors_of_heat():
             heat(image, weights)
     with pytest.raises(ValueError, match="an image is uint8"):
         heat(image[..., 0], np.ones((2, 2)))
+
+
+def test_a_picture_is_saved_whole_or_not_at_all(tmp_path):
+    ids = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    save_picture(tmp_path / "made" / "ids.png", ids)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "made" / "ids.png")), ids)
+    before = (tmp_path / "made" / "ids.png").read_bytes()
+    with pytest.raises(TypeError):
+        save_picture(tmp_path / "made" / "ids.png", np.zeros((3, 4, 7)))
+    with pytest.raises(ValueError, match="unknown file extension"):
+        save_picture(tmp_path / "made" / "ids.photo", ids)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["ids.png"]
+    assert (tmp_path / "made" / "ids.png").read_bytes() == before
