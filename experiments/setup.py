@@ -199,8 +199,17 @@ def check_strategy(config, strategy):
 
 
 def make_optimizer(config, **options):
-    """The optimizer of an experiment; `options` are further ones of `training.make_optimizer`."""
+    """The optimizer of an experiment; `options` are further ones of `training.make_optimizer`.
+
+    Raises:
+        ValueError: for a training of fewer batches than its weights are changed by once.
+    """
     c = config.train
+    if c.steps < c.accumulate:
+        raise ValueError(
+            f"config.train.steps={c.steps} must be at least config.train.accumulate="
+            f"{c.accumulate}, or the weights are never changed"
+        )
     if "schedule" in c:  # which configs of segmentation have not: theirs is the poly schedule
         options |= {
             "schedule": c.schedule,

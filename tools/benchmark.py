@@ -51,11 +51,13 @@ Writes NAME.csv, NAME.md, NAME.json, which says what it was measured on, and, wh
 installed, NAME.png and NAME.svg into --output, and prints the table.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
 from absl import app, flags
 
+from isa_tf.names import unknown
 from tools.bench import (
     comparison,
     contexts,
@@ -83,7 +85,7 @@ _MODULES = flags.DEFINE_list(
     "modules", None, "Context modules, or parts of a detector; by default all.", flag_values=FLAGS
 )
 _BASELINE = flags.DEFINE_string(
-    "baseline", "self_attention", "The module that the others are compared with.", flag_values=FLAGS
+    "baseline", "self_attention", "The row that the others are compared with.", flag_values=FLAGS
 )
 _BACKBONE = flags.DEFINE_string(
     "backbone", "resnet50_v1c", "Backbone of a model.", flag_values=FLAGS
@@ -254,6 +256,7 @@ def benchmark_context(sizes):
     modules = _MODULES.value or [name for name in list_contexts() if name != "none"]
     for module in modules:
         contexts.parse_module(module)
+    _check_baseline(modules)
     shared = {"what": "context", "channels": _CHANNELS.value}
     if _ROUNDS.value:
         return [row for size in sizes for row in _rows_in_turn(modules, size, shared)]
@@ -271,21 +274,17 @@ def benchmark_model(sizes):
         "num_classes": _NUM_CLASSES.value,
     }
     compiled = {"no": False, "yes": True}
-    if unknown := set(_JIT_COMPILE.value) - set(compiled):
-        raise ValueError(f"--jit_compile is no, yes or both, not {', '.join(unknown)}")
+    if odd := set(_JIT_COMPILE.value) - set(compiled):
+        raise ValueError(f"--jit_compile is no, yes or both, not {', '.join(odd)}")
     for context in _CONTEXTS.value:
         contexts.parse_module(context)
-    rows = []
-    for size in sizes:
-        for context in _CONTEXTS.value:
-            for dtype in _DTYPES.value:
-                for jit in _JIT_COMPILE.value:
-                    name = f"{_BACKBONE.value}+{context} {dtype}" + (
-                        " XLA" if compiled[jit] else ""
-                    )
-                    case = {"module": context, "dtype": dtype, "jit_compile": compiled[jit]}
-                    rows.append(_row(name, size, {**shared, **case}))
-    return rows
+    cases = {}
+    forms = itertools.product(_CONTEXTS.value, _DTYPES.value, _JIT_COMPILE.value)
+    for context, dtype, jit in forms:
+        name = f"{_BACKBONE.value}+{context} {dtype}{' XLA' * compiled[jit]}"
+        cases[name] = {"module": context, "dtype": dtype, "jit_compile": compiled[jit]}
+    _check_baseline(cases)
+    return [_row(name, size, {**shared, **cases[name]}) for size in sizes for name in cases]
 
 
 def benchmark_parts(sizes):
@@ -293,20 +292,26 @@ def benchmark_parts(sizes):
     rows, rate = [], timing.copy_rate()
     for context in _CONTEXTS.value:
         contexts.parse_module(context)
-    if unknown := set(_MODULES.value or ()) - set(detector.PARTS):
+    if odd := set(_MODULES.value or ()) - set(detector.PARTS):
         known = ", ".join(detector.PARTS)
-        raise ValueError(f"--modules={','.join(unknown)}: the parts of a detector are {known}")
+        raise ValueError(f"--modules={','.join(odd)}: the parts of a detector are {known}")
+    cases = {part: (part, "none") for part in _MODULES.value or detector.PARTS}
+    cases |= {f"backbone+{name}": ("backbone", name) for name in _CONTEXTS.value if name != "none"}
+    _check_baseline(cases)
+    shared = {"what": "detector", "backbone": _BACKBONE.value}
     for size in sizes:
-        shared = {"what": "detector", "backbone": _BACKBONE.value}
-        cases = [(part, "none") for part in _MODULES.value or detector.PARTS]
-        cases += [("backbone", name) for name in _CONTEXTS.value if name != "none"]
-        for part, context in cases:
-            name = part if context == "none" else f"{part}+{context}"
+        for name, (part, context) in cases.items():
             rows.append(_row(name, size, {**shared, "part": part, "module": context}))
             moved = detector.bytes_moved(part, size)
             if moved and "forward_ms" in rows[-1]:
                 rows[-1]["bound_ratio"] = rows[-1]["forward_ms"] / (moved / rate / 1e6)
     return rows
+
+
+def _check_baseline(names):
+    """Raises ValueError, before anything is measured, for a baseline that is asked for and none."""
+    if not FLAGS["baseline"].using_default_value and _BASELINE.value not in names:
+        raise ValueError(f"--baseline: {unknown('row', _BASELINE.value, names)}")
 
 
 def _row(name, size, case):

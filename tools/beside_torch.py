@@ -36,7 +36,6 @@ NAME.json into --output; `tools.benchmark compare` compares two of the latter.
 
 import contextlib
 import importlib.util
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -44,6 +43,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from isa_tf import runtime
 from tools import tables
 from tools.bench import beside, contexts, memory, processes, results, timing
 from tools.bench.beside import DETECTOR, INTERLACED, OPENVINO, OURS, THEIRS
@@ -56,7 +56,7 @@ _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "float32, bfloat16.", flag_va
 _BATCH = flags.DEFINE_integer("batch", None, "By default 2 in training, else 1.", flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Calls of each contestant.", 1, flag_values=FLAGS)
 _THREADS = flags.DEFINE_integer(
-    "threads", os.cpu_count(), "Threads of each contestant.", 1, flag_values=FLAGS
+    "threads", runtime.processors(), "Threads of each contestant.", 1, flag_values=FLAGS
 )
 _ONLY = flags.DEFINE_list("only", None, "Contestants; by default all.", flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string(

@@ -75,13 +75,13 @@ def prepare(model, images, count, folder, seconds):
     import numpy as np
 
     import isa_tf
-    from isa_tf import serving
+    from isa_tf import runtime, serving
     from tools.predict import find_images
 
     folder = Path(folder)
     paths = find_images(images)
     paths = paths[:: max(len(paths) // int(count), 1)][: int(count)]
-    predictor = isa_tf.load_predictor(model, os.cpu_count())
+    predictor = isa_tf.load_predictor(model, runtime.processors())
     service = serving.Service(predictor)
     pictures = [path.read_bytes() for path in paths]
     bodies = {f"good_{i}": contents for i, contents in enumerate(pictures)}

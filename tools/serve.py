@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from isa_tf import serving
+from isa_tf import runtime, serving
 from isa_tf.serving import cluster
 from tools import plugins
 
@@ -128,7 +128,7 @@ def run(application, limits, needed):
 
     ended = threading.Event()
     if _ADDRESS.value is None:
-        cpus = max(needed, os.cpu_count())
+        cpus = max(needed, runtime.processors())
         ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE)
     else:
         ray.init(address=_ADDRESS.value)

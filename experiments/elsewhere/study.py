@@ -35,7 +35,7 @@ from PIL import Image
 
 from experiments import ablate, setup, tasks
 from experiments.configs import frozen
-from isa_tf import data, files
+from isa_tf import data, files, runtime
 from isa_tf.data import augment
 from isa_tf.metrics import scores
 from tools import progress
@@ -209,8 +209,8 @@ def _order(config, size, seed):
     batch = config.data.batch_size
     to_index = data.pipeline.example_order(Kept(), "train", batch, seed, shuffle=True)
     count = LONGEST * config.train.steps * batch
-    places = tf.data.Dataset.range(count).map(to_index, tf.data.AUTOTUNE).batch(count)
-    return next(iter(places)).numpy().astype(np.int32)
+    places = tf.data.Dataset.range(count).map(to_index, runtime.processors()).batch(count)
+    return next(iter(data.pipeline.finish(places))).numpy().astype(np.int32)
 
 
 def _write_backbone(path, whole, levels, size, batch):

@@ -24,10 +24,10 @@ import tensorflow as tf
 from absl import flags
 
 from experiments import evaluate, setup, tasks
-from isa_tf import files, losses, training
+from isa_tf import files, losses, runtime, training
 from isa_tf.compat import averaged_variables
 from isa_tf.data import augment
-from isa_tf.data.pipeline import example_order, place_seeds
+from isa_tf.data.pipeline import example_order, finish, place_seeds
 from isa_tf.names import two_ints
 from isa_tf.training.averaging import averaging_optimizer, estimate_statistics
 from tools.stablehlo.lower import TrainingStep
@@ -256,8 +256,8 @@ def plan(config, dataset, start=0, stop=None):
         return drawn
 
     stop = config.train.steps * c.batch_size if stop is None else stop
-    drawn = tf.data.Dataset.range(start, stop).map(draw, tf.data.AUTOTUNE, deterministic=True)
-    rows = list(drawn.batch(_PLACES).as_numpy_iterator())
+    drawn = tf.data.Dataset.range(start, stop).map(draw, runtime.processors())
+    rows = list(finish(drawn.batch(_PLACES)).as_numpy_iterator())
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -98,8 +98,9 @@ class MaskRCNN(FittedModel):
         "masks" (B, D, 28, 28), the probabilities inside of each box. D is `max_detections`.
 
     Raises:
-        ValueError: for a backbone without such maps, an unknown level or convention, or names,
-            colours and ids that are not as many as the classes.
+        ValueError: for a backbone without such maps, an unknown level or convention, so few samples
+            that none may be positive, or names, colours and ids that are not as many as the
+            classes.
 
     Example:
 
@@ -165,6 +166,12 @@ class MaskRCNN(FittedModel):
         _check_levels(backbone)
         if len(anchor_sizes) != len(PYRAMID_LEVELS) + 1:
             raise ValueError(f"anchor_sizes must be five, one a map, got {anchor_sizes}")
+        for name, samples, share in (("rpn", rpn_samples, 2), ("box", box_samples, 4)):
+            if samples < share:
+                raise ValueError(
+                    f"{name}_samples must be at least {share}, for 1 of {share} may be positive, "
+                    f"got {samples}"
+                )
         parts = Parts(filters, normalized_heads, momentum, synchronized, dtype)
 
         # === Layers ===

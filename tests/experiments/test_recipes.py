@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from experiments import setup
-from experiments.configs import camvid, default, recipes
+from experiments.configs import camvid, default, recipes, synthetic
 from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import losses, training
@@ -311,6 +311,14 @@ def test_sizes_that_are_none_are_refused():
         config[section][key] = 0
         with pytest.raises(ValueError, match=f"{section}.{key} must be at least 1"):
             setup.for_replicas(config, 1)
+
+
+def test_a_training_too_short_to_change_a_weight_is_refused(tmp_path):
+    config = synthetic.get_config()
+    config.train.steps, config.train.accumulate = 3, 4
+    with pytest.raises(ValueError, match="steps=3 must be at least config.train.accumulate=4"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # === The command line ===

@@ -248,6 +248,10 @@ def test_what_is_wrong_is_told():
         MaskRCNN(backbone, 3, freeze_at="c7")
     with pytest.raises(ValueError, match="anchor_sizes must be five"):
         MaskRCNN(backbone, 3, anchor_sizes=(32, 64))
+    with pytest.raises(ValueError, match="rpn_samples must be at least 2, .* got 1"):
+        MaskRCNN(backbone, 3, rpn_samples=1)
+    with pytest.raises(ValueError, match="box_samples must be at least 4, .* got 3"):
+        MaskRCNN(backbone, 3, box_samples=3)
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         MaskRCNN(backbone, 0)
     x, y = batch()

@@ -286,6 +286,9 @@ def test_no_picture_of_nothing(tmp_path):
         (["context", "--modules=isaa"], "unknown context module 'isaa'.*did you mean"),
         (["context", "--modules=isa:parts=3"], "isa:parts=3: .*parts"),
         (["context", "--modules=isa:4"], "an argument is NAME=VALUE, not '4'"),
+        (["context", "--modules=isa", "--baseline=ias"], "--baseline: unknown row 'ias'.*\"isa\""),
+        (["model", "--baseline=isa"], r"--baseline: unknown row 'isa'.*resnet50_v1c\+isa float32"),
+        (["detector", "--baseline=neck"], "--baseline: unknown row 'neck'.*backbone.*isa"),
         (["model", "--jit_compile=maybe"], "--jit_compile is no, yes or both, not maybe"),
     ],
 )

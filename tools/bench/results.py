@@ -86,15 +86,16 @@ def write(result, folder, text, columns=None):
         The endings of what was written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     stored = {"kind": KIND, "version": VERSION, **result._asdict()}
     files.write_json(folder / f"{result.what}.json", stored, indent=1)
-    (folder / f"{result.what}.md").write_text(f"{text}\n", encoding="utf-8")
+    with files.replacing(folder / f"{result.what}.md") as new:
+        new.write_text(f"{text}\n", encoding="utf-8")
     print(f"\n{text}\n")
     if columns is None:
         return [".md", ".json"]
     shown = [key for key in columns if any(key in row for row in result.rows)]
-    with open(folder / f"{result.what}.csv", "w", newline="", encoding="utf-8") as file:
+    path = folder / f"{result.what}.csv"
+    with files.replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, shown, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(result.rows)
