@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import tensorflow as tf
 
 from isa_tf.hints import Shape
 
+# What `_too_large` says, in whatever TensorFlow says around it.
+_TOO_LARGE = r"the affinity, [\dx]+ float32, takes .* partition into more groups"
 _SMALL = 2**28  # bytes that are not worth asking for
 _BATCH = 1024  # images that a batch of unknown size is taken to hold at most
 _UNTOLD = tf.int64.max  # what files that are not there state
@@ -208,6 +211,26 @@ def refuse_too_large(shape: Shape, x: tf.Tensor) -> tf.Tensor:
     checked = tf.cond(size >= _SMALL, check, lambda: tf.constant(True))
     with tf.control_dependencies([checked]):
         return tf.identity(x)
+
+
+def short_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that was refused or not there; `None` of another error.
+
+    Args:
+        error: of calling a model: what `refuse_too_large` raised, or what TensorFlow, NumPy or
+            Python raised where nothing more could be had.
+
+    Example:
+
+    >>> short_of_memory(MemoryError())
+    'there is not enough memory'
+    >>> short_of_memory(KeyError("image")) is None
+    True
+    """
+    if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
+        return "there is not enough memory"
+    told = re.search(_TOO_LARGE, str(error))
+    return told[0] if told else None
 
 
 def _too_large(sizes, taken, free):

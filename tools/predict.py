@@ -48,7 +48,15 @@ from isa_tf.data.videos import Camera, Video
 from isa_tf.inference import warm_up
 from isa_tf.training.callbacks import Progress
 from tools import plugins
-from tools.predictions import Options, Source, is_video, outputs, unlike, write_failures
+from tools.predictions import (
+    Options,
+    Source,
+    is_video,
+    outputs,
+    predicted,
+    unlike,
+    write_failures,
+)
 
 __all__ = ["find_images", "main"]
 
@@ -194,13 +202,13 @@ def _predict_images(predictor, writer, sources):
     for source in sources:
         try:
             image = read_image(source.path)
+            start = time.perf_counter()
+            result = predicted(predictor, source.path, image)
+            seconds = time.perf_counter() - start
         except DataError as error:
             print(f"FAULT {error}")
             faults.append(error)
             continue
-        start = time.perf_counter()
-        result = predictor(image)
-        seconds = time.perf_counter() - start
         print(f"{source.path}: {1000 * seconds:.0f} ms; {writer.write(source, image, result)}")
         rows += writer.rows(source, result)
     writer.finish(rows)

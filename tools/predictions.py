@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isa_tf import files
+from isa_tf import files, runtime
 from isa_tf.data import DataError
 from isa_tf.data.base import voc_palette
 from isa_tf.data.videos import VIDEO_SUFFIXES, VideoWriter, some_frames
@@ -85,6 +85,16 @@ def write_failures(folder, faults):
     files.write_json(path, told, indent=1)
 
 
+def predicted(predictor, path, image):
+    """What a predictor finds in an image; `DataError`, naming `path`, where memory is too short."""
+    try:
+        return predictor(image)
+    except Exception as error:
+        if (why := runtime.short_of_memory(error)) is None:
+            raise
+        raise DataError(path, f"{size_words(image)} pixels are too large: {why}") from None
+
+
 class Writer:
     """Writes results into a folder: what the writers of all tasks share.
 
@@ -131,7 +141,7 @@ class Writer:
             film = lines = None
             try:
                 for frame in some_frames(video, every, limit):
-                    result = self.predictor(frame.image)
+                    result = predicted(self.predictor, source.path, frame.image)
                     picture = self.frame(frame.image, result)
                     if film is None:
                         path, size = stem.with_name(f"{stem.name}_overlay.mp4"), picture.shape[:2]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from PIL import Image
 
+from isa_tf import runtime
 from isa_tf.inference import InstancePredictor, Predictor, findings, warm_up
 from isa_tf.names import Registry, unknown
 from isa_tf.serving.limits import Limits, Refused, read_picture
@@ -132,10 +133,11 @@ class Service:
             options: `Options`.
 
         Raises:
-            Refused: see `read_picture`; 400 for ids of a model that has none to give.
+            Refused: see `read_picture`; 400 for ids of a model that has none to give; 413 for a
+                picture that the memory is too short for.
         """
         image = self.read(contents, options)
-        return self.write(image, self.predictor(image), options)
+        return self.write(image, self._see(image), options)
 
     def read(self, contents: bytes, options: Options) -> np.ndarray:
         """The picture as predictors take it, of what is to be answered by these options."""
@@ -166,15 +168,24 @@ class Service:
 
     def _batch(self, images):
         if len(images) == 1:
-            return [self.predictor(images[0])]
+            return [self._see(images[0])]
         found = self.predictor(np.stack(images))
         return list(zip(*found, strict=True)) if isinstance(found, tuple) else found
 
     def _alone(self, image):
         try:
-            return self.predictor(image)
+            return self._see(image)
         except Exception as error:
             return error
+
+    def _see(self, image):
+        try:
+            return self.predictor(image)
+        except Exception as error:
+            if (why := runtime.short_of_memory(error)) is None:
+                raise
+            height, width = image.shape[:2]
+            raise Refused(413, f"{width}x{height} pixels are too large: {why}") from error
 
     def write(self, image: np.ndarray, result: Any, options: Options) -> Answer:
         """The `Answer` that tells the result of an image."""

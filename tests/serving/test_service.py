@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask
 
+from isa_tf import load_predictor
 from isa_tf.inference import InstanceContract, InstancePredictor, Predictor
+from isa_tf.models import Segmenter
 from isa_tf.serving import Options, Refused, Service
 
 NAMES, PALETTE = ("sky", "sea", "land", "sand"), ((1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))
@@ -132,6 +134,21 @@ def test_what_fails_in_a_batch_fails_alone(service):
     np.testing.assert_array_equal(third[0], images[2][..., 0] // 64)
     (alone,) = service.predict([images[1]])
     assert isinstance(alone, RuntimeError)
+
+
+def test_what_the_memory_is_too_short_for_is_refused(tmp_path):
+    """4096x4096 at stride 8: affinities of 275 GB, which no system gives at once."""
+    path = tmp_path / "dense.keras"
+    Segmenter("tiny", "self_attention", 3, head_filters=4, head_kernel_size=1).save(path)
+    service = Service(load_predictor(path))
+    file = io.BytesIO()
+    Image.new("RGB", (4096, 4096)).save(file, "PNG")
+    told = "413: 4096x4096 pixels are too large: the affinity, .* takes 274.9 GB"
+    with pytest.raises(Refused, match=told):
+        service.answer(file.getvalue(), Options("ids"))
+    large, small = service.predict([np.zeros((4096, 4096, 3), np.uint8), asking.some_picture(1)])
+    assert isinstance(large, Refused) and large.status == 413
+    assert small[0].shape == asking.some_picture(1).shape[:2]
 
 
 def test_instances_in_batches(finder):

@@ -89,6 +89,25 @@ def test_a_bad_image_is_named_and_left_out(run, model, photos, tmp_path):
     assert Image.open(tmp_path / "out/b_label.png").size == (24, 20)
 
 
+def test_an_image_too_large_for_the_memory_is_named_and_left_out(run, photos, tmp_path):
+    path = tmp_path / "dense.keras"
+    # 4096x4096 at stride 8: affinities of 275 GB, which no system gives at once.
+    Segmenter("tiny", "self_attention", 3, head_filters=4, head_kernel_size=1).save(path)
+    Image.new("RGB", (4096, 4096)).save(photos / "aa.png")
+    given = f"--model={path}", f"--images={photos}", f"--output={tmp_path}/out"
+    status, printed = run(predict, *given)
+    assert status == 1 and "2 of 3 images segmented" in printed
+    reason = "4096x4096 pixels are too large: the affinity, 1x1x262144x262144 float32, takes 274.9"
+    assert f"FAULT {photos}/aa.png: {reason} GB, " in printed
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {f"{stem}_{kind}.png" for stem in "ab" for kind in ("label", "overlay")} | {
+        "failures.json"
+    }
+    (fault,) = json.loads((tmp_path / "out/failures.json").read_text())
+    assert fault["path"] == str(photos / "aa.png") and fault["reason"].startswith(reason)
+    assert fault["reason"].endswith("Give smaller maps, or a partition into more groups")
+
+
 def test_an_image_called_as_a_list_of_all_replaces_none(run, model, photos, tmp_path):
     (photos / "b.jpg").rename(photos / "failures.jpg")
     given = f"--model={model}", f"--images={photos}", f"--output={tmp_path}/out"
