@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -37,10 +38,27 @@ class _ConfigParser(flags.ArgumentParser):
         self.of_paths = of_paths
 
     def parse(self, given):
-        return self.of_paths.parse(find_config(given))
+        path = find_config(given)
+        try:
+            return self.of_paths.parse(path)
+        except Exception as error:
+            # It has put a traceback into what it says; what was raised in the file is behind it.
+            raise ValueError(_in_file(path, error.__context__ or error)) from error
 
     def flag_type(self):
         return self.of_paths.flag_type()
+
+
+def _in_file(path, error):
+    """What is wrong with the file of a config; of a refusal of its own, what that says."""
+    if isinstance(error, ValueError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    name = path.split(":", 1)[0]
+    line = next(
+        (f"line {frame.lineno}: " for frame in reversed(frames) if frame.filename == name), ""
+    )
+    return f"{name} is no config: {line}{type(error).__name__}: {error}"
 
 
 def find_config(given):
@@ -84,8 +102,11 @@ def run(main):
     def parse(argv):
         try:
             return app.parse_flags_with_usage(argv)
-        except (AttributeError, KeyError, TypeError, OSError) as error:
-            # What config_flags lets through: a key that is not there, a value of another type.
+        except (AttributeError, KeyError) as error:
+            # What config_flags lets through: a key that is not there, ...
+            sys.exit(f"error: {_no_key(message(error), argv)}")
+        except (TypeError, OSError) as error:
+            # ... a value of another type, a file that cannot be read.
             sys.exit(f"error: {message(error)}")
 
     def guarded(argv):
@@ -102,13 +123,26 @@ def run(main):
             except OSError:  # who read it has ended by the same Ctrl-C, as `tee` does
                 sys.stdout = None  # Python would try again at its end, and exit with 120
             sys.exit(stop.exit_code)
-        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
             if flags.FLAGS.traceback:
                 raise
             sys.exit(f"error: {message(error)}\n(--traceback shows where)")
 
     flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
     app.run(guarded, flags_parser=parse)
+
+
+def _no_key(said, argv):
+    """What is said of a flag --config.KEY whose key is not there, with the flag."""
+    names = [text.split("=", 1)[0] for text in argv if text.startswith("--config.")]
+    keys = ((name, name.split(".")[1:]) for name in names)
+    flag = next((name for name, of in keys if any(f"'{key}'" in said for key in of)), None)
+    if flag is None:
+        return said
+    whole, _, key = flag.rpartition(".")
+    if whole.endswith("options") and f"'{key}'" in said:
+        return f"{flag}: what is not there yet is given as {whole}='{{\"{key}\": ...}}'"
+    return f"{flag}: the config has no key {said}"
 
 
 def message(error):
@@ -198,6 +232,21 @@ def check_strategy(config, strategy):
         )
 
 
+def check_splits(config, dataset):
+    """Raises ValueError for a split that is not there, or empty: now, not after hours of training.
+
+    Args:
+        config: of the experiment.
+        dataset: its dataset.
+    """
+    for key in ("train_split", "val_split"):
+        if not dataset.size(config.data[key]):
+            raise ValueError(f"config.data.{key}={config.data[key]!r} has no examples")
+    batch_size = config.data.get("val_batch_size", 1)
+    if batch_size < 1:
+        raise ValueError(f"config.data.val_batch_size must be at least 1, got {batch_size}")
+
+
 def make_optimizer(config, **options):
     """The optimizer of an experiment; `options` are further ones of `training.make_optimizer`.
 
@@ -205,6 +254,8 @@ def make_optimizer(config, **options):
         ValueError: for a training of fewer batches than its weights are changed by once.
     """
     c = config.train
+    if c.accumulate < 1:
+        raise ValueError(f"config.train.accumulate must be at least 1, got {c.accumulate}")
     if c.steps < c.accumulate:
         raise ValueError(
             f"config.train.steps={c.steps} must be at least config.train.accumulate="

@@ -36,6 +36,7 @@ def train(config, workdir, strategy="one_device", verbose="auto", profile=None, 
     task = tasks.of(config)
     dataset = task.make_dataset(config)
     phases = task.phases(config)
+    setup.check_splits(config, dataset)
     setup.check_strategy(config, strategy)
     with strategy.scope():
         whole = task.make_model(config, dataset)
@@ -96,7 +97,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_list("profile", [], "START,STOP: steps to trace for TensorBoard's profiler.")
     flags.DEFINE_integer(
-        "logical_devices", 1, "Parts to split the CPU into, to try strategies without GPUs."
+        "logical_devices", 1, "Parts to split the CPU into, to try strategies without GPUs.", 1
     )
     flags.mark_flags_as_required(["config", "workdir"])
     setup.run(main)

@@ -235,7 +235,6 @@ def compile_model(model, config, dataset, phase=None):
         dict: the arguments of `training.Run.fit` by which the model is validated and drawn.
     """
     del phase
-    dataset.size(config.data.val_split)  # an unknown split is an error now, not after an epoch
     model.compile(setup.make_optimizer(config), jit_compile=config.train.jit_compile)
     # One for both, since tracing takes longest.
     predictor_of = setup.once_a_model(inference.InstancePredictor.from_model)

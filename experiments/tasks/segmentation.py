@@ -323,7 +323,7 @@ def score(config, dataset, predictor, split, by_image=False):
 
 def headline(result):
     """The score that stands above a picture."""
-    return f"mIoU {result['miou']:.4f}"
+    return f"mIoU {setup.shown(result['miou'])}"
 
 
 def lines(result):

@@ -269,6 +269,8 @@ class Run:
             symbolic_build(model, make_train_data(0, None).element_spec)
         self._averages = None
         if averaging_optimizer(model.optimizer) is not None:
+            if ema_batches < 1:
+                raise ValueError(f"ema_batches must be at least 1, got {ema_batches}")
             # Read again at each validation: batches are a function of seed and step, so they are
             # the same each time, and need not be held in memory.
             self._averages = SwapAveragedWeights(self._statistics_data(ema_batches))

@@ -53,6 +53,9 @@ class Workdir:
     def owned(self) -> Iterator[None]:
         """Owns the folder for as long as its `with` block lasts.
 
+        Where it ends by an error before anything of a training is there, the folder is nobody's
+        again: whoever mends the config can use it.
+
         Raises:
             ValueError: where it is another run's or nobody's, naming what differs.
             OSError: where another process has it, or it cannot be written to.
@@ -60,10 +63,16 @@ class Workdir:
         self._check()
         self.path.mkdir(parents=True, exist_ok=True)
         with files.lock(self.path / LOCK):
+            is_new = not (self.path / CONFIG).exists()
             self._claim()
             for folder in (self.path, self.checkpoints.folder):
                 files.sweep(folder)
-            yield
+            try:
+                yield
+            except BaseException:
+                if is_new and not self.checkpoints.paths() and not self._traces():
+                    (self.path / CONFIG).unlink(missing_ok=True)
+                raise
 
     def _check(self):
         if self.path.exists() and not (self.path / CONFIG).exists():
@@ -116,13 +125,16 @@ class Workdir:
 
     def check_new(self) -> None:
         """Raises ValueError where a training has been that left no checkpoint."""
-        # TensorBoard's folder is made once the first state is kept, the others by validations.
-        traces = (LOG, BEST, BEST_SCORE, TENSORBOARD)
-        if left := [n for n in traces if (self.path / n).exists()]:
+        if left := self._traces():
             raise ValueError(
                 f"{self.checkpoints.folder} holds no checkpoint any more, though a training has "
                 f"left {', '.join(left)}; put one back from a copy, or choose another workdir"
             )
+
+    def _traces(self):
+        # TensorBoard's folder is made once the first state is kept, the others by validations.
+        traces = (LOG, BEST, BEST_SCORE, TENSORBOARD)
+        return [name for name in traces if (self.path / name).exists()]
 
     def keep_best(self, model: keras.Model, best: dict[str, Any]) -> None:
         """Keeps a model, and what it scored with the digest of its file, which `best` is given."""

@@ -214,6 +214,8 @@ def test_wrong_flags_are_refused_with_the_right_name(flag, message):
         ("model", "backbone", "resnet5", "resnet50"),
         ("data", "name", "camvit", "camvid"),
         ("train", "optimizer", "adm", "adamw"),
+        ("train", "accumulate", 0, "config.train.accumulate must be at least 1, got 0"),
+        ("data", "val_split", "vla", "no split 'vla'"),
     ],
 )
 def test_wrong_values_are_refused_and_leave_no_workdir(
@@ -230,6 +232,7 @@ def test_command_line_answers_with_a_line(tmp_path):
     command += ["--config=experiments/configs/synthetic.py", "--config.train.step=3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
+    assert "error: --config.train.step: the config has no key 'step'" in done.stderr
     assert 'Did you mean "steps"' in done.stderr and "Traceback" not in done.stderr
 
 

@@ -570,6 +570,18 @@ def test_another_runs_folder_is_refused_and_left_alone(tmp_path):
     assert json.loads((tmp_path / "a" / training.CONFIG).read_text()) == changed
 
 
+def test_what_was_refused_before_it_began_claims_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="validate_every must be at least 1, got 0"):
+        fit(tmp_path / "a", make_model(), config={"every": 0}, validate_every=0)
+    with training.Run(tmp_path / "a", {"every": 1}):
+        pass
+    # Whose it was before, it stays.
+    with pytest.raises(ValueError, match="validate_every"):
+        fit(tmp_path / "a", make_model(), config={"every": 1}, validate_every=0)
+    with pytest.raises(ValueError, match="another experiment.*every"):
+        fit(tmp_path / "a", make_model(), config={"every": 2})
+
+
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
