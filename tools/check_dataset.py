@@ -11,7 +11,7 @@ from absl import app, flags, logging
 
 from isa_tf import data
 from isa_tf.data.check import InstancesReport, check_dataset
-from tools import plugins, tables
+from tools import plugins, program, tables
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -100,4 +100,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -17,6 +17,7 @@ from isa_tf.files import save_model
 from isa_tf.models import convert, list_presets
 from isa_tf.models.presets import convert_published, find_preset
 from isa_tf.weights import CheckpointError, list_sources
+from tools import program
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -146,4 +147,4 @@ def _list(title, names):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags
 
 from isa_tf import web
+from tools import program
 from tools.predict import find_images
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
@@ -122,4 +123,4 @@ def _models(given):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)
