@@ -30,7 +30,7 @@ from isa_tf.data.base import IGNORE_LABEL, voc_palette
 from isa_tf.data.pictures import read_image, read_label
 from isa_tf.inference import confusion_matrix
 from isa_tf.visualize import DIFFERENCE_PALETTE, difference, save_picture, sheet
-from tools import plugins
+from tools import plugins, program
 from tools.predict import find_images
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
@@ -100,6 +100,8 @@ def main(argv):
         raise app.UsageError(f"--labels={_LABELS.value}: no such folder")
     try:
         paths = find_images(_IMAGES.value)
+        if output.resolve() in {path.resolve() for path in [*paths, *map(_label_path, paths)]}:
+            raise ValueError(f"--output={output} is one of the images or labels; choose another")
         predictors = [load_predictor(path) for path in _MODELS.value]
         for path, predictor in zip(_MODELS.value, predictors, strict=True):
             if predictor.task != "segmentation":
@@ -168,9 +170,13 @@ def _num_classes(predictors):
     return known.pop()
 
 
+def _label_path(path):
+    return Path(_LABELS.value) / f"{path.stem}.png"
+
+
 def _read(path, num_classes):
     """Image and label of a photo, the label's path. Raises `DataError`."""
-    label_path = Path(_LABELS.value) / f"{path.stem}.png"
+    label_path = _label_path(path)
     image, label = read_image(path), read_label(label_path, num_classes)
     if image.shape[:2] != label.shape:
         sizes = (f"{shape[1]}x{shape[0]}" for shape in (label.shape, image.shape))
@@ -262,4 +268,4 @@ def _write(path, results, shown):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

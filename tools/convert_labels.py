@@ -20,12 +20,14 @@ Without --splits, `folder` makes a fifth of the images its split val. Exits with
 is wrong; nothing is left then.
 """
 
+import shlex
+
 from absl import app, flags
 
 from isa_tf import data
 from isa_tf.data.convert_labels import Source, convert_colors, convert_instances, read_colors
 from isa_tf.data.listing import FileNames
-from tools import command, progress
+from tools import command, program, progress
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -96,7 +98,8 @@ def main(argv):
         raise app.UsageError(str(error)) from error
     sizes = ", ".join(f"{split or 'images'} {size:,}" for split, size in made.sizes.items())
     print(f"{_OUTPUT.value}: {sizes}; {len(made.class_names)} classes. To look at them all:")
-    print(command.spell(f"    python -m tools.check_dataset --data_dir={_OUTPUT.value}"))
+    where = shlex.quote(_OUTPUT.value)
+    print(command.spell(f"    python -m tools.check_dataset --data_dir={where}"))
     return 0
 
 
@@ -124,4 +127,4 @@ def _color(digits):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

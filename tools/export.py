@@ -31,7 +31,7 @@ from isa_tf.data.pictures import read_image, read_label
 from isa_tf.formats.base import seconds_of
 from isa_tf.inference import confusion_matrix, contract_of, predictor_of_model
 from isa_tf.metrics import scores
-from tools import plugins, tables
+from tools import plugins, program, tables
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -114,6 +114,10 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     if _MODEL.value is None:
         raise app.UsageError("Which model? Give --model=FILE.keras")
+    if not _FORMAT.value:
+        raise app.UsageError(f"--format is one of {', '.join(formats.list_names())}, or several")
+    if not _SERVING.value or Path(_SERVING.value).name != _SERVING.value:
+        raise app.UsageError(f"--serving is a name, without folders, not {_SERVING.value!r}")
     plugins.load(_PLUGINS)
     sizes = [_parse_size(text) for text in _IMAGE_SIZE.value or ()]
     size = sizes[0] if sizes else None  # that images are compared at
@@ -247,4 +251,4 @@ def _tell(path, found, decides, least):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

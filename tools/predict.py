@@ -47,13 +47,14 @@ from isa_tf.data.pictures import read_image
 from isa_tf.data.videos import Camera, Video
 from isa_tf.inference import warm_up
 from isa_tf.training.callbacks import Progress
-from tools import plugins
+from tools import plugins, program
 from tools.predictions import (
     Options,
     Source,
     is_video,
     outputs,
     predicted,
+    replaced,
     unlike,
     write_failures,
 )
@@ -148,7 +149,7 @@ def main(argv):
             f"Unexpected arguments: {' '.join(argv[1:])} (a pattern of --images needs quotes)"
         )
     for flag in (_MODEL, _OUTPUT):
-        if flag.value is None:
+        if not flag.value:
             raise app.UsageError(f"Give --{flag.name}")
     if not _IMAGES.value and _CAMERA.value is None:
         raise app.UsageError("Give --images, or --camera")
@@ -165,6 +166,11 @@ def main(argv):
     sources, faults = unlike(found, writer.lists if options.json else ())
     images = [source for source in sources if not is_video(source.path)]
     videos = [source for source in sources if is_video(source.path)]
+    if lost := replaced(writer, sources):
+        raise app.UsageError(
+            f"--output={writer.folder}: {lost} is to be predicted, and what is found in another "
+            "would replace it; choose another folder"
+        )
     if _RUNNER.value is not None and (videos or camera is not None):
         raise app.UsageError("--runner is for images, not for videos and cameras")
 
@@ -265,6 +271,8 @@ def find_sources(given):
 
 def _found(images):
     path = Path(images)
+    if not images:  # as of a variable that is not set: it is not the folder that one is in
+        raise ValueError("--images: give a path, or a pattern")
     if path.is_file():
         return [Source(path, path.stem)]
     if path.is_dir():
@@ -278,4 +286,4 @@ def _found(images):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

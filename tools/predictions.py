@@ -75,6 +75,20 @@ def unlike(sources, lists=()):
     return list(first.values()), faults
 
 
+def replaced(writer, sources):
+    """The path of a source that the results of another would replace; `None` where none is.
+
+    Args:
+        writer: `Writer`.
+        sources: list of `Source`, all that are to be predicted.
+    """
+    names = {source.path.name for source in sources}
+    written = [path for source in sources for path in writer.files_of(source)]
+    alike = [path for path in written if path.name in names]  # most often none: nothing to resolve
+    paths = {source.path.resolve() for source in sources} if alike else ()
+    return next((path for path in alike if path.resolve() in paths), None)
+
+
 def write_failures(folder, faults):
     """Writes what could not be predicted, path and reason; nothing stays where there is nothing."""
     path = Path(folder) / FAILURES
@@ -107,7 +121,9 @@ class Writer:
         self.predictor, self.folder, self.options = predictor, Path(folder), options
 
     def files_of(self, source):
-        """The paths of what `write` writes for an image."""
+        """The paths of what is written for an image, or of the film of a video."""
+        if is_video(source.path):
+            return [self.folder / f"{source.name}_overlay.mp4"]
         suffixes = [*self.suffixes, *([".json"] if self.options.json else [])]
         return [self.folder / f"{source.name}{suffix}" for suffix in suffixes]
 

@@ -24,7 +24,7 @@ from isa_tf.data import DataError
 from isa_tf.data.pictures import read_image
 from isa_tf.formats import load_model
 from isa_tf.visualize import HEAT_PALETTE, heat, mark, save_picture, sheet
-from tools import plugins
+from tools import plugins, program
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -56,6 +56,8 @@ def main(argv):
     output = Path(_OUTPUT.value)
     if output.suffix.lower() != ".png":
         raise app.UsageError(f"--output={output}: a .png file is written")
+    if output.resolve() == Path(_IMAGE.value).resolve():
+        raise app.UsageError(f"--output={output} is the --image; choose another")
     try:
         image = read_image(_IMAGE.value)
         point = _pixel(_POINT.value, image.shape[:2])
@@ -158,4 +160,4 @@ def _by(pair):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

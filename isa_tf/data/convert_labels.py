@@ -492,6 +492,9 @@ def _check_splits(sources):
     splits = [source.split for source in sources]
     if not splits or len(set(splits)) < len(splits) or (None in splits and len(splits) > 1):
         raise ValueError(f"each of several sources must have a split of its own, got {splits}")
+    for split in splits:
+        if split is not None and Path(split).name != split:
+            raise ValueError(f"a split is a name, without folders, got {split!r}")
 
 
 def _write(output, class_names, classes, tasks, make, num_threads, progress):

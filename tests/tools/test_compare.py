@@ -207,5 +207,7 @@ def test_usage(run, models, data, tmp_path):
     refused("nowhere: no such folder", labels="nowhere")
     refused("ends in .jpg", images=data)
     refused("a .png file is written", output=tmp_path / "sheet.pdf")
+    photo = sorted((data / "photos").iterdir())[0]
+    refused("is one of the images or labels", output=data / "labels" / f"{photo.stem}.png")
     refused("x .a pattern of --images needs quotes", "x")
     assert not (tmp_path / "no.png").exists()

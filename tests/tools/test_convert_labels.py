@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -58,16 +59,22 @@ def test_colours(run, tmp_path):
     assert status == 1 and "a_color.png: colour (224, 224, 192) in 1 pixels" in printed
     assert not (tmp_path / "made").exists()
     for more in ("--ignored_colors=e0e0c0", "--ignore_unknown"):
-        flags[-1] = f"--output={tmp_path / more}"
+        made = tmp_path / f"made by {more}"
+        flags[-1] = f"--output={made}"
         status, printed = run(convert_labels, *flags, more)
         assert status == 0 and "images 1; 21 classes" in printed
-        label = np.asarray(Image.open(tmp_path / more / "labels/a.png"))
+        assert shlex.split(printed)[-1] == f"--data_dir={made}"
+        label = np.asarray(Image.open(made / "labels/a.png"))
         np.testing.assert_array_equal(label, [[1, 255]])
 
 
 def test_usage(run):
     for flags, message in (
         ((), "--output"),
+        (
+            ("--output=x", "--instances=a", "--images=a", "--splits=../y"),
+            "a split is a name, without folders, got '../y'",
+        ),
         (("--output=x",), "--instances, or --labels"),
         (("--output=x", "--labels=x", "--images=x"), "--colors"),
         (("--output=x", "--instances=a,b", "--images=a"), "one entry a split"),

@@ -235,6 +235,9 @@ def test_usage(run, model, tmp_path):
     for flags, message in (
         ((), "--model=FILE.keras"),
         ((sound, "--format=onyx,saved_model"), 'unknown format .onyx.; did you mean "onnx"'),
+        ((sound, "--format="), "--format is one of keras, saved_model"),
+        ((sound, "--format=tf_serving", "--serving=../a"), "without folders, not '../a'"),
+        ((sound, "--format=tf_serving", "--serving="), "without folders, not ''"),
         ((sound,), "format 'litert' needs --image_size"),
         ((sound, "--image_size=big"), "HEIGHTxWIDTH, such as 360x480, not 'big'"),
         ((sound, "--image_size=0x5"), "not '0x5'"),

@@ -118,6 +118,18 @@ def test_an_image_called_as_a_list_of_all_replaces_none(run, model, photos, tmp_
     assert fault["path"] == str(photos / "failures.jpg")
 
 
+def test_results_replace_no_image_that_is_to_be_predicted(run, model, photos):
+    label = photos / "a_label.png"  # somebody's own, beside the photo
+    Image.new("L", (40, 31), 1).save(label)
+    kept, there = label.read_bytes(), sorted(photos.iterdir())
+    given = f"--model={model}", f"--output={photos / '..' / photos.name}"
+    with pytest.raises(app.UsageError, match="a_label.png is to be predicted, and what is found"):
+        run(predict, *given, f"--images={photos}")
+    assert label.read_bytes() == kept and sorted(photos.iterdir()) == there
+    status, _ = run(predict, *given, f"--images={photos / 'b.jpg'}")
+    assert status == 0 and (photos / "b_label.png").exists()
+
+
 def test_one_file_without_names(run, photos, tmp_path):
     Segmenter("tiny", None, 4, head_filters=8).save(tmp_path / "m.keras")
     status, printed = run(
@@ -229,6 +241,8 @@ def test_usage(run, model, photos, tmp_path):
     refused("--plugins: 'no_such_module' cannot be imported", "--plugins=no_such_module")
     refused("unknown class in --clear: 'shp'; did you mean .ship", "--clear=sea,shp")
     refused("unknown class in --clear: '3'; known: sea, rock, ship", "--clear=3")
+    refused("--images: give a path", images="")
+    refused("Give --output", output="")
     refused("x.png .a pattern of --images needs quotes", "x.png")
     refused("--output: the folder cannot be made .*exists", output=photos / "a.png")
     assert not (tmp_path / "out").exists()

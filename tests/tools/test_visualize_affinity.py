@@ -206,5 +206,6 @@ def test_usage(run, photo, tmp_path):
     refused("none.keras: no such file", model=tmp_path / "none.keras")
     refused("none.png: no such file", image=tmp_path / "none.png")
     refused("a .png file is written", output=tmp_path / "picture.gif")
+    refused("photo.png is the --image", output=photo)
     refused("Unexpected arguments: x", "x")
     assert not output.exists()
