@@ -8,6 +8,7 @@ from where it was.
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from experiments.evaluate import evaluate
 from experiments.tasks import segmentation
 from experiments.train import train
 from isa_tf import export, formats, inference, load_predictor, training, visualize, web
-from tools import tables
+from tools import command, tables
 
 CONTEXTS = ("none", "isa")
 PICTURES = 6
@@ -117,8 +118,14 @@ def main(argv):
     print(f"models:    {workdir / 'isa' / training.BEST}, {workdir / 'saved_model'},")
     print(f"           {workdir / 'model.tflite'}")
     print(f"\nin a browser{'' if web.is_built() else ', once `make web` has built the page'}:")
-    print(f"  {_python()} -m tools.demo_web --model={workdir / 'model.tflite'} \\")
-    print(f"      --images={workdir / 'images'} --title=Harbours")
+    print(in_a_browser(workdir))
+
+
+def in_a_browser(workdir):
+    """The command that shows the model in a browser, as this process was started."""
+    model, images = (shlex.quote(str(workdir / name)) for name in ("model.tflite", "images"))
+    view = command.spell("python -m tools.demo_web").replace("python", str(_python()), 1)
+    return f"  {view} --model={model} \\\n      --images={images} --title=Harbours"
 
 
 def _python():
@@ -129,5 +136,5 @@ def _python():
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "runs/demo", "Folder of the demonstration.")
-    flags.DEFINE_integer("steps", None, "Length of each training, instead of the config's.")
+    flags.DEFINE_integer("steps", None, "Length of each training, instead of the config's.", 1)
     setup.run(main)

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from isa_tf import data, files, training, visualize
+from isa_tf import data, files, runtime, training, visualize
 from isa_tf.names import unknown
 from tools import command
 
@@ -123,13 +123,20 @@ def run(main):
             except OSError:  # who read it has ended by the same Ctrl-C, as `tee` does
                 sys.stdout = None  # Python would try again at its end, and exit with 120
             sys.exit(stop.exit_code)
-        except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-            if flags.FLAGS.traceback:
+        except Exception as error:
+            if flags.FLAGS.traceback or (line := line_of(error)) is None:
                 raise
-            sys.exit(f"error: {message(error)}\n(--traceback shows where)")
+            sys.exit(f"error: {line}\n(--traceback shows where)")
 
     flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
     app.run(guarded, flags_parser=parse)
+
+
+def line_of(error):
+    """What is told of an error in place of a traceback; `None` of one that nobody expects."""
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError, FloatingPointError)):
+        return message(error)
+    return runtime.short_of_memory(error)
 
 
 def _no_key(said, argv):
@@ -340,6 +347,8 @@ def tell(config, workdir, best, arguments):
     if (workdir / "curves.png").exists():
         print(f"curves: {workdir / 'curves.png'}")
     evaluate = ["python", "-m", "experiments.evaluate", *given, f"--workdir={workdir}"]
+    # The format that needs to know no size of images.
     export = ["python", "-m", "tools.export", f"--model={workdir / training.BEST}"]
+    export += ["--format=saved_model"]
     print(command.spell(f"to evaluate: {shlex.join(evaluate)}"))
     print(command.spell(f"to export:   {shlex.join(export)}"))

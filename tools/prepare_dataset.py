@@ -8,6 +8,7 @@
 prepared is complete or not there. Exits with 1 where something is wrong. Guides: docs/datasets/.
 """
 
+import shlex
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from absl import app, flags, logging
 from isa_tf import data
 from isa_tf.data.prepared import prepared_folders
 from isa_tf.training.callbacks import duration
-from tools import command, plugins, progress
+from tools import command, plugins, program, progress
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -99,7 +100,7 @@ def main(argv):
     print("\n".join(_table(prepared, data.builder(name).sizes)))
     where = data_dir if len(prepared_folders(data_dir, name)) == 1 else folder
     print("To look at all of it, and to train on it:")
-    spell = command.spell
+    spell, where = command.spell, shlex.quote(str(where))
     print(spell(f"    python -m tools.check_dataset --dataset={name} --data_dir={where}"))
     print(spell(f"    python -m experiments.train --workdir=runs/{name} {_config(name)} \\"))
     print(f"        --config.data.data_dir={where}")
@@ -140,4 +141,4 @@ def _about(name):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

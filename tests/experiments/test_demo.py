@@ -1,9 +1,11 @@
 """The demonstration from end to end, with trainings of two steps."""
 
 import json
+import shlex
+import sys
 
 from experiments.configs import synthetic
-from experiments.demo import demo
+from experiments.demo import demo, in_a_browser
 from isa_tf import data
 
 
@@ -30,3 +32,12 @@ def test_demo_leaves_what_it_promises(tmp_path, monkeypatch):
     pictures += examples
     for path in pictures:
         data.pictures.read_image(path)
+
+
+def test_the_command_that_is_told_is_there_outside_of_a_checkout_too(monkeypatch, tmp_path):
+    workdir = tmp_path / "the demo"
+    given = [f"--model={workdir / 'model.tflite'}", f"--images={workdir / 'images'}"]
+    for started, how in (("isa-tf demo", ["isa-tf", "web"]), ("demo.py", ["-m", "tools.demo_web"])):
+        monkeypatch.setattr(sys, "argv", [started])
+        words = shlex.split(in_a_browser(workdir).replace("\\\n", ""))
+        assert words[-5:-3] == how and words[-3:] == [*given, "--title=Harbours"]

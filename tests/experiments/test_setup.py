@@ -5,6 +5,7 @@ from ml_collections.config_flags import config_flags
 
 from experiments import setup
 from experiments.configs import synthetic
+from experiments.tasks import segmentation
 from isa_tf import data
 
 CONFIGS = Path(setup.__file__).parent / "configs"
@@ -103,3 +104,24 @@ def test_what_would_end_the_first_validation_is_told_before_training(key, value,
     config.data[key] = value
     with pytest.raises(ValueError, match=message):
         setup.check_splits(config, data.create("synthetic", num_examples=sizes))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("steps must be at least 1"), "steps must be at least 1"),
+        (
+            TypeError("f() got an unexpected keyword argument 'x'"),
+            "unexpected keyword argument 'x'",
+        ),
+        (MemoryError(), "there is not enough memory"),
+        (ZeroDivisionError("a defect"), None),
+    ],
+)
+def test_errors_that_are_expected_are_lines(error, line):
+    told = setup.line_of(error)
+    assert told is None if line is None else line in told
+
+
+def test_a_split_without_a_label_has_a_headline():
+    assert segmentation.headline({"miou": None}) == "mIoU absent"

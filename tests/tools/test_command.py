@@ -154,7 +154,9 @@ def test_trains_outside_of_the_checkout_on_a_config_of_ones_own(elsewhere):
     kept = json.loads((elsewhere.folder / "run" / "config.json").read_text())
     assert kept["data"]["name"] == "synthetic" and kept["train"]["steps"] == 2
     assert "to evaluate: isa-tf evaluate --config=mine.py --config.train.steps=2" in said
-    assert "to export:   isa-tf export --model=run/best.keras" in said
+    export = re.search("to export:   isa-tf (export --model=run/best.keras .*)", said)[1]
+    status, _, errors = elsewhere(*export.split())
+    assert status == 0, errors
 
 
 def test_configs_are_found_by_name_outside_of_the_checkout(elsewhere):
