@@ -12,6 +12,7 @@ by itself; this does it beforehand, for several trainings or hosts. Started agai
 where it was, and a folder of other maps is refused.
 """
 
+import keras
 from absl import flags
 
 from experiments import setup, tasks
@@ -23,6 +24,7 @@ def main(argv):
     config = flags.FLAGS.config
     if not config.get("features", {}).get("folder"):
         raise ValueError("config.features.folder says where the maps are kept: it is to be set")
+    keras.utils.set_random_seed(config.seed)  # as a training does: weights that are drawn are its
     task = tasks.of(config)
     dataset = task.make_dataset(config)
     task.part_to_train(config, dataset, task.make_model(config, dataset))

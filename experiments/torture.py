@@ -57,9 +57,9 @@ def main(argv):
     if _WORKDIR.value is None:
         raise app.UsageError("Give --workdir")
     workdir = Path(_WORKDIR.value)
-    if workdir.exists() and any(workdir.iterdir()):
-        raise app.UsageError(f"--workdir={workdir} is not empty")
-    if unknown := set(_PARTS.value) - {"kills", "damages"}:
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise app.UsageError(f"--workdir={workdir} is not empty, or no folder")
+    if (unknown := set(_PARTS.value) - {"kills", "damages"}) or not _PARTS.value:
         raise app.UsageError(f"--parts takes kills,damages, got {','.join(sorted(unknown))}")
     faults = []
     if "kills" in _PARTS.value:

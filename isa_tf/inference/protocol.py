@@ -49,7 +49,8 @@ class ProtocolBase:
         if isinstance(given, Mapping):
             return cls.from_dict(given)
         if not isinstance(given, cls):
-            raise ValueError(f"a {cls.__name__} is needed, or its arguments, got {given!r}")
+            why = " (the model is of another task)" if isinstance(given, ProtocolBase) else ""
+            raise ValueError(f"a {cls.__name__} is needed, or its arguments, got {given!r}{why}")
         return given
 
 

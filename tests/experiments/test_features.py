@@ -216,6 +216,11 @@ def test_command_line(config, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path / 'maps/train'}: 3 images" in done.stdout and "GiB of c2" in done.stdout
     assert len(list((tmp_path / "maps").rglob("*.npz"))) == 5
+    # Weights that are drawn are those of the config's seed, so a second call finds its maps.
+    del command[4]
+    for _ in range(2):
+        done = start(f"--config.features.folder={tmp_path / 'drawn'}")
+        assert done.returncode == 0, done.stderr
     refused = start()
     assert refused.returncode == 1 and "config.features.folder says where" in refused.stderr
 

@@ -82,6 +82,10 @@ def test_usage(run, tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(app.UsageError, match="not empty"):
         run(torture, f"--workdir={tmp_path}")
+    with pytest.raises(app.UsageError, match="not empty, or no folder"):
+        run(torture, f"--workdir={tmp_path / 'mine'}")
+    with pytest.raises(app.UsageError, match="--parts takes kills,damages"):
+        run(torture, f"--workdir={tmp_path / 'new'}", "--parts=")
     with pytest.raises(app.UsageError, match="got knives"):
         run(torture, f"--workdir={tmp_path / 'new'}", "--parts=kills,knives")
 
