@@ -11,11 +11,11 @@
 Writes `saved_model`, `model.tflite`, ... into --output, of tf_serving the next version in a folder
 of the name --serving. Every file is loaded again and compared with Keras on a test image: --image,
 or else the first of --images or --calibration, or a made-up one. The command exits with 1 where
-they differ in more decisions than the format may, one pixel of a thousand (of litert_int8 three of
-a hundred), or one detection of an instance model, which needs an --image that it finds something
-in. Each option goes to the formats that have it. At the end a table tells what each file takes: its
-size, its agreement, the time of a prediction of the test image, and, where there are --labels, the
-mIoU of --images.
+they differ in more decisions than the format may: one pixel of a thousand (three of a hundred of
+litert_int8, and of a SavedModel of a model in half precision), or one detection of an instance
+model, which needs an --image that it finds something in. Each option goes to the formats that have
+it. At the end a table tells what each file takes: its size, its agreement, the time of a prediction
+of the test image, and, where there are --labels, the mIoU of --images.
 """
 
 import re
@@ -147,7 +147,7 @@ def main(argv):
             name = _SERVING.value if format.name == "tf_serving" else format.file_name
             path = format.export(model, output / name, **some)
             found = format.verify(path, model, image)
-            failed += not _tell(path, found, contract.decides, format.least_agreement)
+            failed += not _tell(path, found, contract.decides, format.least_for(model))
             cells = [f"{found.bytes / 1e6:.1f}", _percent(found.agreement)]
             miou = (
                 _score(format.load(path, protocol=contract.served_protocol), pairs) if pairs else []

@@ -56,7 +56,7 @@ class Format:
         by_suffix: bool, whether a path of this suffix asks for this format; False for one that has
             its suffix from another and is asked for by name. Defaults to `True`.
         least_agreement: float, the share of decisions that are to be the model's, see
-            `Verification`. Defaults to 0.999.
+            `Verification`, and `least_for`. Defaults to 0.999.
 
     Example:
 
@@ -110,6 +110,14 @@ class Format:
     def reference(self, model: keras.Model) -> keras.Model:
         """The model whose results a written one is to have: by default the model itself."""
         return model
+
+    def least_for(self, model: keras.Model) -> float:
+        """The `least_agreement` of what is written of a `keras.Model`; a format may ask for less.
+
+        >>> isa_tf.formats.create("saved_model").least_for(model)
+        0.999
+        """
+        return self.least_agreement
 
     def verify(self, path: StrPath, model: keras.Model, image: np.ndarray) -> Verification:
         """Loads what was written and compares it with the model, both seeing images alike.

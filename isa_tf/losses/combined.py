@@ -131,8 +131,8 @@ def create(
             "dice", "lovasz"; or a registered one.
         ignore_label: int. Defaults to 255.
         class_weights, average: of losses that are means over pixels, see `PixelLoss`; those of the
-            overlap of classes, which weigh them alike already, have class weights only as `options`
-            of their own. Default to `None` and "valid".
+            overlap of classes, which weigh them alike already, are left as they are (`combine`
+            gives them class weights by their own options). Default to `None` and "valid".
         **options: further arguments of the loss, such as `threshold` of "ohem".
 
     Raises:
@@ -143,24 +143,35 @@ def create(
     >>> create("ohem", threshold=0.9).threshold
     0.9
     """
+    of_pixels = {"class_weights": class_weights, "average": average}
+    return _create(name, of_pixels, {"ignore_label": ignore_label, **options})
+
+
+def _create(name, of_pixels, options):
     factory = _LOSSES[name]
     if isinstance(factory, type) and issubclass(factory, PixelLoss):
-        options = {"class_weights": class_weights, "average": average, **options}
+        options = {**of_pixels, **options}
     try:
-        return factory(ignore_label=ignore_label, **options)
+        return factory(**options)
     except TypeError as error:
         raise ValueError(f"loss {name!r}: {error}") from error
 
 
 def combine(
-    weights: Mapping[str, float], options: Mapping[str, Any] | None = None, **shared: Any
+    weights: Mapping[str, float],
+    options: Mapping[str, Any] | None = None,
+    ignore_label: int = 255,
+    class_weights: Sequence[float] | None = None,
+    average: str = "valid",
 ) -> keras.losses.Loss:
     """The weighted sum of losses by name, as a config has it.
 
     Args:
         weights: dict from name to float; what has weight 0 is left out.
-        options: dict from name to a dict of that loss's options. Defaults to `None`.
-        **shared: ignore_label, class_weights, average, see `create`.
+        options: dict from name to a dict of that loss's options, which come before what is shared.
+            Defaults to `None`.
+        ignore_label: int. Defaults to 255.
+        class_weights, average: see `create`. Default to `None` and "valid".
 
     Returns:
         A `keras.losses.Loss`: the one loss, where its weight is 1; else a `SumOfLosses`.
@@ -180,7 +191,11 @@ def combine(
         raise ValueError(f"a training needs a loss; known: {', '.join(list_names())}")
     if unused := sorted(set(options) - set(weights)):
         raise ValueError(f"options of losses that are not there: {', '.join(unused)}")
-    losses = [create(name, **shared, **options.get(name, {})) for name in weights]
+    of_pixels = {"class_weights": class_weights, "average": average}
+    losses = [
+        _create(name, of_pixels, {"ignore_label": ignore_label, **options.get(name, {})})
+        for name in weights
+    ]
     if list(weights.values()) == [1.0]:
         return losses[0]
     return SumOfLosses(losses, list(weights.values()))

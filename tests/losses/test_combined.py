@@ -44,3 +44,14 @@ def test_one_loss_stays_itself():
 def test_what_is_no_sum_is_refused(weights, options, message):
     with pytest.raises(ValueError, match=message):
         losses.combine(weights, options)
+
+
+def test_options_of_a_loss_come_before_what_all_share():
+    """So the losses of overlap, which take none of the shared ones, are given class weights."""
+    options = {name: {"class_weights": (1.0, 2.0)} for name in ("cross_entropy", "dice")}
+    weights = {"cross_entropy": 1.0, "dice": 0.5, "focal": 1.0}
+    shared = {"ignore_label": 255, "class_weights": (3.0, 1.0), "average": "valid"}
+    found = [loss.class_weights for loss in losses.combine(weights, options, **shared).losses]
+    assert found == [(1.0, 2.0), (1.0, 2.0), (3.0, 1.0)]
+    one = losses.combine({"dice": 1.0}, {"dice": options["dice"]}, class_weights=None)
+    assert one.class_weights == (1.0, 2.0)

@@ -2,6 +2,7 @@ import inspect
 import re
 import sys
 
+import keras
 import numpy as np
 import pytest
 from absl import app
@@ -85,6 +86,17 @@ def test_one_format_beside_the_model_and_a_difference_is_told(run, model, monkey
     status, printed = run(export, f"--model={model}", "--format=saved_model")
     assert status == 1
     assert "0.000 % of 65536" in printed and "TOO FEW" in printed
+
+
+def test_a_model_in_half_precision_is_not_refused_for_its_rounding(run, tmp_path):
+    """Folded it rounds otherwise: more than a pixel of a thousand, and nothing is amiss."""
+    keras.utils.set_random_seed(0)
+    model = Segmenter("tiny", num_classes=3, head_filters=8, dtype="mixed_bfloat16")
+    model.save(tmp_path / "half.keras")
+    status, printed = run(export, f"--model={tmp_path / 'half.keras'}", "--format=saved_model")
+    agreement = float(re.search(r"([\d.]+) % of 65536 pixels agree", printed)[1])
+    assert 97 <= agreement < 99.9
+    assert status == 0 and "TOO FEW" not in printed
 
 
 @pytest.mark.slow
