@@ -98,7 +98,8 @@ class Dataset:
             "raise".
 
     Raises:
-        ValueError: for a palette of another length or an unknown `on_error`.
+        ValueError: for a palette of another length, two classes of one name, by which scores are
+            told, or an unknown `on_error`.
     """
 
     def __init__(
@@ -116,6 +117,12 @@ class Dataset:
                 f"palette must have one colour a class, got {len(self.palette)} colours for "
                 f"{len(self.class_names)} classes"
             )
+        ids: dict[str, int] = {}
+        for class_id, class_name in enumerate(self.class_names):
+            if (first := ids.setdefault(class_name, class_id)) != class_id:
+                raise ValueError(
+                    f"class_names must differ, got {class_name!r} for both {first} and {class_id}"
+                )
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
         self.name = name

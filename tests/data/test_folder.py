@@ -173,6 +173,9 @@ def test_class_names_files(folder):
     assert FolderDataset(folder).class_names == tuple("vwxyz")
     with pytest.raises(ValueError, match="num_classes is 4, and there are 5"):
         FolderDataset(folder, num_classes=4)
+    (folder / "classes.json").write_text(json.dumps(list("vwxyv")))
+    with pytest.raises(ValueError, match="class_names must differ, got 'v' for both 0 and 4"):
+        FolderDataset(folder)
     (folder / "classes.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="classes.json"):
         FolderDataset(folder)
