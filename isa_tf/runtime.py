@@ -16,8 +16,6 @@ import tensorflow as tf
 
 from isa_tf.hints import Shape
 
-# What `_too_large` says, in whatever TensorFlow says around it.
-_TOO_LARGE = r"the affinity, [\dx]+ float32, takes .* partition into more groups"
 _SMALL = 2**28  # bytes that are not worth asking for
 _BATCH = 1024  # images that a batch of unknown size is taken to hold at most
 _UNTOLD = tf.int64.max  # what files that are not there state
@@ -229,7 +227,8 @@ def short_of_memory(error: BaseException) -> str | None:
     """
     if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
         return "there is not enough memory"
-    told = re.search(_TOO_LARGE, str(error))
+    # In whatever TensorFlow says around it.
+    told = re.search("".join(_too_large(r"[\dx]+", r"[\d.]+", r"[\d.]+")), str(error))
     return told[0] if told else None
 
 
