@@ -1,10 +1,18 @@
 """Learning rate schedules as recipes of segmentation and detection write them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+
+def check_finite(**values: float) -> None:
+    """Refuses what no training means, naming it: ValueError for negative, infinite and NaN."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
 @keras.saving.register_keras_serializable("isa_tf")
@@ -22,7 +30,8 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int. Defaults to 0.
 
     Raises:
-        ValueError: for steps below 1 or a negative warm-up.
+        ValueError: for rates or a power that are negative or not finite, steps below 1 or a
+            negative warm-up.
 
     Example:
 
@@ -40,6 +49,7 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         end_lr: float = 0.0,
         warmup_steps: int = 0,
     ) -> None:
+        check_finite(base_lr=base_lr, end_lr=end_lr, power=power)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if warmup_steps < 0:
@@ -83,8 +93,9 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_factor: float, where the warm-up begins. Defaults to 0.001.
 
     Raises:
-        ValueError: for boundaries that do not rise or are not above 0, a factor that is not above
-            0, a negative warm-up, or a warm-up's factor outside of 0..1.
+        ValueError: for a rate that is negative or not finite, boundaries that do not rise or are
+            not above 0, a factor that is not above 0, a negative warm-up, or a warm-up's factor
+            outside of 0..1.
 
     Example:
 
@@ -104,6 +115,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
         warmup_factor: float = 0.001,
     ) -> None:
+        check_finite(base_lr=base_lr)
         boundaries = tuple(int(step) for step in boundaries)
         if any(b <= a for a, b in zip((0, *boundaries), boundaries, strict=False)):
             raise ValueError(f"boundaries must be above 0 and rise, got {boundaries}")

@@ -1,5 +1,7 @@
 """Schedules by their closed form."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -36,6 +38,14 @@ def test_poly_round_trip_and_refusals():
         PolyDecay(0.01, 0)
     with pytest.raises(ValueError, match="warmup_steps"):
         PolyDecay(0.01, 100, warmup_steps=-1)
+    for wrong in (-0.01, math.inf, math.nan):
+        with pytest.raises(
+            ValueError, match=f"base_lr must be finite and not negative, got {wrong}"
+        ):
+            PolyDecay(wrong, 100)
+        for name in ("end_lr", "power"):
+            with pytest.raises(ValueError, match=f"{name} must be finite and not negative"):
+                PolyDecay(0.01, 100, **{name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,8 @@ def test_steps_round_trip_and_refusals():
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert twin.get_config() == schedule.get_config() and float(twin(7)) == float(schedule(7))
     for wrong, named in (
+        ({"base_lr": -0.02}, "base_lr must be finite and not negative, got -0.02"),
+        ({"base_lr": math.nan}, "base_lr"),
         ({"boundaries": (5, 5)}, "boundaries must be above 0 and rise"),
         ({"boundaries": (0,)}, "boundaries"),
         ({"factor": 0}, "factor"),
@@ -85,4 +97,4 @@ def test_steps_round_trip_and_refusals():
         ({"warmup_factor": 1.5}, "warmup_factor"),
     ):
         with pytest.raises(ValueError, match=named):
-            StepDecay(0.02, **{"boundaries": (5,), **wrong})
+            StepDecay(**{"base_lr": 0.02, "boundaries": (5,), **wrong})

@@ -10,7 +10,7 @@ import tensorflow as tf
 from isa_tf.compat import trained_variables
 from isa_tf.names import unknown
 from isa_tf.ops import sum_over_replicas
-from isa_tf.schedules import PolyDecay, StepDecay
+from isa_tf.schedules import PolyDecay, StepDecay, check_finite
 
 # The names of the variables that weight decay may spare.
 _SPARED = {"norm": ("gamma", "beta"), "bias": ("bias",)}
@@ -72,7 +72,8 @@ def make_optimizer(
         A `keras.optimizers.Optimizer`: `CoupledSGD` or `AdamW`, or a `LossScale` of it.
 
     Raises:
-        ValueError: for an unknown name or schedule, `accumulate` below 1, what else decay is to
+        ValueError: for an unknown name or schedule, `accumulate` below 1, a rate or decay that is
+            negative or not finite, a norm to clip at that is not above 0, what else decay is to
             spare, or what the schedule and Keras refuse.
 
     Example:
@@ -85,6 +86,11 @@ def make_optimizer(
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    check_finite(  # by the names that they have here: the schedules have their own
+        learning_rate=learning_rate, end_learning_rate=end_learning_rate, weight_decay=weight_decay
+    )
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be above 0, got {clip_norm}")
     if schedule == "poly":
         rate = PolyDecay(learning_rate, steps, power, end_learning_rate, warmup_steps)
     elif schedule == "step":

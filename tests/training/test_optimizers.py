@@ -332,6 +332,17 @@ def test_missing_gradients_are_told():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="accumulate must be at least 1"):
         make_optimizer("sgd", 0.1, 10, accumulate=0)
+    for name in ("sgd", "adamw"):
+        for wrong in (-1e-4, float("inf"), float("nan")):
+            with pytest.raises(ValueError, match="weight_decay must be finite and not negative"):
+                make_optimizer(name, 0.1, 10, weight_decay=wrong)
+            with pytest.raises(ValueError, match="learning_rate must be finite and not negative"):
+                make_optimizer(name, wrong, 10)
+            with pytest.raises(ValueError, match="end_learning_rate must be finite"):
+                make_optimizer(name, 0.1, 10, end_learning_rate=wrong)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="clip_norm must be above 0"):
+            make_optimizer("sgd", 0.1, 10, clip_norm=wrong)
     with pytest.raises(ValueError, match='"sgd" or "adamw"'):
         make_optimizer("lamb", 0.1, 10)
     with pytest.raises(ValueError, match=r"spares norm and bias or neither, got \['biases'\]"):

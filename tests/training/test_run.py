@@ -433,8 +433,9 @@ def test_steps_are_profiled(tmp_path):
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
-def test_progress_is_told(tmp_path, capsys, monkeypatch):
-    fit(tmp_path, make_model(), verbose=1)
+def test_progress_is_told(tmp_path, capsys, monkeypatch, caplog):
+    fit(tmp_path, make_model(), verbose=1, profile=(STEPS + 1, STEPS + 2))
+    assert "nothing is profiled: step 13 is not among those to come, 1 to 12" in caplog.text
     lines = capsys.readouterr().out
     assert "step 5 of 12  val_miou" in lines and "step 12 of 12" in lines
     now = iter(np.arange(0.0, 100.0, 2.0))
