@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 
-def check_finite(**values: float) -> None:
+def _check_finite(**values: float) -> None:
     """Refuses what no training means, naming it: ValueError for negative, infinite and NaN."""
     for name, value in values.items():
         if not 0 <= value < math.inf:
@@ -49,7 +49,7 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         end_lr: float = 0.0,
         warmup_steps: int = 0,
     ) -> None:
-        check_finite(base_lr=base_lr, end_lr=end_lr, power=power)
+        _check_finite(base_lr=base_lr, end_lr=end_lr, power=power)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if warmup_steps < 0:
@@ -115,7 +115,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
         warmup_factor: float = 0.001,
     ) -> None:
-        check_finite(base_lr=base_lr)
+        _check_finite(base_lr=base_lr)
         boundaries = tuple(int(step) for step in boundaries)
         if any(b <= a for a, b in zip((0, *boundaries), boundaries, strict=False)):
             raise ValueError(f"boundaries must be above 0 and rise, got {boundaries}")

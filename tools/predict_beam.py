@@ -18,7 +18,7 @@ from isa_tf import files, load_predictor
 from isa_tf.data import DataError
 from isa_tf.data.pictures import read_image
 from tools import plugins
-from tools.predictions import Source
+from tools.predictions import Source, predicted
 
 PARTS = ".parts"
 _RUN = "run.json"
@@ -109,17 +109,24 @@ class Predict(ModelHandler):
 
     def run_inference(self, batch, model, inference_args=None):
         for source, stamp, image in batch:
-            yield source, stamp, image, model(image)
+            try:
+                result = predicted(model, source.path, image)
+            except DataError as error:
+                result = error  # what cannot be done is noted where what is done is
+            yield source, stamp, image, result
 
 
 class Write(beam.DoFn):
-    """Writes what was found, and notes then that it is there."""
+    """Writes what was found, and notes then that it is there, or why nothing was found."""
 
     def __init__(self, writer, parts):
         self.writer, self.parts = writer, parts
 
     def process(self, element):
         source, stamp, image, result = element
+        if isinstance(result, DataError):
+            _note(self.parts, source, {"failed": result.reason})
+            return
         self.writer.write(source, image, result)
         _note(self.parts, source, {"of": stamp, "rows": self.writer.rows(source, result)})
 

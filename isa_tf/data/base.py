@@ -33,6 +33,10 @@ class DataError(ValueError):
         self.path = str(path)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made anew of `args`, its text alone, where another process is to have it.
+        return type(self), (self.path, self.reason)
+
     @classmethod
     def of_all(cls, faults: Sequence["DataError"], what: str = "such files") -> "DataError":
         """The first of several, which tells how many more there are."""

@@ -1,8 +1,10 @@
+import pickle
+
 import coco_folders
 import numpy as np
 from PIL import Image
 
-from isa_tf.data import CocoDataset, FolderDataset
+from isa_tf.data import CocoDataset, DataError, FolderDataset
 from isa_tf.data.check import check_dataset
 
 
@@ -31,6 +33,10 @@ def test_counts_and_faults(tmp_path):
         "bad_value.png",
         "lonely.png",
     ]
+    for fault in faults:  # another process may have found them
+        again = pickle.loads(pickle.dumps(fault))
+        assert isinstance(again, DataError) and vars(again) == vars(fault)
+        assert str(again) == str(fault)
 
 
 def test_instances_are_counted(tmp_path):

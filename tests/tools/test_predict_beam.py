@@ -16,6 +16,7 @@ from finding import make_detector
 from PIL import Image
 
 import isa_tf
+from isa_tf.models import Segmenter
 from tools import predict
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,22 @@ def test_beam_of_instances(run, tmp_path):
     assert beam == results(tmp_path / "plain") and "more/000_overlay.png" in beam
     rows = json.loads(beam["detections.json"])
     assert len({row["file_name"] for row in rows}) > 3
+
+
+def test_beam_leaves_out_what_the_memory_is_too_short_for(run, tmp_path):
+    model, folder = tmp_path / "dense.keras", photos(tmp_path / "photos", 3)
+    Segmenter("tiny", "self_attention", 3, head_filters=4, head_kernel_size=1).save(model)
+    Image.new("RGB", (4096, 4096)).save(folder / "large.png")  # affinities of 275 GB
+    given = f"--model={model}", f"--images={folder}"
+    for name, more in (("plain", ()), ("beam", (BEAM,)), ("beam", (BEAM,))):
+        status, printed = run(predict, *given, f"--output={tmp_path / name}", *more)
+        assert status == 1 and "4096x4096 pixels are too large: the affinity" in printed
+    assert "3 images were done before" in printed
+    beam, plain = results(tmp_path / "beam"), results(tmp_path / "plain")
+    for found in (beam, plain):
+        (fault,) = json.loads(found.pop("failures.json"))  # which tells how much is free just now
+        assert fault["path"] == str(folder / "large.png")
+    assert beam == plain and sum(name.endswith("_label.png") for name in beam) == 3
 
 
 def test_beam_is_for_images(run, model, tmp_path):
