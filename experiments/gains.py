@@ -127,7 +127,7 @@ def draw(gains, title=""):
     lines = list(dict.fromkeys((g.series, g.variant) for g in gains))
     # Side by side, as wide together as three lines.
     apart = 0.12 if len(lines) <= 3 else 0.36 / len(lines)
-    figure = Figure(figsize=(2.2 + 1.5 * len(places), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.2 + 1.5 * len(places), 3.6), layout="constrained")
     ax = figure.subplots()
     ax.axhline(0, color="0.4", lw=1)
     for number, line in enumerate(lines):
@@ -148,9 +148,9 @@ def draw(gains, title=""):
     ax.grid(axis="y", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if lines:
-        ax.legend(frameon=False)
-    figure.suptitle(title, fontsize=11)
+    if lines:  # beside the axes, where it hides no interval
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set_title(title, fontsize=11)
     return figure
 
 
