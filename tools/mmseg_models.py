@@ -1,5 +1,6 @@
 """mmsegmentation's ISANet, to compare with; only the environment of `make parity` has it."""
 
+import importlib
 import sys
 import types
 
@@ -17,6 +18,8 @@ def import_mmseg():
     """mmsegmentation's `EncoderDecoder`, every module of it registered."""
     for name in ("mmcv._ext", "mmcv.ops"):
         sys.modules.setdefault(name, _Missing(name))
+    # Before timm, which mmsegmentation imports and which imports torchvision.
+    importlib.import_module("tools.torchvision_operators")
     from mmseg.models.segmentors import EncoderDecoder
     from mmseg.utils import register_all_modules
 

@@ -80,6 +80,6 @@ def test_isanet(align_corners, tmp_path):
     assert source == "mmseg" and report == ([], [])
     assert ours.auxiliary_level == "concatenated"
     for i, head in enumerate(("logits", "auxiliary_logits")):
-        model = keras.Model(ours.inputs, ours.get_layer(head).output)
+        model = keras.Model(ours.input, ours.get_layer(head).output)
         xs = [images(*size) for size in SIZES]
         parity.check((model(x.astype("float32")), mmseg_reference.logits(theirs, x)[i]) for x in xs)

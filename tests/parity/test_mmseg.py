@@ -44,7 +44,7 @@ def pair(request, align_corners, tmp_path_factory):
 @pytest.mark.parametrize("head", ["logits", "auxiliary_logits"])
 def test_logits(pair, head):
     theirs, ours = pair
-    model = keras.Model(ours.inputs, ours.get_layer(head).output)
+    model = keras.Model(ours.input, ours.get_layer(head).output)
 
     def both(size):
         x = images(*size)

@@ -39,6 +39,6 @@ def test_logits_of_both_heads(filters, partitions, tmp_path):
     )
     assert source == "openseg" and report == ([], [])
     for i, head in enumerate(("logits", "auxiliary_logits")):
-        model = keras.Model(ours.inputs, ours.get_layer(head).output)
+        model = keras.Model(ours.input, ours.get_layer(head).output)
         xs = [images(*size) for size in [(128, 128), (129, 257), (97, 161)]]
         check((model(x.astype("float32")), logits(theirs, x)[i]) for x in xs)
