@@ -33,7 +33,7 @@ def test_logits_of_both_heads(depth, align_corners):
     sizes = [name.removeprefix("image_") for name in wanted if name.startswith("image_")]
     assert len(sizes) == 3
     for head in ("logits", "auxiliary_logits"):
-        ours = keras.Model(model.inputs, model.get_layer(head).output)
+        ours = keras.Model(model.input, model.get_layer(head).output)
         theirs = head.removesuffix("_logits")
         check(
             (
