@@ -8,8 +8,19 @@ import keras
 import tensorflow as tf
 
 
-def _check_finite(**values: float) -> None:
-    """Refuses what no training means, naming it: ValueError for negative, infinite and NaN."""
+def check_finite(**values: float) -> None:
+    """Refuses rates and the like that no training means.
+
+    Args:
+        **values: floats, by what they are called in the error.
+
+    Raises:
+        ValueError: for the first that is negative, infinite or NaN, naming it.
+
+    Example:
+
+    >>> check_finite(learning_rate=0.01, weight_decay=0.0)
+    """
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
@@ -49,7 +60,7 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         end_lr: float = 0.0,
         warmup_steps: int = 0,
     ) -> None:
-        _check_finite(base_lr=base_lr, end_lr=end_lr, power=power)
+        check_finite(base_lr=base_lr, end_lr=end_lr, power=power)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if warmup_steps < 0:
@@ -115,7 +126,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
         warmup_factor: float = 0.001,
     ) -> None:
-        _check_finite(base_lr=base_lr)
+        check_finite(base_lr=base_lr)
         boundaries = tuple(int(step) for step in boundaries)
         if any(b <= a for a, b in zip((0, *boundaries), boundaries, strict=False)):
             raise ValueError(f"boundaries must be above 0 and rise, got {boundaries}")

@@ -1,8 +1,9 @@
 """mmsegmentation's ISANet, to compare with; only the environment of `make parity` has it."""
 
-import importlib
 import sys
 import types
+
+from tools import torchvision_operators  # noqa: F401 (before timm, which mmsegmentation imports)
 
 
 class _Missing(types.ModuleType):
@@ -18,8 +19,6 @@ def import_mmseg():
     """mmsegmentation's `EncoderDecoder`, every module of it registered."""
     for name in ("mmcv._ext", "mmcv.ops"):
         sys.modules.setdefault(name, _Missing(name))
-    # Before timm, which mmsegmentation imports and which imports torchvision.
-    importlib.import_module("tools.torchvision_operators")
     from mmseg.models.segmentors import EncoderDecoder
     from mmseg.utils import register_all_modules
 

@@ -1,7 +1,6 @@
 """Optimizers as published recipes write them, of the gradient of the global batch."""
 
 import concurrent.futures
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import tensorflow as tf
 from isa_tf.compat import trained_variables
 from isa_tf.names import unknown
 from isa_tf.ops import sum_over_replicas
-from isa_tf.schedules import PolyDecay, StepDecay
+from isa_tf.schedules import PolyDecay, StepDecay, check_finite
 
 # The names of the variables that weight decay may spare.
 _SPARED = {"norm": ("gamma", "beta"), "bias": ("bias",)}
@@ -87,13 +86,9 @@ def make_optimizer(
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
-    for argument, value in (  # the schedules have names of their own for the first two
-        ("learning_rate", learning_rate),
-        ("end_learning_rate", end_learning_rate),
-        ("weight_decay", weight_decay),
-    ):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{argument} must be finite and not negative, got {value}")
+    check_finite(  # by their names here: the schedules have others for the rates
+        learning_rate=learning_rate, end_learning_rate=end_learning_rate, weight_decay=weight_decay
+    )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be above 0, got {clip_norm}")
     if schedule == "poly":

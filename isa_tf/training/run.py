@@ -279,11 +279,9 @@ class Run:
         self._end = self.step
         if self.step > steps:  # of an earlier phase, or done before `steps` was lowered
             return self._best()
-        if profile and not self.step < profile[0] <= steps:
-            logger.warning(
-                "nothing is profiled: step %d is not among those to come, %d to %d",
-                *(profile[0], self.step + 1, steps),
-            )
+        if profile and self.chief and not self.step < profile[0] <= steps:
+            told = f"step {profile[0]} is not among those to come, {self.step + 1} to {steps}"
+            logger.warning("nothing is profiled: %s", told)
         self._tensorboard = TensorBoard(self.workdir / TENSORBOARD) if self.chief else None
         self._progress = Progress(steps, verbose if self.chief else 0)
         self._begin = time.monotonic() - self.seconds
