@@ -1,6 +1,6 @@
 """Times on a GPU what `tools.bench.elsewhere` has packed, beside PyTorch, without TensorFlow.
 
-    python -m tools.bench.device --folder=runs/elsewhere --out=runs/gpu --deadline=140
+    python -m tools.bench.device --folder=runs/elsewhere --out=runs/gpu
     python -m tools.bench.device --render=runs/gpu/gpu.json
 
 JAX's XLA compiles isa_tf's programs; PyTorch has the same networks (tools/bench/torch_networks.py),
@@ -49,8 +49,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tools.bench.device", description=__doc__)
     parser.add_argument("--folder", help="of tools.bench.elsewhere")
     parser.add_argument("--out", help="folder to write into")
-    parser.add_argument("--deadline", type=float, default=140, help="no case begins after seconds")
-    parser.add_argument("--making", type=float, default=80, help="seconds for compiling at most")
+    parser.add_argument("--deadline", type=float, default=330, help="no case begins after seconds")
+    parser.add_argument("--making", type=float, default=200, help="seconds for compiling at most")
     parser.add_argument("--seconds", type=float, default=0.4, help="how long each is called")
     parser.add_argument("--rounds", type=int, default=3, help="at most")
     parser.add_argument("--only", default="jax,torch", help="jax, torch")
@@ -134,8 +134,7 @@ class Measured:
             self.result["machine"]["gpu"] = facts["device"]
             self.result["versions"] |= facts["versions"]
             rates = {
-                dtype: contestants[name].ask("matmul", dtype, MATMUL[self.small])
-                for dtype in ("float32", "bfloat16")
+                dtype: contestants[name].ask("matmul", dtype) for dtype in ("float32", "bfloat16")
             }
             self.result["machine"][f"{name}_matmul_tflops"] = rates
             self.result["machine"]["matmul_gflops"] = 1000 * rates["float32"]
@@ -214,7 +213,7 @@ def start(stack, measured, sides):
         # An argument of a command has too little room for all of them.
         path = folder / f"{name.replace(' ', '_')}.json"
         path.write_text(json.dumps(cases))
-        asked = {"folder": measured.folder, "cases": str(path)}
+        asked = {"folder": measured.folder, "cases": str(path), "matmul": MATMUL[measured.small]}
         contestant = processes.Contestant(name, module, asked, VARIABLES)
         contestant.plan = [(i, how, own) for own, (i, how) in enumerate(plan)]
         found[name] = stack.enter_context(contestant)

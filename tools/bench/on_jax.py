@@ -15,7 +15,7 @@ import numpy as np
 from tools.bench import jobs, packed, processes
 from tools.stablehlo import load
 
-WORKERS = 12  # programs that are compiled at once
+WORKERS = 6  # programs that are compiled at once; on a GPU they wait for it to try out kernels
 
 
 class Case:
@@ -76,16 +76,30 @@ def _samples(output):
     return flat[packed.positions(flat.size)].astype("float32").tolist()
 
 
-def matmul(dtype, size):
-    """TFLOP/s of a matrix product, as JAX does it if it is told nothing."""
-    a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in range(2))
-    product = jax.jit(jnp.matmul)
-    return jobs.rate(lambda: product(a, b), jax.block_until_ready, size)
+class Products:
+    """Products of two square matrices, as JAX does them if it is told nothing.
+
+    To be made before the cases are: behind them they would wait for all that is late.
+    """
+
+    def __init__(self, size):
+        self.size, self._made = size, {}
+        for dtype in ("float32", "bfloat16"):
+            kinds = [jax.ShapeDtypeStruct((size, size), dtype)] * 2
+            self._made[dtype] = jax.jit(jnp.matmul).lower(*kinds).compile()
+
+    def rate(self, dtype):
+        """TFLOP/s."""
+        values = np.random.default_rng(0).standard_normal((2, self.size, self.size), np.float32)
+        a, b = jax.device_put(list(values.astype(jnp.dtype(dtype))))
+        product = self._made[dtype]
+        return jobs.rate(lambda: product(a, b), jax.block_until_ready, self.size)
 
 
 def main(case):
     jax.config.update("jax_enable_x64", True)  # the counter of Keras's optimizers
     folder, cases = Path(case["folder"]), json.loads(Path(case["cases"]).read_text())
+    products = Products(case["matmul"])
     pool = ThreadPoolExecutor(min(WORKERS, os.cpu_count()))
     makers = [functools.partial(Case, folder, about) for about in cases]
     made = jobs.Jobs(pool, makers)
@@ -94,7 +108,7 @@ def main(case):
         "device": f"{device.device_kind} ({device.platform})",
         "versions": {"jax": jax.__version__, "jaxlib": version("jaxlib")},
     }
-    processes.serve({**made.answers(), "facts": lambda: facts, "matmul": matmul})
+    processes.serve({**made.answers(), "facts": lambda: facts, "matmul": products.rate})
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class Case:
             torch.cuda.empty_cache()
 
 
-def matmul(device, dtype, size):
+def matmul(device, size, dtype):
     """TFLOP/s of a matrix product."""
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[dtype]) for _ in range(2))
     wait = torch.cuda.synchronize if device == "cuda" else None
@@ -139,7 +139,7 @@ def main(case):
         import triton
 
         facts["versions"]["triton"] = triton.__version__
-    answers = {"facts": lambda: facts, "matmul": functools.partial(matmul, device)}
+    answers = {"facts": lambda: facts, "matmul": functools.partial(matmul, device, case["matmul"])}
     processes.serve({**made.answers(), **answers})
 
 
