@@ -21,6 +21,25 @@ StrPath: TypeAlias = str | os.PathLike[str]
 INFLATED_FREE = 64 * 2**20  # bytes that any archive may have
 INFLATED_RATIO = 20  # times its size on disk, beyond them
 
+
+class FileFault(ValueError):
+    """A file or folder that cannot be used as it is: carries its `path` and the `reason`.
+
+    Args:
+        path: of the file, or what its str names, such as one in an archive.
+        reason: str, what is wrong with it.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made anew of `args`, its text alone, where another process is to have it.
+        return type(self), (self.path, self.reason)
+
+
 _UNWRITABLE = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "EIO")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isa_tf import files
+from isa_tf import data, files, training, weights
 
 
 def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path):
@@ -191,3 +192,12 @@ def test_size(tmp_path):
     for name, count in (("a", 3), ("inner/b", 4)):
         (tmp_path / name).write_bytes(bytes(count))
     assert files.size(tmp_path / "a") == 3 and files.size(tmp_path) == 7
+
+
+@pytest.mark.parametrize("kind", [data.DataError, training.Damaged, weights.CheckpointError])
+def test_what_is_wrong_with_a_file_can_be_told_by_another_process(kind):
+    fault = kind(Path("folder") / "file", "it is torn")
+    again = pickle.loads(pickle.dumps(fault))
+    assert type(again) is kind and vars(again) == vars(fault)
+    assert vars(again) == {"path": os.path.join("folder", "file"), "reason": "it is torn"}
+    assert str(again) == str(fault) == f"{again.path}: it is torn"

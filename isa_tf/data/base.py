@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from isa_tf.files import FileFault
 from isa_tf.hints import Colors, StrPath
 from isa_tf.names import id_pairs
 from isa_tf.runtime import processors
@@ -20,22 +21,13 @@ IGNORE_LABEL = 255
 AnyFile: TypeAlias = StrPath | tuple[str | None, str]
 
 
-class DataError(ValueError):
+class DataError(FileFault):
     """A file or folder that cannot be used as it is: carries its `path` and the `reason`.
 
     Args:
         path: of the file, or what its str names, such as one in an archive.
         reason: str, what is wrong with it.
     """
-
-    def __init__(self, path: AnyFile, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = str(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is made anew of `args`, its text alone, where another process is to have it.
-        return type(self), (self.path, self.reason)
 
     @classmethod
     def of_all(cls, faults: Sequence["DataError"], what: str = "such files") -> "DataError":

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from isa_tf.files import replacing
+from isa_tf.files import FileFault, replacing
 from isa_tf.hints import StrPath
 
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
@@ -23,12 +23,8 @@ _FORMAT = "isa_tf.training 1"
 logger = logging.getLogger(__name__)
 
 
-class Damaged(ValueError):
+class Damaged(FileFault):
     """A checkpoint that cannot be gone on from: carries its `path` and the `reason`."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
 
 
 class Checkpoints:

@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from isa_tf.files import INFLATED_FREE, INFLATED_RATIO, check_inflated
+from isa_tf.files import INFLATED_FREE, INFLATED_RATIO, FileFault, check_inflated
 from isa_tf.hints import StrPath
 
 _HEAD = 512  # bytes of a file that tell its format
@@ -62,11 +62,8 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message has its path and the reason."""
-
-    def __init__(self, path: StrPath, reason: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {reason}")
+class CheckpointError(FileFault):
+    """A checkpoint that cannot be read: carries its `path` and the `reason`."""
 
 
 def read_checkpoint(path: StrPath) -> dict[str, np.ndarray]:

