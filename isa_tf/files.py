@@ -21,6 +21,11 @@ StrPath: TypeAlias = str | os.PathLike[str]
 INFLATED_FREE = 64 * 2**20  # bytes that any archive may have
 INFLATED_RATIO = 20  # times its size on disk, beyond them
 
+_UNWRITABLE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "EIO")
+}
+
 
 class FileFault(ValueError):
     """A file or folder that cannot be used as it is: carries its `path` and the `reason`.
@@ -38,12 +43,6 @@ class FileFault(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is made anew of `args`, its text alone, where another process is to have it.
         return type(self), (self.path, self.reason)
-
-
-_UNWRITABLE = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "EIO")
-}
 
 
 @contextlib.contextmanager
