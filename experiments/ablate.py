@@ -73,6 +73,8 @@ FORMS = {
         "context_as_it_is": {"context_norm": None},
         "bias+zero": {"position_bias": True, "zero_context": True},
         "bias+residual": {"position_bias": True, "residual": True},
+        "bias+heads": {"position_bias": True, "num_heads": 4},
+        "bias+8heads": {"position_bias": True, "num_heads": 8},
     },
     "levels": {
         "2": {"partition": "auto"},

@@ -239,7 +239,7 @@ class SelfAttention2D(AttentionModule):
         )
         self.bias = None
         if self.position_bias:
-            self.bias = PositionBias(dtype="float32", name="bias")
+            self.bias = PositionBias(num_heads=self.num_heads, dtype="float32", name="bias")
             self.bias.build()
         self.build_read_out(channels, filters)
 

@@ -66,11 +66,21 @@ def _affinity(query, key, key_mask, scaled, bias):
     query = query if scaled else scale_queries(query)
     logits = tf.cast(tf.einsum("bgnk,bgmk->bgnm", query, key), tf.float32)
     if bias is not None:
-        logits += bias
+        logits = _add_bias(logits, bias)
     if key_mask is not None:
         # Not by indexing with `None`, which LiteRT has not for bools of unknown size.
         logits = tf.where(tf.expand_dims(tf.expand_dims(key_mask, 1), 0), logits, _MASKED)
     return tf.nn.softmax(logits)
+
+
+def _add_bias(logits, bias):
+    """Logits (B, G, N, M) plus the bias (H, N, M) of heads, which the groups are of in turn."""
+    heads, groups = bias.shape[0], spatial_size(logits)[0]
+    if heads == 1:
+        return logits + bias
+    queries, keys = spatial_size(bias)
+    logits = tf.reshape(logits, (-1, heads, queries, keys)) + bias
+    return tf.reshape(logits, (-1, groups, queries, keys))
 
 
 def _gather(affinity, value):
@@ -99,7 +109,8 @@ def group_affinity(
         jit_compile: bool, whether XLA compiles it. Defaults to `False`.
         scaled: bool, whether the queries are those of `scale_queries`: once for several affinities.
             Defaults to `False`.
-        bias: float32 tensor (N, M), of every group; or `None`. Defaults to `None`.
+        bias: float32 tensor (H, N, M), of H heads, which the groups of `split_heads` are of in
+            turn; or `None`. Defaults to `None`.
 
     Returns:
         float32 tensor (B, G, N, M), whose rows add up to one.

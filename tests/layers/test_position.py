@@ -16,12 +16,12 @@ from isa_tf.testing import randomize
 def slow_bias(layer, size, step):
     hidden, offset, outer = (np.asarray(w, np.float64) for w in layer.weights)
     positions = [(r, c) for r in range(size[0]) for c in range(size[1])]
-    bias = np.zeros((len(positions), len(positions)))
+    bias = np.zeros((outer.shape[1], len(positions), len(positions)))
     for i, query in enumerate(positions):
         for j, key in enumerate(positions):
             far = [(k - q) * s for k, q, s in zip(key, query, step, strict=True)]
             x = np.array([math.copysign(math.log(1 + abs(d)), d) for d in far])
-            bias[i, j] = np.maximum(x @ hidden + offset, 0) @ outer[:, 0]
+            bias[:, i, j] = np.maximum(x @ hidden + offset, 0) @ outer
     return bias
 
 
@@ -34,8 +34,11 @@ def made_bias(**arguments):
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 5), (1, 1)])
 @pytest.mark.parametrize("step", [(1, 1), (8, 3)])
-def test_bias_is_of_every_pair(size, step):
-    layer = made_bias(units=5)
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_bias_is_of_every_pair(size, step, num_heads):
+    layer = made_bias(units=5, num_heads=num_heads)
+    again = PositionBias.from_config(layer.get_config())
+    assert (again.units, again.num_heads) == (5, num_heads)
     expected = slow_bias(layer, size, step)
     np.testing.assert_allclose(layer.between(size, step), expected, atol=1e-5)
     unknown = tf.function(lambda h, w: layer.between((h, w), step))
@@ -57,11 +60,21 @@ def test_steps_of_levels():
         assert tuple(group[1, 1] - group[0, 0]) == step
 
 
+@pytest.mark.parametrize("arguments", [{"units": 0}, {"num_heads": 0}])
+def test_what_is_no_bias_is_told(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        PositionBias(**arguments)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_affinity_gains_by_it(jit_compile):
-    query, key = (tf.random.normal((2, 3, 6, 4), seed=s) for s in (0, 1))
-    bias = tf.random.normal((6, 6), seed=2)
-    logits = np.einsum("bgnk,bgmk->bgnm", query, key) / 2 + np.asarray(bias)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_affinity_gains_by_it(jit_compile, heads):
+    query, key = (tf.random.normal((2, 2 * heads, 6, 4), seed=s) for s in (0, 1))
+    bias = tf.random.normal((heads, 6, 6), seed=2)
+    logits = np.einsum("bgnk,bgmk->bgnm", query, key) / 2
+    for group in range(2 * heads):  # the heads of the first group, then of the next
+        logits[:, group] += bias[group % heads]
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     found = ops.group_affinity(query, key, None, jit_compile, bias=bias)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -73,6 +86,7 @@ MODULES = {
     "isa": (layers.InterlacedSparseAttention, {"partition": 4}),
     "three": (layers.InterlacedSparseAttention, {"partition": 2, "levels": 3}),
     "shared": (layers.InterlacedSparseAttention, {"partition": 4, "share_projections": True}),
+    "heads": (layers.InterlacedSparseAttention, {"partition": 4, "num_heads": 3, "key_filters": 3}),
 }
 
 
@@ -104,19 +118,25 @@ def test_a_fresh_module_knows_nothing_of_positions(name):
     assert np.abs(biased(x) - plain(x)).max() > 1e-3
 
 
-def test_the_layer_is_the_loop():
-    layer = layers.LongRangeAttention(partition=(3, 2), position_bias=True, filters=5)
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_the_layer_is_the_loop(num_heads):
+    layer = layers.LongRangeAttention(
+        partition=(3, 2), position_bias=True, filters=8, key_filters=4, num_heads=num_heads
+    )
     x = tf.random.normal((1, 9, 8, 6), seed=5)
     layer.build(x.shape)
     randomize(layer)
     _, affinity = layer(x, return_affinity=True)
     groups = tf.reshape(ops.to_groups(x, (3, 2), "long"), (1, 6, 12, 6))
-    query, key = layer.queries_and_keys(groups)
-    logits = np.einsum("bgnk,bgmk->bgnm", query, key) / np.sqrt(query.shape[-1])
-    logits = logits + slow_bias(layer.bias, (3, 4), (3, 2))
-    expected = np.exp(logits - logits.max(-1, keepdims=True))
-    expected /= expected.sum(-1, keepdims=True)
-    np.testing.assert_allclose(affinity, expected, atol=1e-5)
+    query, key = (np.asarray(x, np.float64) for x in layer.queries_and_keys(groups))
+    bias, expected = slow_bias(layer.bias, (3, 4), (3, 2)), []
+    for head in range(num_heads):
+        own = slice(head * 4 // num_heads, (head + 1) * 4 // num_heads)
+        logits = np.einsum("bgnk,bgmk->bgnm", query[..., own], key[..., own])
+        logits = logits / np.sqrt(4 // num_heads) + bias[head]
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        expected.append(weights / weights.sum(-1, keepdims=True))
+    np.testing.assert_allclose(affinity, np.mean(expected, axis=0), atol=1e-5)
 
 
 def test_a_query_scale_is_where_it_begins():
