@@ -27,7 +27,7 @@ BEYOND = {
     "shared": {"partition": 4, "share_projections": True},
     "shared-levels": {"partition": "auto", "levels": 3, "share_projections": True},
     "shared-auto": {"partition": "auto", "levels": "auto", "share_projections": True},
-    "positions": {"partition": 4, "position_bias": True},
+    "positions": {"partition": 4, "position_bias": True, "num_heads": 2},
 }
 
 

@@ -3,6 +3,7 @@
 Written from the definition alone; groups are lists of (row, column) of the padded map.
 """
 
+import functools
 import itertools
 
 import numpy as np
@@ -86,21 +87,38 @@ def conv_norm_relu(x, layer):
     return np.maximum(y, 0.0)
 
 
-def gather(query, key, value, partition, kind, heard, heads=1):
+def biases_of(layer):
+    """Of each head what the logits gain by where on the map a key lies from a query."""
+    if not layer.position_bias:
+        return [lambda query, key: 0.0] * layer.num_heads
+    hidden, offset, outer = (np.asarray(w, np.float64) for w in layer.bias.weights)
+
+    def gained(query, key, head):
+        far = np.subtract(key, query)
+        x = np.sign(far) * np.log(1 + np.abs(far))
+        return np.maximum(x @ hidden + offset, 0) @ outer[:, head]
+
+    return [functools.partial(gained, head=head) for head in range(layer.num_heads)]
+
+
+def gather(query, key, value, partition, kind, heard, biases):
     """The values of every position's group, weighed; `heard` is the key mask or None.
 
-    Each of the heads knows of its share of the channels alone.
+    Each of the heads, as many as there are biases, knows of its share of the channels alone.
     """
-    if heads > 1:
-        shares = zip(*(np.split(x, heads, axis=-1) for x in (query, key, value)), strict=True)
-        return np.concatenate([gather(*x, partition, kind, heard) for x in shares], axis=-1)
+    if len(biases) > 1:
+        maps = (np.split(x, len(biases), axis=-1) for x in (query, key, value))
+        heads = zip(*maps, biases, strict=True)
+        gathered = [gather(*x, partition, kind, heard, [bias]) for *x, bias in heads]
+        return np.concatenate(gathered, axis=-1)
     context = np.zeros_like(value)
     for group in groups(*value.shape[:2], partition, kind):
         keys = [p for p in group if heard is None or heard[p]]
         # A group without keys holds no position of the image: what it gives must not matter.
         for position in group if keys else ():
             logits = np.array([query[position] @ key[p] for p in keys])
-            weights = softmax(logits / np.sqrt(query.shape[-1]))
+            gained = np.array([biases[0](position, p) for p in keys])
+            weights = softmax(logits / np.sqrt(query.shape[-1]) + gained)
             context[position] = sum(w * value[p] for w, p in zip(weights, keys, strict=True))
     return context
 
@@ -117,7 +135,7 @@ def project(x, layer):
 
 def attention(x, layer, partition, kind, heard):
     """One attention over a padded map (H, W, C); `heard` is its key mask or None."""
-    context = gather(*project(x, layer), partition, kind, heard, layer.num_heads)
+    context = gather(*project(x, layer), partition, kind, heard, biases_of(layer))
     return read_out(context, layer)
 
 
@@ -139,9 +157,9 @@ def factorized(x, layer, partition, kinds, mask):
     heard = image = pad(x, partition)[1]
     for kind in kinds:
         keys, seen = key, heard if mask else None
-        value = gather(query, keys, value, partition, kind, seen, layer.num_heads)
+        value = gather(query, keys, value, partition, kind, seen, biases_of(layer))
         if layer.carries:
-            key = gather(query, keys, key, partition, kind, seen, layer.num_heads)
+            key = gather(query, keys, key, partition, kind, seen, biases_of(layer))
         heard = spread(heard, partition, kind)
     return read_out(value[image].reshape(*x.shape[:2], -1), layer)
 

@@ -164,6 +164,7 @@ def small_segmenter(
     levels: Levels = 2,
     share_projections: bool = False,
     position_bias: bool = False,
+    num_heads: int = 1,
     **kwargs: Any,
 ) -> Segmenter:
     """A small segmenter with random weights and statistics, whose seven classes are well mixed.
@@ -177,6 +178,7 @@ def small_segmenter(
         levels: of the attention. Defaults to 2.
         share_projections: of the attention. Defaults to `False`.
         position_bias: of the attention. Defaults to `False`.
+        num_heads: of the attention. Defaults to 1.
         **kwargs: of `Segmenter`.
 
     Example:
@@ -194,6 +196,7 @@ def small_segmenter(
         levels=levels,
         share_projections=share_projections,
         position_bias=position_bias,
+        num_heads=num_heads,
     )
     model = Segmenter(
         backbone,

@@ -127,7 +127,10 @@ CASES = {
     ),
     "isa-heads": (
         layers.InterlacedSparseAttention,
-        {"partition": 4, "num_heads": 3, "key_filters": 3, "context_norm": None},
+        {
+            **{"partition": 4, "num_heads": 3, "key_filters": 3},
+            **{"position_bias": True, "context_norm": None},
+        },
         MAP,
     ),
     "isa-of-the-map": (

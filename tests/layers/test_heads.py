@@ -24,6 +24,15 @@ FORMS = {
         ISA,
         {"num_heads": 2, "mask_padding": False, "share_projections": True},
     ),
+    "a bias": (ISA, {"position_bias": True}),
+    "heads with a bias each": (ISA, {"num_heads": 2, "position_bias": True}),
+    "shared heads of three levels with a bias each": (
+        ISA,
+        {
+            **{"num_heads": 2, "position_bias": True},
+            **{"levels": 3, "partition": 2, "share_projections": True},
+        },
+    ),
     "context as it is": (ISA, {"context_norm": None}),
     "shared context as it is": (ISA, {"context_norm": None, "share_projections": True}),
     "context of the map": (ISA, {"context_norm": "map"}),
