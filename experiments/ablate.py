@@ -5,7 +5,8 @@
 A study varies one thing and leaves all else as the config has it: "partition", "order" and "depth"
 of the interlaced module (`config.model.context_options`), or the "context" module itself
 (`config.model.context`), as Huang et al. (arXiv 1907.12273) do; in the latter `context_options` are
-those of the config's own module, and the others have their defaults. "frozen" is "context" on the
+those of the config's own module, and the others have their defaults but for arguments behind the
+name, as in isa_plus:num_heads=8. "frozen" is "context" on the
 kept maps of a frozen backbone (experiments/configs/frozen.py), beside a control: 1x1 convolutions
 with as many parameters as the config's own module; "released" goes on from there with the whole
 network (experiments/configs/released.py). "variant" is of how the module begins, "levels"
@@ -44,7 +45,7 @@ from isa_tf.layers import create_context, list_contexts
 from isa_tf.layers.pointwise import learnt_parameters
 from isa_tf.layers.self_attention import ORDERS
 from isa_tf.names import unknown
-from tools import command, tables
+from tools import command, tables, typed
 
 # A study's name is what it varies: `config.model.context`, or an argument of the module.
 STUDIES = {
@@ -73,8 +74,6 @@ FORMS = {
         "context_as_it_is": {"context_norm": None},
         "bias+zero": {"position_bias": True, "zero_context": True},
         "bias+residual": {"position_bias": True, "residual": True},
-        "bias+heads": {"position_bias": True, "num_heads": 4},
-        "bias+8heads": {"position_bias": True, "num_heads": 8},
     },
     "levels": {
         "2": {"partition": "auto"},
@@ -105,9 +104,14 @@ _STUDENT = (
 
 
 def read_variant(study, name):
-    """The value that a variant's name stands for: "4x8" for (4, 8)."""
+    """What a variant's name stands for.
+
+    "4x8" is the partition (4, 8), "isa:depth=2" the module and its arguments ("isa", {"depth": 2}).
+    """
     words = {"partition": ["auto"], "order": list(ORDERS)}
     words |= dict.fromkeys(_OF_CONTEXTS, list_contexts()) | FORMS
+    if study in _OF_CONTEXTS and name.split(":")[0] in words[study]:
+        return typed.parse_module(name)
     if name in words.get(study, []):
         return name
     numbers = {"partition": r"[1-9]\d*(x[1-9]\d*)?", "depth": r"[1-9]\d*"}
@@ -145,6 +149,16 @@ def _begun(study, run_folder):
     if not (path.parent / RUN).exists():
         raise ValueError(f"config.model.initial={study}: there is no finished run {path.parent}")
     return str(path)
+
+
+def _exchange_context(config, module, arguments, control):
+    """Gives a config another module; a control is as large as the config's own."""
+    if module != config.model.context:
+        options = _control_of(config) if control and module in _CONTROLS else {}
+        config.model.context = module
+        config.model.context_options = options
+    with config.ignore_type():  # a pair where there was a number
+        config.model.context_options.update(arguments)
 
 
 def _control_of(config):
@@ -298,11 +312,8 @@ class Study:
                 options = FORMS[name][variant] if name in FORMS else {name: values[variant]}
                 with config.ignore_type():  # a pair where there was a number
                     config.model.context_options.update(options)
-            elif variant != config.model.context:
-                is_control = name in _FROZEN and variant in _CONTROLS
-                options = _control_of(config) if is_control else {}
-                config.model.context = variant
-                config.model.context_options = options
+            else:
+                _exchange_context(config, *values[variant], control=name in _FROZEN)
             run_folder = f"{variant}/seed{seed}"
             if name == "released":
                 config.model.initial = _begun(config.model.initial, run_folder)

@@ -25,8 +25,8 @@ from absl import app, flags
 
 from isa_tf.inference import Predictor, Protocol
 from isa_tf.layers import ResizeLike
-from tools import tables
-from tools.bench import contexts, memory, processes, results
+from tools import tables, typed
+from tools.bench import memory, processes, results
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -120,7 +120,7 @@ def main(argv):
     scales = tuple(map(float, _SCALES.value))
     protocol = Protocol(_MODE.value, scales=scales, flip=_FLIP.value, **windows)
     try:
-        sizes = {text: contexts.parse_size(text) for text in _SIZES.value}
+        sizes = {text: typed.parse_size(text) for text in _SIZES.value}
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     rows = []

@@ -60,7 +60,6 @@ from absl import app, flags
 from isa_tf.names import unknown
 from tools.bench import (
     comparison,
-    contexts,
     costs,
     deploy,
     detector,
@@ -69,6 +68,7 @@ from tools.bench import (
     results,
     timing,
 )
+from tools.typed import parse_module, parse_size
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -195,7 +195,7 @@ def main(argv):
 
 def benchmark(what):
     """Measures the rows of the flags, and writes and prints their table."""
-    sizes = [contexts.parse_size(text) for text in _SIZES.value or _SIZE.value]
+    sizes = [parse_size(text) for text in _SIZES.value or _SIZE.value]
     kinds = {"context": benchmark_context, "model": benchmark_model, "detector": benchmark_parts}
     rows = kinds[what](sizes)
     gemm = measure.run({"what": "gemm"}).get("gflops")
@@ -255,7 +255,7 @@ def benchmark_context(sizes):
 
     modules = _MODULES.value or [name for name in list_contexts() if name != "none"]
     for module in modules:
-        contexts.parse_module(module)
+        parse_module(module)
     _check_baseline(modules)
     shared = {"what": "context", "channels": _CHANNELS.value}
     if _ROUNDS.value:
@@ -277,7 +277,7 @@ def benchmark_model(sizes):
     if odd := set(_JIT_COMPILE.value) - set(compiled):
         raise ValueError(f"--jit_compile is no, yes or both, not {', '.join(odd)}")
     for context in _CONTEXTS.value:
-        contexts.parse_module(context)
+        parse_module(context)
     cases = {}
     forms = itertools.product(_CONTEXTS.value, _DTYPES.value, _JIT_COMPILE.value)
     for context, dtype, jit in forms:
@@ -291,7 +291,7 @@ def benchmark_parts(sizes):
     """A row for each size and part of Mask R-CNN, and one for each context in its backbone."""
     rows, rate = [], timing.copy_rate()
     for context in _CONTEXTS.value:
-        contexts.parse_module(context)
+        parse_module(context)
     if odd := set(_MODULES.value or ()) - set(detector.PARTS):
         known = ", ".join(detector.PARTS)
         raise ValueError(f"--modules={','.join(odd)}: the parts of a detector are {known}")

@@ -44,8 +44,8 @@ import numpy as np
 from absl import app, flags
 
 from isa_tf import runtime
-from tools import tables
-from tools.bench import beside, contexts, memory, processes, results, timing
+from tools import tables, typed
+from tools.bench import beside, memory, processes, results, timing
 from tools.bench.beside import DETECTOR, INTERLACED, OPENVINO, OURS, THEIRS
 
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -106,7 +106,7 @@ def main(argv):
                 raise app.UsageError(f"{module} is in the environment of `make parity` alone")
             packages += _PACKAGES[module]
     try:
-        sizes = [contexts.parse_size(text) for text in _SIZES.value or SIZES[what]]
+        sizes = [typed.parse_size(text) for text in _SIZES.value or SIZES[what]]
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     for size in sizes:

@@ -18,7 +18,6 @@ it. At the end a table tells what each file takes: its size, its agreement, the 
 of the test image, and, where there are --labels, the mIoU of --images.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from isa_tf.data.pictures import read_image, read_label
 from isa_tf.formats.base import seconds_of
 from isa_tf.inference import confusion_matrix, contract_of, predictor_of_model
 from isa_tf.metrics import scores
-from tools import plugins, program, tables
+from tools import plugins, program, tables, typed
 
 # Flags of its own where it is imported, so that tools do not meet in one set.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -205,10 +204,10 @@ def _options(format, given):
 
 
 def _parse_size(text):
-    match = re.fullmatch(r"([1-9]\d*)(?:[xX,]([1-9]\d*))?", text)
-    if match is None:
-        raise app.UsageError(f"--image_size is HEIGHTxWIDTH, such as 360x480, not {text!r}")
-    return int(match[1]), int(match[2] or match[1])
+    try:
+        return typed.parse_size(text.replace(",", "x").lower())
+    except ValueError as error:
+        raise app.UsageError(f"--image_size: {error}") from None
 
 
 def _photo(pairs):

@@ -250,6 +250,10 @@ def test_foreign_folders_are_refused(tmp_path):
         ("partition", ["0"], "unknown variant '0'"),
         ("depth", ["auto"], "study 'depth': unknown variant 'auto'; known: 1, 2, 3, ..."),
         ("context", ["isaa"], 'unknown variant .isaa.*did you mean "isa"'),
+        ("context", ["isaa:depth=2"], "unknown variant 'isaa:depth=2'"),
+        ("context", ["isa:deep=2"], "isa:deep=2: .*deep"),
+        ("context", ["isa:depth"], "isa:depth: an argument is NAME=VALUE, not 'depth'"),
+        ("order", ["long:depth=2"], "unknown variant 'long:depth=2'"),
     ],
 )
 def test_wrong_names_are_refused(tmp_path, study, variants, message):
@@ -305,6 +309,27 @@ def test_variant_reaches_the_module(tmp_path, study, name, value):
     else:
         found = context.partitions[0] if study == "partition" else getattr(context, study)
         assert found == ((8, 8) if name == "8" else value)
+
+
+def test_arguments_behind_a_name_reach_the_module(tmp_path):
+    """Beside the config's own where it is its module, else beside the defaults."""
+    config = make_config()
+    config.model.context_options = {"partition": 4, "key_filters": 4}
+    variants = ["isa", "isa:num_heads=2", "isa_plus:num_heads=2:key_filters=6", "isa:partition=8"]
+    study, made = ablate.Study("context", config, tmp_path, [0], variants), []
+    for variant in variants:
+        run, folder = study.runs[variant, 0]
+        assert folder == tmp_path / "context" / variant / "seed0"
+        module = segmentation.make_model(run, segmentation.make_dataset(run)).context
+        facts = (module.num_heads, module.key_filters, module.position_bias, module.partitions[0])
+        made.append(facts)
+    assert made == [
+        (1, 4, False, (4, 4)),
+        (2, 4, False, (4, 4)),
+        (2, 6, True, (8, 8)),
+        (1, 4, False, (8, 8)),
+    ]
+    assert config.model.context_options.to_dict() == {"partition": 4, "key_filters": 4}
 
 
 @pytest.mark.parametrize("study", ablate.FORMS)

@@ -35,6 +35,8 @@ def test_the_gain_of_a_study(study):
         assert (found.mean, found.low, found.high) == pytest.approx((mean, low, high))
         assert (found.series, found.place, found.seeds) == ("Harbours", "c4", 3)
         assert found.against == "none"
+        assert found.score == pytest.approx(np.mean(ISA))
+        assert found.spread == pytest.approx(np.std(ISA, ddof=1))
 
 
 def test_of_a_single_seed_there_is_no_interval(study):
@@ -42,9 +44,36 @@ def test_of_a_single_seed_there_is_no_interval(study):
         del study.results["isa", seed]
     study.write()
     (found,) = gains.read_gains(f"Harbours:c4:{study.folder}", ["isa"])
-    assert found.mean == pytest.approx(2) and found.low is found.high is None and found.seeds == 1
-    assert "| Harbours | c4 | isa | +2.0 | – | 1 |" in gains.table([found])
+    assert found.mean == pytest.approx(2) and found.low is found.high is None
+    assert gains.gain_table([found], ["isa"]).endswith("| isa | +2.0 (1) |")
+    assert gains.score_table([found], ["isa"]).endswith("| isa | 0.520 (1) |")
     gains.draw([found])
+
+
+def test_seeds_of_a_score_and_of_a_difference(study):
+    del study.results["none", 1]
+    study.write()
+    none, isa = gains.read_gains(f"Harbours:c4:{study.folder}", ["none", "isa"])
+    assert (none.seeds, isa.seeds, isa.pairs) == (2, 3, 2)
+
+
+def test_tables_have_a_row_for_a_variant_and_a_column_for_a_study(study):
+    none, isa = gains.read_gains(f"Harbours:c4:{study.folder}", ["none", "isa"])
+    elsewhere = isa._replace(place="c3", score=None, spread=None, mean=None)
+    plus = isa._replace(variant="isa_plus", place="c3", score=0.6, spread=0.01, mean=4.0)
+    found, variants = [none, isa, elsewhere, plus], ["isa_plus", "none", "isa"]
+    assert gains.score_table(found, variants).splitlines() == [
+        "| variant | Harbours, c4 | Harbours, c3 |",
+        "|---|---|---|",
+        "| isa_plus |  | 0.600 ± 0.010 (3) |",
+        "| none | 0.500 ± 0.100 (3) |  |",
+        "| isa | 0.530 ± 0.115 (3) |  |",
+    ]
+    # What all are compared with has no row, nor has what was not measured a number.
+    assert [line.split(" |")[0] for line in gains.gain_table(found, variants).splitlines()[2:]] == [
+        "| isa_plus",
+        "| isa",
+    ]
 
 
 def test_several_variants_where_a_study_has_them(study):
@@ -99,11 +128,15 @@ def test_command_line(study, tmp_path):
     run["env"] = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run([*command, *named], **run)
     assert done.returncode == 0, done.stderr
-    for series in "AB":
-        for place in ("c3", "c4"):
-            assert f"| {series} | {place} | isa | +3.0 | -1.3 to +7.3 | 3 |" in done.stdout
+    assert "| variant | A, c3 | A, c4 | B, c3 | B, c4 |" in done.stdout
+    assert "| isa" + " | 0.530 ± 0.115 (3)" * 4 + " |" in done.stdout
+    assert "| isa" + " | +3.0, -1.3 to +7.3 (3)" * 4 + " |" in done.stdout
     with Image.open(tmp_path / "a/gains.png") as picture:
         colours = {tuple(c[:3]) for _, c in picture.convert("RGB").getcolors(1 << 20)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours  # of both series
+    before = sorted(tmp_path.rglob("*"))
+    told = subprocess.run([*command[:-1], *named], **run)
+    assert told.returncode == 0 and told.stdout in done.stdout and "written" not in told.stdout
+    assert sorted(tmp_path.rglob("*")) == before  # without --output nothing is drawn
     failed = subprocess.run([*command, "--study=A:c3:nowhere"], **run)
     assert failed.returncode == 1 and "nowhere" in failed.stderr

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tools.bench import steps
-from tools.bench.contexts import parse_module
+from tools.typed import parse_module
 
 # From images to masks, in the order of the network; "whole" is all of it.
 PARTS = (

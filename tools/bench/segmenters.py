@@ -1,7 +1,7 @@
 """Whole models of segmentation: forward, and a training step."""
 
 from tools.bench import steps
-from tools.bench.contexts import parse_module
+from tools.typed import parse_module
 
 
 def make(case):
