@@ -1,4 +1,4 @@
-r"""Draws what variants gain in several studies: over where a head reads, over training's length.
+r"""Tables and draws what variants gain in several studies: over where a head reads, over length.
 
     python -m experiments.gains --variants=isa,isa_plus --output=runs/gains.png \
         --study=CamVid:c3:runs/frozen/camvid-c3/frozen --study=CamVid:c4:runs/frozen/camvid/frozen \
@@ -8,7 +8,8 @@ A study is SERIES:PLACE:FOLDER, the folder being one that experiments.ablate has
 results.csv of one. Places stand side by side in the order in which they come; a series has a
 colour, and a variant a line. One that a study has not is left out there. Drawn is the mean of the
 differences under the same seeds from what the study compares with, in points of the first score,
-and its 95 % interval; the same is printed as a table.
+and its 95 % interval. Printed are two tables of a row for each variant and a column for each study:
+the scores, and these differences. Without --output nothing is drawn.
 """
 
 import csv
@@ -30,18 +31,25 @@ class Gain(NamedTuple):
     Attributes:
         series, place: str, what the study is of.
         variant: str.
-        mean, low, high: floats, or `None` where the study has too few seeds.
-        seeds: int, how many.
+        score, spread: floats, the mean of its first score and the sample standard deviation over
+            the seeds, or `None` where the study has too few.
+        mean, low, high: floats, of the difference; `None` where the study has too few seeds, and of
+            what it compares with.
+        seeds: int, how many the score is of.
+        pairs: int, how many the difference is of.
         against: str, the variant it is compared with.
     """
 
     series: str
     place: str
     variant: str
+    score: float | None
+    spread: float | None
     mean: float | None
     low: float | None
     high: float | None
     seeds: int
+    pairs: int
     against: str
 
 
@@ -82,11 +90,17 @@ def _gain(series, place, row, other):
     (variant, *_), (against, *_) = row.values(), other.values()
     first = ablate.DIFFERENCE[0]
     score = next(name for name in row if name.endswith(first)).removesuffix(first)
-    gained = [row[score + part] for part in ablate.DIFFERENCE]
-    mean, low, high = (100 * float(value) if value else None for value in gained)
+    own = [_number(row[score + part]) for part in ("_mean", "_sd")]
+    gained = (_number(row[score + part]) for part in ablate.DIFFERENCE)
+    gained = [None if value is None else 100 * value for value in gained]
     columns = [name for name in row if name.startswith(f"{score}_seed")]
-    seeds = sum(bool(row[name] and other[name]) for name in columns)
-    return Gain(series, place, variant, mean, low, high, seeds, against)
+    seeds = sum(bool(row[name]) for name in columns)
+    pairs = sum(bool(row[name] and other[name]) for name in columns)
+    return Gain(series, place, variant, *own, *gained, seeds, pairs, against)
+
+
+def _number(cell):
+    return float(cell) if cell else None
 
 
 def read_all(studies, variants):
@@ -103,14 +117,37 @@ def read_all(studies, variants):
     return gains
 
 
-def table(gains):
-    """The Markdown of gains."""
-    rows = []
-    for g in gains:
-        mean = "–" if g.mean is None else f"{g.mean:+.1f}"
-        between = "–" if g.low is None else f"{g.low:+.1f} to {g.high:+.1f}"
-        rows.append([g.series, g.place, g.variant, mean, between, g.seeds])
-    return tables.markdown(["", "", "variant", "gain (points)", "95 % interval", "seeds"], rows)
+def score_table(gains, variants):
+    """The Markdown of the scores: mean ± sample standard deviation (seeds)."""
+    return _table(gains, variants, _score)
+
+
+def gain_table(gains, variants):
+    """The Markdown of the gains in points: mean, its 95 % interval (seeds)."""
+    gained = {g.variant for g in gains if g.mean is not None}
+    return _table(gains, [variant for variant in variants if variant in gained], _gained)
+
+
+def _table(gains, variants, told):
+    """A row for each variant, a column for each study."""
+    studies = list(dict.fromkeys((g.series, g.place) for g in gains))
+    cells = {(g.variant, g.series, g.place): told(g) for g in gains}
+    rows = [[v, *(cells.get((v, *study)) for study in studies)] for v in variants]
+    return tables.markdown(["variant", *(", ".join(study) for study in studies)], rows)
+
+
+def _score(gain):
+    if gain.score is None:
+        return None
+    spread = "" if gain.spread is None else f" ± {gain.spread:.3f}"
+    return f"{gain.score:.3f}{spread} ({gain.seeds})"
+
+
+def _gained(gain):
+    if gain.mean is None:
+        return None
+    between = "" if gain.low is None else f", {gain.low:+.1f} to {gain.high:+.1f}"
+    return f"{gain.mean:+.1f}{between} ({gain.pairs})"
 
 
 def draw(gains, title=""):
@@ -159,14 +196,17 @@ def main(argv):
     values = flags.FLAGS
     gains = read_all(values.study, values.variants)
     against = ", ".join(sorted({g.against for g in gains}))
-    figure = draw(gains, f"{', '.join(values.variants)} against {against}: mean and 95 % interval")
-    study_figures.save(values.output, figure)
-    print(f"{table(gains)}\n\nwritten: {values.output}")
+    print(f"Scores (seeds):\n\n{score_table(gains, values.variants)}\n")
+    print(f"Points over {against}, 95 % interval (seeds):\n\n{gain_table(gains, values.variants)}")
+    if values.output:
+        gained = f"{', '.join(values.variants)} against {against}: mean and 95 % interval"
+        study_figures.save(values.output, draw(gains, gained))
+        print(f"\nwritten: {values.output}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string("study", None, "SERIES:PLACE:FOLDER, for every study once")
-    flags.DEFINE_list("variants", ["isa"], "The variants whose gains are drawn.")
-    flags.DEFINE_string("output", None, "The picture to write.")
-    flags.mark_flags_as_required(["study", "output"])
+    flags.DEFINE_list("variants", ["isa"], "The variants that are told of, in this order.")
+    flags.DEFINE_string("output", None, "The picture to write; none by default.")
+    flags.mark_flags_as_required(["study"])
     setup.run(main)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 _PACKAGES = ("isa_tf", "tools", "experiments")
 # Of programs, what others stand on is a room of its own.
-_BELOW = ("tools.command", "tools.progress", "tools.tables", "tools.stablehlo")
-_WRITERS = "tools: command, progress,\ntables, stablehlo"
+_BELOW = ("tools.command", "tools.progress", "tools.tables", "tools.typed", "tools.stablehlo")
+_WRITERS = "tools: command, progress,\ntables, typed, stablehlo"
 
 
 def rooms(checkout):

@@ -20,7 +20,7 @@ def _dense(**kwargs):
 
 
 def _plus(**kwargs):
-    """ISA whose affinities know distances, which learns faster; see docs/comparisons.md."""
+    """ISA whose affinities know distances, which learns faster; see docs/frozen_study.md."""
     return InterlacedSparseAttention(**{"position_bias": True, **kwargs})
 
 

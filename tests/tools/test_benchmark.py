@@ -70,18 +70,25 @@ def test_a_table_of_a_fresh_process_each(run, tmp_path, monkeypatch):
     assert min(float(row[f"{kind}_ms"]) for kind in ("forward", "backward", "core")) > 0
 
 
-def test_the_attention_proper_is_the_layer_s():
+@pytest.mark.parametrize("arguments", ["", ":num_heads=2:position_bias=True"])
+def test_the_attention_proper_is_the_layer_s(arguments):
     """With identities for projections, the module's attention and the one measured agree."""
     import tensorflow as tf
 
     from isa_tf import layers
 
-    layer, core, specs = contexts.make(case(**{"pass": "core"}))
+    asked = case(**{"pass": "core"})
+    asked["module"] += arguments
+    layer, core, specs = contexts.make(asked)
     query, key, value = (tf.random.stateless_normal(s.shape, (i, 0)) for i, s in enumerate(specs))
     found = core(query, key, value)
-    fused = contexts.make(case(**{"pass": "core"}, fuse=True))[1](query, key, value)
+    fused = contexts.make({**asked, "fuse": True})[1](query, key, value)
     np.testing.assert_allclose(fused, found, rtol=1e-4, atol=1e-5)
     expected = value
+    for attention in layer.attentions:
+        if attention.bias is not None:  # which begins at zero
+            attention.bias.outer.assign(tf.random.stateless_normal((32, 2), (9, 0)))
+            found = core(query, key, value)
     for attention in layer.attentions:
 
         class Given(type(attention)):
@@ -94,8 +101,8 @@ def test_the_attention_proper_is_the_layer_s():
                 self.output_conv = lambda t, training: t
                 return super().attend(x, partition, heard, training)
 
-        given = Given(2, filters=8, key_filters=4)
-        given.built, given.bias, given.output_norm = True, None, None
+        given = Given(2, filters=8, key_filters=4, num_heads=attention.num_heads)
+        given.built, given.bias, given.output_norm = True, attention.bias, None
         given.drop = lambda x, training: x
         expected = given.call(tf.concat([query, key, expected], axis=-1))
     assert isinstance(layer, layers.InterlacedSparseAttention)

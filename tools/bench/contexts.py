@@ -61,8 +61,10 @@ def make_core(layer, shape):
         partition = attention.resolve_partition(size)
         padded, offsets = zip(*(ops.pad_to_partition(x, partition) for x in maps), strict=True)
         whole = ops.spatial_size(padded[0])
-        flat = [grouped(x, partition, attention.kind) for x in padded]
-        context, _ = ops.grouped_attention(*flat, None, attention.is_compiled(partition))
+        query, key, value = (grouped(x, partition, attention.kind) for x in padded)
+        bias = attention.bias_of(partition, attention.kind, whole)
+        compiled = attention.is_compiled(partition)
+        context, _ = attention.attend_groups(query, key, lambda: value, None, compiled, bias=bias)
         context = ops.from_groups(context, partition, attention.kind, whole)
         return ops.crop(context, offsets[0], size)
 
