@@ -151,14 +151,12 @@ def _begun(study, run_folder):
     return str(path)
 
 
-def _exchange_context(config, module, arguments, control):
+def _exchange_context(config, module, control):
     """Gives a config another module; a control is as large as the config's own."""
     if module != config.model.context:
         options = _control_of(config) if control and module in _CONTROLS else {}
         config.model.context = module
         config.model.context_options = options
-    with config.ignore_type():  # a pair where there was a number
-        config.model.context_options.update(arguments)
 
 
 def _control_of(config):
@@ -308,12 +306,13 @@ class Study:
         for seed, variant in itertools.product(self.seeds, self.variants):
             config = self.config.copy_and_resolve_references()
             config.seed = seed
-            if name not in _OF_CONTEXTS:
-                options = FORMS[name][variant] if name in FORMS else {name: values[variant]}
-                with config.ignore_type():  # a pair where there was a number
-                    config.model.context_options.update(options)
+            if name in _OF_CONTEXTS:
+                module, options = values[variant]
+                _exchange_context(config, module, control=name in _FROZEN)
             else:
-                _exchange_context(config, *values[variant], control=name in _FROZEN)
+                options = FORMS[name][variant] if name in FORMS else {name: values[variant]}
+            with config.ignore_type():  # a pair where there was a number
+                config.model.context_options.update(options)
             run_folder = f"{variant}/seed{seed}"
             if name == "released":
                 config.model.initial = _begun(config.model.initial, run_folder)

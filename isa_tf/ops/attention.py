@@ -75,11 +75,10 @@ def _affinity(query, key, key_mask, scaled, bias):
 
 def _add_bias(logits, bias):
     """Logits (B, G, N, M) plus the bias (H, N, M) of heads, which the groups are of in turn."""
-    heads, groups = bias.shape[0], spatial_size(logits)[0]
-    if heads == 1:
+    if bias.shape[0] == 1:
         return logits + bias
-    queries, keys = spatial_size(bias)
-    logits = tf.reshape(logits, (-1, heads, queries, keys)) + bias
+    (groups, _), (queries, keys) = spatial_size(logits), spatial_size(bias)
+    logits = tf.reshape(logits, (-1, bias.shape[0], queries, keys)) + bias
     return tf.reshape(logits, (-1, groups, queries, keys))
 
 

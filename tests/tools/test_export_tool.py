@@ -251,7 +251,10 @@ def test_usage(run, model, tmp_path):
         ((sound, "--format=tf_serving", "--serving=../a"), "without folders, not '../a'"),
         ((sound, "--format=tf_serving", "--serving="), "without folders, not ''"),
         ((sound,), "format 'litert' needs --image_size"),
-        ((sound, "--image_size=big"), "--image_size: A size is HEIGHTxWIDTH.* not 'big'"),
+        (
+            (sound, "--image_size=big"),
+            "--image_size: A size is HEIGHTxWIDTH, such as 97x97, or one number, not 'big'",
+        ),
         ((sound, "--image_size=0x5"), "not '0x5'"),
         ((sound, "--plugins=no_such_module"), "--plugins: 'no_such_module' cannot be imported"),
         ((sound, "extra"), "Unexpected arguments: extra"),
