@@ -22,6 +22,18 @@ from experiments import ablate, setup, study_figures
 from isa_tf.names import unknown
 from tools import tables
 
+# Flags of its own where it is imported, so that tools do not meet in one set.
+FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+
+flags.DEFINE_multi_string(
+    "study", None, "SERIES:PLACE:FOLDER, for every study once", flag_values=FLAGS
+)
+flags.DEFINE_list(
+    "variants", ["isa"], "The variants that are told of, in this order.", flag_values=FLAGS
+)
+flags.DEFINE_string("output", None, "The picture to write; none by default.", flag_values=FLAGS)
+flags.mark_flags_as_required(["study"], FLAGS)
+
 _STYLES = ("o-", "s--", "^:")
 
 
@@ -193,20 +205,15 @@ def draw(gains, title=""):
 
 def main(argv):
     del argv
-    values = flags.FLAGS
-    gains = read_all(values.study, values.variants)
+    gains = read_all(FLAGS.study, FLAGS.variants)
     against = ", ".join(sorted({g.against for g in gains}))
-    print(f"Scores (seeds):\n\n{score_table(gains, values.variants)}\n")
-    print(f"Points over {against}, 95 % interval (seeds):\n\n{gain_table(gains, values.variants)}")
-    if values.output:
-        gained = f"{', '.join(values.variants)} against {against}: mean and 95 % interval"
-        study_figures.save(values.output, draw(gains, gained))
-        print(f"\nwritten: {values.output}")
+    print(f"Scores (seeds):\n\n{score_table(gains, FLAGS.variants)}\n")
+    print(f"Points over {against}, 95 % interval (seeds):\n\n{gain_table(gains, FLAGS.variants)}")
+    if FLAGS.output:
+        gained = f"{', '.join(FLAGS.variants)} against {against}: mean and 95 % interval"
+        study_figures.save(FLAGS.output, draw(gains, gained))
+        print(f"\nwritten: {FLAGS.output}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("study", None, "SERIES:PLACE:FOLDER, for every study once")
-    flags.DEFINE_list("variants", ["isa"], "The variants that are told of, in this order.")
-    flags.DEFINE_string("output", None, "The picture to write; none by default.")
-    flags.mark_flags_as_required(["study"])
     setup.run(main)

@@ -1,8 +1,9 @@
 """Tables that a command makes of the results kept in docs/results are what it makes of them."""
 
+import copy
+
 import handbook
 import pytest
-from absl import flags
 
 from experiments import gains
 
@@ -17,10 +18,7 @@ COMMANDS = [
 
 def _read(arguments):
     """The values of a command's flags."""
-    values = flags.FlagValues()
-    flags.DEFINE_multi_string("study", None, "", flag_values=values)
-    flags.DEFINE_list("variants", ["isa"], "", flag_values=values)
-    flags.DEFINE_string("output", None, "", flag_values=values)
+    values = copy.deepcopy(gains.FLAGS)
     values([_PROGRAM, *arguments])
     return values
 
